@@ -1,0 +1,211 @@
+"""Devices: how much DRAM there is for the model, how fast DRAM and flash read, and where each figure comes from.
+
+The figures come from one YAML file per device (hwmodels/README.md); `load_device` finds it by name or path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from dipc.errors import BadFile, UnknownName, UsageError
+from dipc.quantities import format_bandwidth, format_bytes, format_chunk
+
+T = TypeVar("T")
+Kind = Literal["measured", "datasheet", "paper", "assumed"]
+
+_BUILT_IN = Path(__file__).parent / "hwmodels"
+_GIVEN_BY_USER = "given by the user"
+
+extra_device_files: dict[str, Path] = {}
+"""Device files that plug-ins have registered, by name; `register_device_file` fills it."""
+
+
+@dataclass(frozen=True)
+class Figure(Generic[T]):
+    """A value with the document it was taken from and what kind of evidence that is."""
+
+    value: T
+    source: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class FlashPoint:
+    """Flash read bandwidth in bytes per second when it is read in chunks of `chunk_bytes`."""
+
+    chunk_bytes: int
+    bandwidth: Figure[float]
+
+
+@dataclass(frozen=True)
+class Dram:
+    """DRAM: `capacity` and the part `available` to the model in bytes, `bandwidth` in bytes per second."""
+
+    capacity: Figure[int]
+    available: Figure[int]
+    bandwidth: Figure[float]
+
+
+@dataclass(frozen=True)
+class Flash:
+    """Flash: read bandwidth over chunk size, chunks strictly rising; a plain bandwidth is a curve of one point."""
+
+    curve: tuple[FlashPoint, ...]
+
+
+class Assumption(NamedTuple):
+    """One figure of a device as a report prints it."""
+
+    key: str
+    value: str
+    kind: Kind
+    source: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that runs a model from DRAM and flash; `name` is the name of its file."""
+
+    name: str
+    description: str
+    dram: Dram
+    flash: Flash
+    overlapped: Figure[bool]
+
+    @property
+    def overlap(self) -> bool:
+        """Whether flash and DRAM transfers overlap: latency is then the greater of their times, else the sum."""
+        return self.overlapped.value
+
+    def flash_bandwidth(self, chunk_bytes: float) -> float:
+        """Flash read bandwidth in bytes per second for chunks of `chunk_bytes`.
+
+        Between two points of the curve the bandwidth is linear in the logarithm of the chunk size; outside the
+        curve it is that of the nearest end. Raises ValueError unless `chunk_bytes` is positive.
+        """
+        if not chunk_bytes > 0:
+            raise ValueError(f"a chunk of {chunk_bytes} bytes")
+        below: FlashPoint | None = None
+        for above in self.flash.curve:
+            if chunk_bytes <= above.chunk_bytes:
+                return above.bandwidth.value if below is None else _interpolate(below, above, chunk_bytes)
+            below = above
+        return self.flash.curve[-1].bandwidth.value
+
+    def assumptions(self) -> list[Assumption]:
+        """Every figure with its kind and source, for the report."""
+        rows = [
+            _assumption("dram.capacity", format_bytes(self.dram.capacity.value), self.dram.capacity),
+            _assumption("dram.available", format_bytes(self.dram.available.value), self.dram.available),
+            _assumption("dram.bandwidth", format_bandwidth(self.dram.bandwidth.value), self.dram.bandwidth),
+        ]
+        for point in self.flash.curve:
+            at = f" @ {format_chunk(point.chunk_bytes)}" if len(self.flash.curve) > 1 else ""
+            rows.append(_assumption(f"flash.bandwidth{at}", format_bandwidth(point.bandwidth.value), point.bandwidth))
+        rows.append(_assumption("overlap", "yes" if self.overlap else "no", self.overlapped))
+        return rows
+
+    def with_dram_available(self, size_bytes: int) -> Device:
+        """The same device with `size_bytes` bytes of DRAM for the model.
+
+        Raises UsageError unless it is positive and at most the device's capacity.
+        """
+        capacity = self.dram.capacity.value
+        if size_bytes <= 0:
+            raise UsageError(f"the available DRAM must be greater than zero, not {size_bytes} bytes")
+        if size_bytes > capacity:
+            raise UsageError(f"{self.name} has {format_bytes(capacity)} of DRAM, not {format_bytes(size_bytes)}")
+        available: Figure[int] = Figure(size_bytes, _GIVEN_BY_USER, "assumed")
+        return dataclasses.replace(self, dram=dataclasses.replace(self.dram, available=available))
+
+    def with_flash_bandwidth(self, bandwidth_bytes_per_s: float) -> Device:
+        """The same device with one flash bandwidth, in bytes per second, for every chunk size.
+
+        Raises UsageError unless it is positive.
+        """
+        if not 0 < bandwidth_bytes_per_s < math.inf:
+            raise UsageError(f"the flash bandwidth must be greater than zero, not {bandwidth_bytes_per_s} bytes/s")
+        bandwidth = Figure(float(bandwidth_bytes_per_s), _GIVEN_BY_USER, "assumed")
+        return dataclasses.replace(self, flash=Flash((FlashPoint(1, bandwidth),)))
+
+
+def load_device(name_or_path: str | Path) -> Device:
+    """The device of that name, or the one in that file (a path, or text that ends in .yaml or has a separator).
+
+    Raises UnknownName, UsageError if there is no such file, and BadFile naming line and key of its first problem.
+    """
+    from dipc.device_file import read_device
+
+    path = str(name_or_path) if _is_path(name_or_path) else str(device_path(str(name_or_path)))
+    device, problems = read_device(path)
+    if device is None:
+        raise BadFile(problems[0])
+    return device
+
+
+def validate_device(path: str | Path) -> list[str]:
+    """Every problem of a device file, one line each in the order of the file; empty if it is right.
+
+    Raises UsageError if there is no such file.
+    """
+    from dipc.device_file import read_device
+
+    return read_device(str(path))[1]
+
+
+def device_names() -> list[str]:
+    """Names of the built-in devices and of those that plug-ins registered, sorted."""
+    return sorted(_device_files())
+
+
+def device_path(name: str) -> Path:
+    """The file of the device called `name`. Raises UnknownName."""
+    files = _device_files()
+    if name not in files:
+        raise UnknownName("device", name, files)
+    return files[name]
+
+
+def register_device_file(path: str | Path) -> None:
+    """Make a plug-in's device file known by its file name; the same file may be registered twice.
+
+    Raises UsageError if it is no .yaml file that exists, BadFile if another device has its name.
+    """
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{path}: a device file is named NAME.yaml")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    known = _device_files().get(path.stem)
+    if known is not None and known.resolve() != path.resolve():
+        raise BadFile(f"{path}: a device named {path.stem!r} exists already: {known}; rename one of the files")
+    extra_device_files[path.stem] = path
+
+
+def _device_files() -> dict[str, Path]:
+    built_in = {path.stem: path for path in sorted(_BUILT_IN.glob("*.yaml"))}
+    return {**extra_device_files, **built_in}
+
+
+def _is_path(name_or_path: str | Path) -> bool:
+    text = str(name_or_path)
+    separators = {os.sep, "/", os.altsep or os.sep}
+    return (
+        isinstance(name_or_path, Path)
+        or text.endswith((".yaml", ".yml"))
+        or any(separator in text for separator in separators)
+    )
+
+
+def _interpolate(below: FlashPoint, above: FlashPoint, chunk_bytes: float) -> float:
+    share = math.log(chunk_bytes / below.chunk_bytes) / math.log(above.chunk_bytes / below.chunk_bytes)
+    return below.bandwidth.value + share * (above.bandwidth.value - below.bandwidth.value)
+
+
+def _assumption(key: str, value: str, figure: Figure[int] | Figure[float] | Figure[bool]) -> Assumption:
+    return Assumption(key, value, figure.kind, figure.source)

@@ -1,0 +1,94 @@
+"""Sizes and bandwidths as people write them: a number and its unit, never a bare number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
+
+from dipc.errors import UsageError
+
+_BYTES_PER_UNIT = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+    "TiB": 1024**4,
+}
+_PRINTED_UNITS = ("B", "kB", "MB", "GB", "TB")
+# Fifteen digits stay exact in a float and are far past any device; more of them is a slip or an attack.
+_QUANTITY = re.compile(r"\s*([+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([^\s0-9.].*?)?\s*")
+
+
+def parse_bytes(text: str) -> int:
+    """Size in bytes of `text` ("4 GB", "4 GiB", "2 kB"), rounded to a whole byte.
+
+    Raises UsageError for a bare number, an unknown unit, and a size that is not positive.
+    """
+    size = int(_parse(text, suffix="", noun="size").to_integral_value(ROUND_HALF_UP))
+    if size == 0:
+        raise UsageError(f'"{text}" is less than one byte')
+    return size
+
+
+def parse_bandwidth(text: str) -> float:
+    """Bandwidth in bytes per second of `text` ("60 GB/s").
+
+    Raises UsageError for a bare number, an unknown unit, and a bandwidth that is not positive.
+    """
+    return float(_parse(text, suffix="/s", noun="bandwidth"))
+
+
+def format_bytes(size_bytes: float) -> str:
+    """`size_bytes` (bytes, not negative) in decimal units with three significant digits: "2.15 GB"."""
+    for unit in _PRINTED_UNITS:
+        digits = f"{size_bytes / _BYTES_PER_UNIT[unit]:.3g}"
+        if float(digits) < 1000:
+            return f"{digits} {unit}"
+    return f"{float(digits):.0f} {unit}"
+
+
+def format_bandwidth(bandwidth_bytes_per_s: float) -> str:
+    """`bandwidth_bytes_per_s` (bytes per second, not negative) with three significant digits: "67.2 GB/s"."""
+    return f"{format_bytes(bandwidth_bytes_per_s)}/s"
+
+
+def format_chunk(size_bytes: int) -> str:
+    """A read or page size: "4 KiB" where it is a whole number of KiB, as flash pages are, else as `format_bytes`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes >= _BYTES_PER_UNIT[unit] and size_bytes % _BYTES_PER_UNIT[unit] == 0:
+            return f"{size_bytes // _BYTES_PER_UNIT[unit]} {unit}"
+    return format_bytes(size_bytes)
+
+
+def _parse(text: str, suffix: str, noun: str) -> Decimal:
+    """Bytes, or bytes per second, of `text`, whose unit ends in `suffix`."""
+
+    def example(number: str) -> str:
+        return f'write "{number} GB{suffix}" or "{number} GiB{suffix}"'
+
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise UsageError(f'"{text}" is not a {noun}; {example("4")}')
+    number, unit = found[1], found[2]
+    if Decimal(number) <= 0:
+        raise UsageError(f'"{text}" must be greater than zero')
+    if unit is None:
+        raise UsageError(f'"{text}" has no unit; {example(number)}')
+    factor = _BYTES_PER_UNIT.get(unit.removesuffix(suffix)) if unit.endswith(suffix) else None
+    if factor is None:
+        raise UsageError(f'"{text}" has the unknown unit "{unit}"; {_correction(number, unit, suffix, example)}')
+    return Decimal(number) * factor
+
+
+def _correction(number: str, unit: str, suffix: str, example: Callable[[str], str]) -> str:
+    """The same number with the unit that was probably meant, or else the general example."""
+    bare = unit.removesuffix("/s")
+    if bare in _BYTES_PER_UNIT:  # a size where a bandwidth belongs, or the other way round
+        return f'write "{number} {bare}{suffix}"'
+    return example(number)

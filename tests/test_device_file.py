@@ -1,0 +1,201 @@
+"""Device files that are wrong: every problem with its exact line, key and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dipc.errors import BadFile
+from dipc.hardware import load_device, validate_device
+
+GOOD = """\
+name: x
+description: A device of the tests
+dram:
+  capacity: {value: 8 GB, source: the box, kind: datasheet}
+  available:
+    value: 4 GiB
+    source: a guess
+    kind: assumed
+  bandwidth: {value: 60 GB/s, source: a paper, kind: paper}
+flash:
+  bandwidth:
+    - {chunk: 1 KiB, bandwidth: 100 MB/s, source: ours, kind: measured}
+    - {chunk: 16 KiB, bandwidth: 500 MB/s, source: ours, kind: measured}
+overlap: {value: true, source: a paper, kind: paper}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# What can be wrong with a file: (what is replaced in GOOD, by what, the line it must give)
+
+NEEDS = "needs name, description, dram, flash and overlap"
+ERRORS = {
+    "bare number": ("4 GiB", "4", '6: dram.available: "4" has no unit; write "4 GB" or "4 GiB"'),
+    "bare bandwidth": ("60 GB/s", "60", '9: dram.bandwidth: "60" has no unit; write "60 GB/s" or "60 GiB/s"'),
+    "bare chunk": ("1 KiB", "1024", '12: flash.bandwidth[0].chunk: "1024" has no unit; write "1024 GB" or "1024 GiB"'),
+    "size for bandwidth": ("60 GB/s", "60 GB", '9: dram.bandwidth: "60 GB" has the unknown unit "GB"; write "60 GB/s"'),
+    "zero": ("8 GB", "0 GB", '4: dram.capacity: "0 GB" must be greater than zero'),
+    "negative": ("500 MB/s", "-500 MB/s", '13: flash.bandwidth[1].bandwidth: "-500 MB/s" must be greater than zero'),
+    "no value": ("value: 4 GiB", "value:", "6: dram.available: is empty"),
+    "no text": ("source: a guess", "source: ''", "7: dram.available.source: is empty"),
+    "list for a value": ("4 GiB", "[4 GiB]", "6: dram.available: must be a single value"),
+    "more than there is": ("4 GiB", "9 GB", "5: dram.available: 9 GB is more than the capacity, 8 GB"),
+    "unknown key": ("  bandwidth: {", "  bandwith: {", '9: dram.bandwith: unknown key; did you mean "bandwidth"?'),
+    "unknown key, no guess": (
+        "flash:",
+        "colour: red\nflash:",
+        "10: colour: unknown key; known here: name, description, dram, flash and overlap",
+    ),
+    "unknown key of a figure": (
+        "kind: assumed",
+        "kind: assumed\n    sauce: x",
+        '9: dram.available.sauce: unknown key; did you mean "source"?',
+    ),
+    "missing key": ("description: A device of the tests\n", "", f"1: description: missing; the file {NEEDS}"),
+    "missing part": (
+        GOOD[GOOD.index("  bandwidth: {") : GOOD.index("flash:")],
+        "",
+        "3: dram.bandwidth: missing; dram needs capacity, available and bandwidth",
+    ),
+    "missing source": (
+        "    source: a guess\n",
+        "",
+        "5: dram.available.source: missing; dram.available needs value, source and kind",
+    ),
+    "missing source of a point": (
+        "500 MB/s, source: ours",
+        "500 MB/s",
+        "13: flash.bandwidth[1].source: missing; flash.bandwidth[1] needs chunk, bandwidth, source and kind",
+    ),
+    "duplicate key": ("flash:", "name: x\nflash:", "10: name: duplicate key, first given on line 1"),
+    "duplicate key of a figure": (
+        "    kind: assumed",
+        "    kind: assumed\n    value: 5 GB",
+        "9: dram.available.value: duplicate key, first given on line 6",
+    ),
+    "unknown kind": (
+        "kind: assumed",
+        "kind: guessed",
+        '8: dram.available.kind: "guessed" is no kind of source; write one of measured, datasheet, paper, assumed',
+    ),
+    "no figure": (
+        "{value: 8 GB, source: the box, kind: datasheet}",
+        "8 GB",
+        "4: dram.capacity: must be a mapping with value, source and kind",
+    ),
+    "not true or false": ("value: true", "value: yes", '14: overlap: "yes" is neither true nor false'),
+    "other name": ("name: x", "name: y", '1: name: "y" is not the file\'s name; write "x" or rename the file'),
+    "curve falls": (
+        "16 KiB",
+        "1000 B",
+        "13: flash.bandwidth[1].chunk: 1 kB is not larger than the chunk before it, 1 KiB; "
+        "list the points by rising chunk size",
+    ),
+    "curve repeats": (
+        "16 KiB",
+        "1 KiB",
+        "13: flash.bandwidth[1].chunk: 1 KiB is not larger than the chunk before it, 1 KiB; "
+        "list the points by rising chunk size",
+    ),
+    "curve of one point": (
+        "    - {chunk: 16 KiB, bandwidth: 500 MB/s, source: ours, kind: measured}\n",
+        "",
+        "11: flash.bandwidth: a curve needs two points or more; for one, write value, source and kind",
+    ),
+    "point is no mapping": (
+        "{chunk: 16 KiB, bandwidth: 500 MB/s, source: ours, kind: measured}",
+        "fast",
+        "13: flash.bandwidth[1]: must be a mapping with chunk, bandwidth, source and kind",
+    ),
+    "tag": (
+        "source: a guess",
+        "source: !!python/object/apply:os.getcwd []",
+        '7: dram.available.source: the tag "tag:yaml.org,2002:python/object/apply:os.getcwd" is not allowed; '
+        "write a plain value",
+    ),
+    "broken YAML": ("flash:", "flash: ]", "10: not valid YAML: "),
+    "tab": ("  capacity", "\tcapacity", "4: not valid YAML: "),
+    "second document": ("flash:", "---\nflash:", "10: not valid YAML: "),
+    "unknown alias": ("60 GB/s", "*nowhere", "9: not valid YAML: "),
+    "control character": ("a guess", "a \x01", "7: not valid YAML: a control character"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_what_is_wrong_with_a_file(here: Path, old: str, new: str, message: str) -> None:
+    assert GOOD.count(old) >= 1
+    Path("hw").mkdir()
+    Path("hw/x.yaml").write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(BadFile) as raised:
+        load_device("hw/x.yaml")
+    text = str(raised.value)
+    assert text == f"hw/x.yaml:{message}" or (message.endswith("YAML: ") and text.startswith(f"hw/x.yaml:{message}"))
+    assert "\n" not in text
+    assert raised.value.exit_code == 5
+    assert text in validate_device("hw/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "x.yaml:1: the file is empty"),
+        (b"# only a comment\n", "x.yaml:1: the file is empty"),
+        (b"name: x\ndescription: caf\xe9\n", "x.yaml:2: not UTF-8 text; save the file as UTF-8"),
+        (b"- a\n- b\n", "x.yaml:1: must be a mapping with name, description, dram, flash and overlap"),
+        (b"just words\n", "x.yaml:1: must be a mapping with name, description, dram, flash and overlap"),
+        (b"[" * 50_000, "x.yaml:1: not valid YAML, or nested too deeply"),
+    ],
+    ids=["empty", "comment", "latin-1", "list", "words", "deep"],
+)
+def test_a_file_that_is_no_device_at_all(here: Path, data: bytes, message: str) -> None:
+    Path("x.yaml").write_bytes(data)
+    with pytest.raises(BadFile) as raised:
+        load_device("x.yaml")
+    assert str(raised.value) == message
+
+
+def test_validate_finds_every_problem_in_order(here: Path) -> None:
+    text = GOOD
+    for old, new in [
+        ("8 GB", "8"),
+        ("source: a guess", "sorce: a guess"),
+        ("16 KiB", "512 B"),
+        ("value: true", "value: 1"),
+    ]:
+        text = text.replace(old, new, 1)
+    Path("x.yaml").write_text(text)
+    assert validate_device("x.yaml") == [
+        'x.yaml:4: dram.capacity: "8" has no unit; write "8 GB" or "8 GiB"',
+        'x.yaml:7: dram.available.sorce: unknown key; did you mean "source"?',
+        "x.yaml:13: flash.bandwidth[1].chunk: 512 B is not larger than the chunk before it, 1 KiB; "
+        "list the points by rising chunk size",
+        'x.yaml:14: overlap: "1" is neither true nor false',
+    ]
+    with pytest.raises(BadFile, match=r"^x\.yaml:4: "):
+        load_device("x.yaml")
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_fine(here: Path) -> None:
+    Path("x.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert validate_device("x.yaml") == []
+
+
+@given(st.integers(0, len(GOOD)), st.integers(0, 20), st.text(max_size=8))
+def test_any_edit_of_a_file_loads_or_is_reported(
+    tmp_path_factory: pytest.TempPathFactory, start: int, length: int, new: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "x.yaml"
+    path.write_bytes((GOOD[:start] + new + GOOD[start + length :]).encode("utf-8", "surrogatepass"))
+    problems = validate_device(path)
+    assert all(problem.startswith(f"{path}:") and len(problem.splitlines()) == 1 for problem in problems)
+    if not problems:
+        load_device(path)
