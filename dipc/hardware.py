@@ -78,6 +78,16 @@ class Device:
     overlapped: Figure[bool]
 
     @property
+    def dram_available(self) -> int:
+        """DRAM for the model, in bytes."""
+        return self.dram.available.value
+
+    @property
+    def dram_bandwidth(self) -> float:
+        """DRAM read bandwidth in bytes per second."""
+        return self.dram.bandwidth.value
+
+    @property
     def overlap(self) -> bool:
         """Whether flash and DRAM transfers overlap: latency is then the greater of their times, else the sum."""
         return self.overlapped.value

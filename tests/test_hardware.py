@@ -85,6 +85,7 @@ def test_a18_is_the_papers_device() -> None:
     assert (device.dram.bandwidth.value, device.dram.bandwidth.kind) == (60e9, "paper")
     assert (device.dram.capacity.value, device.dram.available.value) == (8_000_000_000, 4_000_000_000)
     assert device.dram.available.kind == "assumed"
+    assert (device.dram_available, device.dram_bandwidth) == (4_000_000_000, 60e9)
     assert [device.flash_bandwidth(chunk) for chunk in (1, 2048, 10**9)] == [1e9, 1e9, 1e9]
     assert device.overlap
 
