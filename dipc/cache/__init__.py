@@ -1,0 +1,7 @@
+"""The weight cache: one file per eviction policy, the update rule (`state`) and its fast replay (`replay`)."""
+
+from __future__ import annotations
+
+from dipc.cache.policy import Policy, clamp_capacity, get_policy, policy_names, register
+
+__all__ = ["Policy", "clamp_capacity", "get_policy", "policy_names", "register"]

@@ -1,0 +1,88 @@
+"""What an eviction policy is: a priority for every unit, and the capacity it makes use of."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from dipc.registry import Registry, defined_here, register_kind, registry_name
+
+KEY_BITS = 50
+"""A policy's key lies in [0, 2**KEY_BITS); the tier (0 to 3) stands above it in one int64."""
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """A weight-cache eviction policy: which units stay when more are candidates than fit.
+
+    A subclass is a frozen dataclass, alone in its file; its fields are its options, the file's name is its registry
+    name, and the first line of its docstring is what a listing prints.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # The file, not the module: a plug-in's module has a made-up name.
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        cls.name = registry_name(Path(file).stem if file else cls.__module__)
+
+    @abstractmethod
+    def key(self, freq: Any, last_used: Any) -> Any:
+        """Priority of each unit; the greatest stay, the lower index first on ties.
+
+        Must work element by element with plain arithmetic: it is given torch tensors, numpy arrays, whole sites and
+        subsets of them.
+
+        Args:
+            freq: int64, tokens that touched the unit so far, the present one included.
+            last_used: int64 of the same shape, the last token that touched it, counted from 0; -1 for never.
+
+        Returns:
+            int64 of the same shape, in [0, 2**50).
+        """
+
+    def capacity(self, requested: int) -> int:
+        """Units this policy keeps when `requested` units of space are given."""
+        return requested
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+
+
+def clamp_capacity(policy: Policy, requested: int, units: int) -> int:
+    """Units cached at a site of `units` units under `policy`: its capacity, within [0, units]."""
+    return min(max(policy.capacity(requested), 0), units)
+
+
+def _find(module: ModuleType) -> type[Policy] | None:
+    return defined_here(module, Policy)  # type: ignore[type-abstract]
+
+
+POLICIES = register_kind(
+    Registry("cache policy", "dipc.cache", _find, helpers=frozenset({"policy", "state", "replay"}))
+)
+"""Eviction policies by name: the files of this folder, and what plug-ins add."""
+
+
+def get_policy(name: str) -> Policy:
+    """The policy called `name`, with its default options. Raises UnknownName."""
+    return POLICIES.get(name)()
+
+
+def policy_names() -> list[str]:
+    """Names of all policies, sorted."""
+    return POLICIES.names()
+
+
+def register(name: str, cls: type[Policy]) -> None:
+    """Make a policy that stands in no plug-in file known as `name`. Raises UsageError if the name is taken."""
+    POLICIES.add(name, cls, f"{cls.__module__}.{cls.__qualname__}")
+    cls.name = name
