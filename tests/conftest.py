@@ -1,0 +1,9 @@
+"""What every test shares: the markers."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "nightly: long runs, left out unless asked for with -m nightly")
