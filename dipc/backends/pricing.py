@@ -1,7 +1,7 @@
 """Traffic, DRAM and a device -> the time of each token.
 
 Flash reads are the misses, DRAM reads what is resident, the KV cache and the hits; a token takes the longer of the two
-times where the device overlaps them (the paper's section 6.1 and appendix A do), else their sum.
+times where the device overlaps them (as the paper's dense figures imply: Table 6, 6 GB), else their sum.
 
 Shapes: T counted tokens, U units of a site.
 """
