@@ -1,0 +1,47 @@
+"""`gather_linear`: a linear layer that reads only the columns of its weight whose inputs are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn.functional import linear
+
+from dipc.ops.operator import Operator, Read, argument, weight_name
+
+
+def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = W[:, mask] x[mask] + b. x [..., I], mask bool[..., I], weight [O, I], bias [O] -> y [..., O]."""
+    return linear(torch.where(mask, x, 0), weight, bias)
+
+
+def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[..., I] -> [..., O]."""
+    if mask.shape != x.shape or weight.shape[1] != x.shape[-1]:
+        raise ValueError(f"x {tuple(x.shape)}, mask {tuple(mask.shape)} and weight {tuple(weight.shape)} do not fit")
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """The kept columns."""
+    return (Read(weight_name(argument(node, "gather_linear", 2)), "columns", argument(node, "gather_linear", 1)),)
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """U inputs, U + 3 outputs."""
+    x = torch.randn(1, tokens, units, generator=generator)
+    mask = torch.rand(1, tokens, units, generator=generator) < 0.5
+    weight = torch.randn(units + 3, units, generator=generator)
+    return [(x, mask, weight), (x, mask, weight, torch.randn(units + 3, generator=generator))]
+
+
+OPERATOR = Operator(
+    "gather_linear",
+    "(Tensor x, Tensor mask, Tensor weight, Tensor? bias=None) -> Tensor",
+    reference,
+    fake,
+    traffic,
+    examples,
+    dense=(torch.ops.aten.linear.default, (0, 2, 3)),
+)

@@ -1,0 +1,79 @@
+"""What an operator is: a name in the torch namespace `dipc` with all its facets in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+Axis = Literal["columns", "rows", "all"]
+
+_LIBRARY = torch.library.Library("dipc", "FRAGMENT")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A weight that a node reads for every token: whole, or only the columns (or rows) that the mask keeps.
+
+    `mask` is the node that made the mask; nodes that read by the same mask fetch their units together.
+    """
+
+    weight: str
+    axis: Axis
+    mask: fx.Node | None = None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the waist.
+
+    Attributes:
+        name: file name and torch name, `torch.ops.dipc.<name>`.
+        schema: torch's schema of arguments and results.
+        reference: the meaning, in torch, short enough to be read as the definition.
+        fake: the shape rule: given arguments on the meta device, results of the right shape and dtype.
+        traffic: what a node reads from memory, per token.
+        dense: the same product with nothing skipped, as (operator, positions of the arguments it takes), for
+            operators that multiply; the dense model is what every result is compared with.
+        examples: arguments for the contract tests, from a seeded generator and a size.
+    """
+
+    name: str
+    schema: str
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    traffic: Callable[[fx.Node], tuple[Read, ...]]
+    examples: Callable[[torch.Generator, int, int], list[tuple[Any, ...]]]
+    dense: tuple[Callable[..., Any], tuple[int, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        _LIBRARY.define(f"{self.name}{self.schema}")
+        _LIBRARY.impl(self.name, self.reference, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"dipc::{self.name}", self.fake, lib=_LIBRARY)
+
+    @property
+    def target(self) -> Any:
+        """What a graph node calls."""
+        return getattr(torch.ops.dipc, self.name).default
+
+
+def argument(node: fx.Node, operator: str, position: int) -> Any:
+    """An argument of a node by position in its schema, whether it was given by position, by keyword or left out."""
+    schema = node.target._schema.arguments[position]  # type: ignore[union-attr]
+    if position < len(node.args):
+        return node.args[position]
+    if schema.name in node.kwargs:
+        return node.kwargs[schema.name]
+    if schema.has_default_value():
+        return schema.default_value
+    raise ValueError(f"{operator}: {node.name} lacks {schema.name}")
+
+
+def weight_name(value: Any) -> str:
+    """The weight that an argument names."""
+    if isinstance(value, fx.Node) and value.op == "get_attr":
+        return str(value.target)
+    raise ValueError(f"{value} is computed by the graph; a weight was expected")

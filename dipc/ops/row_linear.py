@@ -1,0 +1,47 @@
+"""`row_linear`: a linear layer that computes, and reads, only the rows whose outputs are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn.functional import linear
+
+from dipc.ops.operator import Operator, Read, argument, weight_name
+
+
+def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y[mask] = W[mask] x + b[mask], zero elsewhere. x [..., I], mask bool[..., O], weight [O, I] -> y [..., O]."""
+    return torch.where(mask, linear(x, weight, bias), 0)
+
+
+def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[..., I] -> [..., O]."""
+    if mask.shape != (*x.shape[:-1], weight.shape[0]) or weight.shape[1] != x.shape[-1]:
+        raise ValueError(f"x {tuple(x.shape)}, mask {tuple(mask.shape)} and weight {tuple(weight.shape)} do not fit")
+    return x.new_empty(mask.shape)
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """The kept rows."""
+    return (Read(weight_name(argument(node, "row_linear", 2)), "rows", argument(node, "row_linear", 1)),)
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """U - 1 inputs, U outputs."""
+    x = torch.randn(1, tokens, max(1, units - 1), generator=generator)
+    mask = torch.rand(1, tokens, units, generator=generator) < 0.5
+    weight = torch.randn(units, x.shape[-1], generator=generator)
+    return [(x, mask, weight), (x, mask, weight, torch.randn(units, generator=generator))]
+
+
+OPERATOR = Operator(
+    "row_linear",
+    "(Tensor x, Tensor mask, Tensor weight, Tensor? bias=None) -> Tensor",
+    reference,
+    fake,
+    traffic,
+    examples,
+    dense=(torch.ops.aten.linear.default, (0, 2, 3)),
+)

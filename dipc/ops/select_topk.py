@@ -1,0 +1,50 @@
+"""`select_topk`: keep the k units with the largest scores, token by token; of equal scores the lower index wins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dipc.ops.operator import Operator, Read
+
+
+def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
+    """topK of Eq. 7 and 8. score [..., U] -> mask bool[..., U] with k units per token (all, where `dense`).
+
+    A stable descending sort, because `torch.topk` does not promise which of equal scores it takes. NaN counts as the
+    largest. `site` names the place of selection in traces and reports; it changes nothing.
+    """
+    kept = torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :k]
+    mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, kept, True)
+    return mask if dense is None else mask | dense.unsqueeze(-1)
+
+
+def fake(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
+    """A mask of the score's shape."""
+    if not 0 <= k <= score.shape[-1]:
+        raise ValueError(f"select_topk: k is {k}, but {site or 'the site'} has {score.shape[-1]} units")
+    return torch.empty_like(score, dtype=torch.bool)
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """Reads no weight."""
+    return ()
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """Scores with many ties, and k from none to all."""
+    score = torch.randint(0, 5, (1, tokens, units), generator=generator).float()
+    dense = torch.rand(1, tokens, generator=generator) < 0.5
+    return [(score, 0), (score, units // 2, "here"), (score, units), (score, units // 3, "", dense)]
+
+
+OPERATOR = Operator(
+    "select_topk",
+    "(Tensor score, int k, str site='', Tensor? dense=None) -> Tensor",
+    reference,
+    fake,
+    traffic,
+    examples,
+)

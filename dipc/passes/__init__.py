@@ -1,0 +1,1 @@
+"""The passes, one file each; a sparsification method is a pass. See README.md."""

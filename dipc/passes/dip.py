@@ -1,0 +1,65 @@
+"""`dip`: Dynamic Input Pruning (section 4, Eq. 7 and 8). No predictor, no calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import fx
+
+from dipc.pipeline import Pass
+from dipc.sparsify import Glu, SparsityPass, check_density
+
+
+@dataclass(frozen=True)
+class InputPruning(SparsityPass):
+    """Prune the columns of up and gate by |x| (Eq. 7), then those of down by the GLU that results (Eq. 8).
+
+    Attributes:
+        rho_in: kept columns of up and gate; by default `density`.
+        rho_glu: kept columns of down; by default what makes (2 rho_in + rho_glu) / 3 equal to `density`.
+    """
+
+    rho_in: float | None = None
+    rho_glu: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, value in zip(("rho_in", "rho_glu"), self.densities(), strict=True):
+            check_density(self.name, option, value)
+
+    def densities(self) -> tuple[float, float]:
+        """(rho_in, rho_glu), each from the other where only one is given."""
+        rho_in, rho_glu = self.rho_in, self.rho_glu
+        if rho_in is None:
+            rho_in = self.density if rho_glu is None else (3 * self.density - rho_glu) / 2
+        if rho_glu is None:
+            rho_glu = 3 * self.density - 2 * rho_in
+        return rho_in, rho_glu
+
+    def exact(self) -> Pass:
+        """Everything kept."""
+        return dataclasses.replace(self, density=1.0, rho_in=1.0, rho_glu=1.0)
+
+    def rewrite(self, glu: Glu) -> fx.Node:
+        """Select on the input, compute the approximate GLU, select on it."""
+        rho_in, rho_glu = self.densities()
+        kept = self.select(glu, glu.abs(glu.x), rho_in, "input")
+        gate = glu.gather_linear(glu.x, kept, glu.gate)
+        up = glu.gather_linear(glu.x, kept, glu.up)
+        hidden = glu.product(glu.activate(gate), up)
+        kept_hidden = self.select(glu, glu.abs(hidden), rho_glu, "glu")
+        return glu.gather_linear(hidden, kept_hidden, glu.down)
+
+    def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
+        """The mask of one site."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Dip(InputPruning):
+    """Dynamic Input Pruning: keep the largest inputs, then the largest activations of the GLU they give."""
+
+    def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
+        """topK(|.|)."""
+        return glu.select_topk(score, density, where)

@@ -1,0 +1,68 @@
+"""`dip-ca`: DIP with cache-aware masking (section 5.2, Eq. 10 and Algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from dipc.cache.policy import get_policy
+from dipc.errors import UsageError
+from dipc.hardware import load_device
+from dipc.lower import lower, with_capacities
+from dipc.passes.dip import InputPruning
+from dipc.pipeline import PassResult
+from dipc.program import Program
+from dipc.quantities import parse_bytes
+from dipc.sparsify import Glu
+from dipc.traffic import allocate
+
+
+@dataclass(frozen=True)
+class DipCa(InputPruning):
+    """DIP that prefers units already in the DRAM cache: scores of uncached units are multiplied by gamma.
+
+    Attributes:
+        gamma: penalty of units that are not cached, in [0, 1]; 1 is DIP. The paper uses 0.2.
+        policy: eviction policy of the cache.
+        capacity: fraction of each site's units that the cache holds, where no device is given.
+        hw: a device (name or file) whose DRAM gives the capacity instead.
+        dram: available DRAM of that device, such as "4 GB"; by default as its file says.
+        context: positions of KV cache that stay resident on that device.
+        bits_per_weight: width at which that device stores weights; by default the checkpoint's.
+    """
+
+    gamma: float = 0.2
+    policy: str = "lfu"
+    capacity: float = 0.5
+    hw: str | None = None
+    dram: str | None = None
+    context: int = 0
+    bits_per_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.gamma <= 1:
+            raise UsageError(f"{self.name}: gamma={self.gamma:g} is outside [0, 1]; 1 ignores the cache")
+        if not 0 <= self.capacity <= 1:
+            raise UsageError(f"{self.name}: capacity={self.capacity:g} is outside [0, 1]; it is a fraction of the units")
+        if self.dram is not None and self.hw is None:
+            raise UsageError(f"{self.name}: dram={self.dram} needs a device: add hw=a18")
+        get_policy(self.policy)
+
+    def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
+        """topK of Eq. 10, with the cache's state carried along."""
+        return glu.select_cache_aware(
+            score, density, where, gamma=self.gamma, policy=self.policy, capacity=self.capacity
+        )
+
+    def run(self, program: Program) -> PassResult:
+        """Rewrite, then give every site the capacity that the device leaves it."""
+        result = super().run(program)
+        if self.hw is None or not result.modified:
+            return result
+        device = load_device(self.hw)
+        if self.dram is not None:
+            device = device.with_dram_available(parse_bytes(self.dram))
+        room = allocate(lower(result.program, self.bits_per_weight), device.dram_available, self.context)
+        return PassResult(with_capacities(result.program, room.capacities), result.matches, result.mismatches)

@@ -1,0 +1,150 @@
+"""`outline-glu`: make every gated MLP one `glu` node, whatever family it comes from.
+
+First canonicalise (a fused gate_up projection becomes two linears over the halves of its weight), then match one
+pattern per activation. Every method starts from the `glu` nodes and needs to know no family.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from dipc.ops.glu import ACTIVATIONS
+from dipc.ops.glu import OPERATOR as GLU
+from dipc.pattern import Match, Mismatch, Pattern
+from dipc.pipeline import Pass, PassResult
+from dipc.program import Mlp, Program
+
+LINEAR = torch.ops.aten.linear.default
+MUL = torch.ops.aten.mul.Tensor
+MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "experts")
+
+
+def _pattern(activation: str) -> Pattern:
+    act, options = ACTIVATIONS[activation]
+
+    def gated_mlp(x: Any, gate: Any, up: Any, down: Any, bias_gate: Any, bias_up: Any, bias_down: Any) -> Any:
+        hidden = MUL(act(LINEAR(x, gate, bias_gate), **options), LINEAR(x, up, bias_up))
+        return LINEAR(hidden, down, bias_down)
+
+    return Pattern(gated_mlp)
+
+
+@dataclass(frozen=True)
+class OutlineGlu(Pass):
+    """Collect each gated MLP (Eq. 1 and 2) into one `glu` node."""
+
+    def run(self, program: Program) -> PassResult:
+        """Rewrite all gated MLPs; modules that look like an MLP and are none are listed with the reason."""
+        graph, weights = program.edit(), dict(program.weights)
+        split_fused(graph, weights)
+        patterns = {name: _pattern(name) for name in ACTIVATIONS}
+        mlps, failures = [], dict[str, Mismatch]()
+        for node in list(graph.nodes):
+            if node.op != "call_function" or node.target is not LINEAR or not _after_product(node):
+                continue
+            found = _first_match(patterns, node)
+            where = mlp_path(str(node.meta.get("module", "")))
+            if isinstance(found, Mismatch):
+                if where:
+                    failures[where] = Mismatch(found.reason, where, found.node)
+            else:
+                mlps.append(_outline(graph, found[1], found[0], where, len(mlps), weights))
+        done = {m.name for m in mlps}
+        for module in {mlp_path(str(n.meta.get("module", ""))) for n in graph.nodes} - {""} - done:
+            failures.setdefault(module, Mismatch("no product of an activated gate with a second linear: not a gated MLP", module))
+        graph.eliminate_dead_code()
+        after = program.replace(graph=graph, weights=weights, mlps=(*program.mlps, *mlps))
+        skipped = tuple(failures[m] for m in sorted(failures, key=_natural) if m not in done)
+        return PassResult(after, tuple(m.name for m in mlps), skipped)
+
+
+def split_fused(graph: fx.Graph, weights: dict[str, Any]) -> None:
+    """Phi-3 and GLM compute gate and up in one linear and cut the result in two: cut the weight instead."""
+    aten = torch.ops.aten
+    for cut in list(graph.nodes):
+        if cut.op != "call_function" or cut.target not in (aten.chunk.default, aten.split.Tensor):
+            continue
+        fused = cut.args[0]
+        parts = {u.args[1]: u for u in cut.users if u.op == "call_function" and "getitem" in str(u.target)}
+        along_last = (cut.args[2] if len(cut.args) > 2 else cut.kwargs.get("dim", 0)) in (-1, 2)
+        whole = fused.op == "call_function" and fused.target is LINEAR and len(fused.users) == 1
+        if not whole or not along_last or set(parts) != {0, 1} or fused.args[1].op != "get_attr":
+            continue
+        rows = weights[fused.args[1].target].shape[0]
+        if cut.target is aten.split.Tensor and cut.args[1] * 2 != rows:
+            continue
+        for index, label in enumerate(("gate_proj", "up_proj")):
+            with graph.inserting_before(fused):
+                halves = [_half(graph, weights, a, index, label) for a in fused.args[1:]]
+            with graph.inserting_before(cut):
+                half = graph.call_function(LINEAR, (fused.args[0], *halves))
+            half.meta = {"module": fused.meta.get("module", "")}
+            parts[index].replace_all_uses_with(half)
+    graph.eliminate_dead_code()
+
+
+def _half(graph: fx.Graph, weights: dict[str, Any], weight: fx.Node | None, index: int, label: str) -> fx.Node | None:
+    if weight is None:
+        return None
+    name = str(weight.target)
+    parent, _, leaf = name.rpartition(".")
+    new = f"{parent.rpartition('.')[0]}.{label}.{leaf}"
+    rows = weights[name].shape[0] // 2
+    weights[new] = weights[name][index * rows : (index + 1) * rows]
+    node = graph.get_attr(new)
+    node.meta = {"module": weight.meta.get("module", "")}
+    return node
+
+
+def _after_product(node: fx.Node) -> bool:
+    source = node.args[0]
+    return isinstance(source, fx.Node) and source.op == "call_function" and source.target is MUL
+
+
+def _first_match(patterns: dict[str, Pattern], node: fx.Node) -> tuple[str, Match] | Mismatch:
+    result: Mismatch | None = None
+    for name, pattern in patterns.items():
+        found = pattern.match(node)
+        if isinstance(found, Match):
+            weights = [found.bound[k] for k in ("gate", "up", "down")]
+            if all(isinstance(w, fx.Node) and w.op == "get_attr" for w in weights):
+                return name, found
+            found = Mismatch("a weight is computed by the graph", str(node.meta.get("module", "")), node.name)
+        result = result or found
+    assert result is not None
+    return result
+
+
+def _outline(graph: fx.Graph, match: Match, activation: str, where: str, index: int, weights: dict[str, Any]) -> Mlp:
+    b = match.bound
+    order = ("x", "gate", "up", "down", "bias_gate", "bias_up", "bias_down")
+    with graph.inserting_before(match.root):
+        node = graph.call_function(GLU.target, (*(b[k] for k in order), activation))
+    layer = re.findall(r"\.(\d+)\.", f".{match.root.meta.get('module', '')}.")
+    name = where or str(match.root.meta.get("module", "")).rpartition(".")[0] or f"mlp.{index}"
+    node.meta = {"module": name}
+    match.root.replace_all_uses_with(node)
+    graph.eliminate_dead_code()
+    d_ff, d_model = weights[b["up"].target].shape
+    weight_names = [str(b[k].target) for k in ("gate", "up", "down")]
+    return Mlp(name, int(layer[-1]) if layer else index, *weight_names, d_model, d_ff, activation)
+
+
+def mlp_path(module: str) -> str:
+    """The enclosing module that is called like an MLP: `model.layers.0.mlp.up_proj` -> `model.layers.0.mlp`."""
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if parts[end - 1] in MLP_NAMES:
+            return ".".join(parts[:end])
+    return ""
+
+
+def _natural(text: str) -> list[Any]:
+    key: Callable[[str], Any] = lambda s: (0, int(s)) if s.isdigit() else (1, s)  # noqa: E731
+    return [key(s) for s in text.split(".")]
