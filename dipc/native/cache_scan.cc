@@ -16,9 +16,7 @@ namespace {
 
 enum Policy : int { kNone = 0, kLru = 1, kLfu = 2 };
 
-// Keys order as the reference's int64 keys do: tier * 2^50 + policy key. They are never negative.
-constexpr int kTierShift = 50;
-constexpr int kFreqShift = 25;
+constexpr int64_t kFrequencyWeight = int64_t{1} << 25;
 
 struct CacheState {
   uint8_t* cached;     // [U]
@@ -33,58 +31,69 @@ class WeightCache {
       : state_(state),
         units_(units),
         capacity_(policy == kNone ? 0 : std::clamp<int64_t>(capacity, 0, units)),
-        by_frequency_(policy == kLfu),
-        key_(units) {
-    keys_.reserve(units);
-  }
+        frequency_weight_(policy == kLfu ? kFrequencyWeight : 0),
+        tier_(units),
+        index_(units),
+        keys_(units) {}
 
   // Applies one token's mask, u8[U].
   void update(const uint8_t* mask) {
-    const int64_t now = *state_.t;
-    int64_t candidates = 0;
+    count_use(mask);
+    int64_t active = 0, cached = 0, hits = 0;
     for (int64_t i = 0; i < units_; ++i) {
-      state_.freq[i] += mask[i];
-      state_.last_used[i] = mask[i] ? now : state_.last_used[i];
-      candidates += mask[i] | state_.cached[i];
+      active += mask[i];
+      cached += state_.cached[i];
+      hits += mask[i] & state_.cached[i];
     }
-    *state_.t = now + 1;
-    if (capacity_ == 0) {
-      std::memset(state_.cached, 0, units_);
-    } else if (candidates <= capacity_) {
-      for (int64_t i = 0; i < units_; ++i) state_.cached[i] |= mask[i];
-    } else {
-      evict(mask);
-    }
+    for (int64_t i = 0; i < units_; ++i) tier_[i] = static_cast<uint8_t>(2 * mask[i] + state_.cached[i]);
+    const int64_t size[4] = {0, cached - hits, active - hits, hits};
+    // Tiers fill the cache in turn; all above `split` fit whole, and of `split` itself only `room` units do.
+    int split = 3;
+    int64_t room = capacity_;
+    while (split > 0 && size[split] <= room) room -= size[split--];
+    for (int64_t i = 0; i < units_; ++i) state_.cached[i] = tier_[i] > split;
+    if (split > 0 && room > 0) admit(static_cast<uint8_t>(split), room);
   }
 
  private:
-  // Keeps the capacity_ candidates with the greatest key, the lower index first among equals.
-  void evict(const uint8_t* mask) {
+  void count_use(const uint8_t* mask) {
+    const int64_t now = (*state_.t)++;
+    for (int64_t i = 0; i < units_; ++i) {
+      state_.freq[i] += mask[i];
+      state_.last_used[i] += (now - state_.last_used[i]) * mask[i];  // a branch here is a coin toss, and costs more
+    }
+  }
+
+  // Caches the `room` units of one tier with the greatest policy key, the lower index first among equals.
+  void admit(uint8_t tier, int64_t room) {
     keys_.resize(units_);
-    size_t candidates = 0;
+    size_t members = 0;
     for (int64_t i = 0; i < units_; ++i) {
-      const uint64_t tier = 2 * mask[i] + state_.cached[i];
-      const uint64_t recency = static_cast<uint64_t>(state_.last_used[i] + 1);
-      const uint64_t frequency = by_frequency_ ? static_cast<uint64_t>(state_.freq[i]) << kFreqShift : 0;
-      key_[i] = tier ? (tier << kTierShift) + frequency + recency : 0;
-      keys_[candidates] = key_[i];
-      candidates += tier != 0;
+      index_[members] = i;
+      keys_[members] = policy_key(i);
+      members += tier_[i] == tier;
     }
-    keys_.resize(candidates);
-    Cut<uint64_t> cut = find_cut(keys_, capacity_);
-    for (int64_t i = 0; i < units_; ++i) {
-      const bool tie = key_[i] == cut.value && cut.ties > 0;
+    keys_.resize(members);
+    Cut<int64_t> cut = find_cut(keys_, room);
+    for (size_t j = 0; j < members; ++j) {
+      const int64_t key = policy_key(index_[j]);
+      const bool tie = key == cut.value && cut.ties > 0;
       cut.ties -= tie;
-      state_.cached[i] = key_[i] > cut.value || tie;
+      state_.cached[index_[j]] = key > cut.value || tie;
     }
+  }
+
+  int64_t policy_key(int64_t i) const {
+    return state_.freq[i] * frequency_weight_ + state_.last_used[i] + 1;
   }
 
   CacheState state_;
   int64_t units_;
   int64_t capacity_;
-  bool by_frequency_;
-  std::vector<uint64_t> key_;   // [U], 0 where a unit is no candidate
-  std::vector<uint64_t> keys_;  // the candidates' keys, consumed by find_cut
+  int64_t frequency_weight_;
+  std::vector<uint8_t> tier_;   // [U]
+  std::vector<int64_t> index_;  // the units of the tier that is split, ascending
+  std::vector<int64_t> keys_;   // their keys, consumed by find_cut
 };
 
 // Maps floats to integers of the same order. Zeros of either sign are equal, and NaN comes above everything, as in a
@@ -107,16 +116,15 @@ class Selector {
       std::memset(mask, k != 0, units_);
       return;
     }
-    for (int64_t i = 0; i < units_; ++i) {
-      const float discounted = score[i] * gamma;
-      key_[i] = ordered(cached[i] ? score[i] : discounted);
-    }
+    const float factor[2] = {gamma, 1.0f};
+    for (int64_t i = 0; i < units_; ++i) key_[i] = ordered(score[i] * factor[cached[i]]);
     keys_.assign(key_.begin(), key_.end());
     Cut<uint32_t> cut = find_cut(keys_, k);
-    for (int64_t i = 0; i < units_; ++i) {
-      const bool tie = key_[i] == cut.value && cut.ties > 0;
-      cut.ties -= tie;
-      mask[i] = key_[i] > cut.value || tie;
+    for (int64_t i = 0; i < units_; ++i) mask[i] = key_[i] > cut.value;
+    for (int64_t i = 0; cut.ties > 0; ++i) {
+      if (key_[i] != cut.value) continue;
+      mask[i] = 1;
+      --cut.ties;
     }
   }
 

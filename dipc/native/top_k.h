@@ -32,7 +32,7 @@ Cut<Key> find_cut(std::vector<Key>& keys, int64_t k) {
     }
     if (low == high) return {low, k};
     int shift = 0;
-    while (((high - low) >> shift) >> kBucketBits) ++shift;
+    while ((high - low) >> shift >> kBucketBits) ++shift;
     const size_t buckets = static_cast<size_t>((high - low) >> shift) + 1;
     std::fill_n(count, buckets, 0);
     for (const Key key : keys) ++count[(key - low) >> shift];
@@ -41,7 +41,7 @@ Cut<Key> find_cut(std::vector<Key>& keys, int64_t k) {
     size_t kept = 0;
     for (const Key key : keys) {
       keys[kept] = key;
-      kept += ((key - low) >> shift) == bucket;
+      kept += static_cast<size_t>((key - low) >> shift) == bucket;
     }
     keys.resize(kept);
   }
