@@ -110,7 +110,9 @@ def _from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code
             config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
     except Exception as error:
         if not isinstance(where, Path) and "trust_remote_code" not in str(error):
-            raise UsageError(f"no model {name!r}: no such folder, and the hub did not give it: {first_line(error)}") from error
+            raise UsageError(
+                f"no model {name!r}: no such folder, and the hub did not give it: {first_line(error)}"
+            ) from error
         raise _load_error(name, error) from error
     _require_decoder(config, name)
     stored = _config_dtype(config) or torch.float32
@@ -131,7 +133,9 @@ def _from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code
 
 def _load_error(name: str, error: Exception) -> Exception:
     if "trust_remote_code" in str(error):
-        return UsageError(f"{name}: its code comes with the checkpoint; read it, then add --trust-remote-code to run it")
+        return UsageError(
+            f"{name}: its code comes with the checkpoint; read it, then add --trust-remote-code to run it"
+        )
     return BadFile(f"{name}: cannot be loaded: {first_line(error)}")
 
 
@@ -148,7 +152,9 @@ def _require_decoder(config: Any, name: str) -> None:
     encoder = getattr(config, "is_encoder_decoder", False) or config.model_type in ("bert", "roberta", "electra")
     if not decoder or encoder or config.model_type not in CAUSAL:
         kind = architectures[0] if architectures else config.model_type
-        raise UnsupportedModel(f"{name}: {kind} is no decoder-only language model; dipc compiles causal language models")
+        raise UnsupportedModel(
+            f"{name}: {kind} is no decoder-only language model; dipc compiles causal language models"
+        )
 
 
 def first_line(error: Exception) -> str:
@@ -275,7 +281,11 @@ def _kv_names(cache: Any) -> list[str]:
     """Port names in the order in which the exporter flattens the cache: found by identity, not assumed."""
     from torch.utils._pytree import tree_leaves
 
-    names = {id(t): f"past_{i}_{what}" for i, la in enumerate(cache.layers) for what, t in (("key", la.keys), ("value", la.values))}
+    names = {
+        id(t): f"past_{i}_{what}"
+        for i, la in enumerate(cache.layers)
+        for what, t in (("key", la.keys), ("value", la.values))
+    }
     return [names[id(leaf)] for leaf in tree_leaves(cache) if id(leaf) in names]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from dipc import ops
@@ -95,12 +96,18 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
             by_site[label][4] += names
         else:
             by_site[label] = [label, layer_of[names[0]], units, size, list(names), mask is None]
-    resident = sum(
-        w.numel() * bits / 8 for name, w in program.weights.items() if name not in layer_of and not is_buffer(name)
-    )
+    apart = [name for name in program.weights if name not in layer_of and not is_buffer(name)]
+    resident = sum(program.weights[name].numel() for name in apart) * bits / 8
+    looked_up = set(apart) - {r.weight for n in program.graph.nodes if not _looks_up(n) for r in reads_of(n)}
+    unread = sum(program.weights[name].numel() for name in looked_up) * bits / 8
     kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
     sites = tuple(Site(s[0], s[1], s[2], s[3], tuple(s[4]), s[5]) for s in by_site.values())
-    return TrafficProgram(resident, sites, kv, program.info.name)
+    return TrafficProgram(resident, sites, kv, program.info.name, unread)
+
+
+def _looks_up(node: fx.Node) -> bool:
+    """An embedding reads one row of its table per token: next to nothing."""
+    return node.op == "call_function" and node.target is torch.ops.aten.embedding.default
 
 
 def _full_name(weight: str, layer: int) -> str:

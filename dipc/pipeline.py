@@ -92,7 +92,9 @@ def parse_pipeline(text: str) -> list[Pass]:
     while position < len(text) or not passes:
         found = _PASS.match(text, position)
         if found is None or found.end() == position:
-            raise UsageError(f"pipeline: cannot read {text[position:] or 'an empty pipeline'!r}; write name{{option=value}},...")
+            raise UsageError(
+                f"pipeline: cannot read {text[position:] or 'an empty pipeline'!r}; write name{{option=value}},..."
+            )
         if found.end() == len(text) and text.rstrip().endswith(","):
             raise UsageError(f"pipeline: {text!r} ends in a comma")
         passes.append(make_pass(found[1], _parse_options(found[1], found[2] or "")))
@@ -172,7 +174,9 @@ class Compiled:
     def __str__(self) -> str:
         lines = [f"{self.before.info.name}: {self.pipeline}"]
         for entry in self.log:
-            lines.append(f"  {entry.text}: {len(entry.matches)} rewritten, {len(entry.mismatches)} skipped, {entry.seconds:.2f} s")
+            lines.append(
+                f"  {entry.text}: {len(entry.matches)} rewritten, {len(entry.mismatches)} skipped, {entry.seconds:.2f} s"
+            )
             lines += [f"    skipped {m}" for m in entry.mismatches]
         return "\n".join(lines)
 
@@ -232,7 +236,9 @@ def _check_numerics(item: Pass, before: Program) -> float | None:
         return None
     worst = deviation(before, item.exact().run(before).program)
     if not worst <= item.tolerance:
-        raise VerificationFailed(f"{item.exact()} changes the logits by {worst:.2g} of the largest; it may by {item.tolerance:g}")
+        raise VerificationFailed(
+            f"{item.exact()} changes the logits by {worst:.2g} of the largest; it may by {item.tolerance:g}"
+        )
     return worst
 
 

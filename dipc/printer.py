@@ -53,7 +53,9 @@ def sections(program: Program) -> list[tuple[str, list[str]]]:
 def to_text(program: Program) -> str:
     """The whole program: a header, the ports, the nodes by module, the outputs."""
     info, method = program.info, program.method
-    lines = [f"program {info.name} ({info.family}, {info.layers} layers), method {method.name}, density {method.density:g}"]
+    lines = [
+        f"program {info.name} ({info.family}, {info.layers} layers), method {method.name}, density {method.density:g}"
+    ]
     lines += [f"  input {p.name}: {p.type} ({p.kind})" for p in program.inputs]
     for module, body in sections(program):
         lines.append(f"{module or 'model'}:")

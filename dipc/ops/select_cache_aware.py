@@ -115,8 +115,14 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     dense = torch.rand(1, tokens, generator=generator) < 0.5
     empty = (torch.zeros(units, dtype=torch.bool), torch.zeros(units).long(), torch.full((units,), -1), torch.tensor(0))
     used = reference(score, *empty, units // 2, units // 3, 0.2)[1:]
-    cases: list[tuple[Any, ...]] = [(score, *empty, k, c, 0.2) for k in (0, units // 2, units) for c in (0, units // 3, units)]
-    return [*cases, (score, *used, units // 2, units // 3, 0.5, "lru"), (score, *used, units // 2, 1, 0.2, "lfu", "", dense)]
+    cases: list[tuple[Any, ...]] = [
+        (score, *empty, k, c, 0.2) for k in (0, units // 2, units) for c in (0, units // 3, units)
+    ]
+    return [
+        *cases,
+        (score, *used, units // 2, units // 3, 0.5, "lru"),
+        (score, *used, units // 2, 1, 0.2, "lfu", "", dense),
+    ]
 
 
 OPERATOR = Operator(

@@ -12,8 +12,8 @@ from dipc.sparsify import Glu, SparsityPass, check_density
 
 
 @dataclass(frozen=True)
-class InputPruning(SparsityPass):
-    """Prune the columns of up and gate by |x| (Eq. 7), then those of down by the GLU that results (Eq. 8).
+class Dip(SparsityPass):
+    """Dynamic Input Pruning: keep the largest inputs (Eq. 7), then the largest activations of the GLU they give (Eq. 8).
 
     Attributes:
         rho_in: kept columns of up and gate; by default `density`.
@@ -52,14 +52,5 @@ class InputPruning(SparsityPass):
         return glu.gather_linear(hidden, kept_hidden, glu.down)
 
     def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
-        """The mask of one site."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Dip(InputPruning):
-    """Dynamic Input Pruning: keep the largest inputs, then the largest activations of the GLU they give."""
-
-    def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
-        """topK(|.|)."""
+        """The mask of one site: topK(|.|). `dip-ca` selects otherwise and shares the rest."""
         return glu.select_topk(score, density, where)

@@ -10,7 +10,7 @@ from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware import load_device
 from dipc.lower import lower, with_capacities
-from dipc.passes.dip import InputPruning
+from dipc.passes.dip import Dip
 from dipc.pipeline import PassResult
 from dipc.program import Program
 from dipc.quantities import parse_bytes
@@ -19,8 +19,8 @@ from dipc.traffic import allocate
 
 
 @dataclass(frozen=True)
-class DipCa(InputPruning):
-    """DIP that prefers units already in the DRAM cache: scores of uncached units are multiplied by gamma.
+class DipCa(Dip):
+    """Dynamic Input Pruning that prefers units already in the DRAM cache: uncached scores are multiplied by gamma.
 
     Attributes:
         gamma: penalty of units that are not cached, in [0, 1]; 1 is DIP. The paper uses 0.2.
@@ -45,7 +45,9 @@ class DipCa(InputPruning):
         if not 0 <= self.gamma <= 1:
             raise UsageError(f"{self.name}: gamma={self.gamma:g} is outside [0, 1]; 1 ignores the cache")
         if not 0 <= self.capacity <= 1:
-            raise UsageError(f"{self.name}: capacity={self.capacity:g} is outside [0, 1]; it is a fraction of the units")
+            raise UsageError(
+                f"{self.name}: capacity={self.capacity:g} is outside [0, 1]; it is a fraction of the units"
+            )
         if self.dram is not None and self.hw is None:
             raise UsageError(f"{self.name}: dram={self.dram} needs a device: add hw=a18")
         get_policy(self.policy)

@@ -57,7 +57,9 @@ class OutlineGlu(Pass):
                 mlps.append(_outline(graph, found[1], found[0], where, len(mlps), weights))
         done = {m.name for m in mlps}
         for module in {mlp_path(str(n.meta.get("module", ""))) for n in graph.nodes} - {""} - done:
-            failures.setdefault(module, Mismatch("no product of an activated gate with a second linear: not a gated MLP", module))
+            failures.setdefault(
+                module, Mismatch("no product of an activated gate with a second linear: not a gated MLP", module)
+            )
         graph.eliminate_dead_code()
         after = program.replace(graph=graph, weights=weights, mlps=(*program.mlps, *mlps))
         skipped = tuple(failures[m] for m in sorted(failures, key=_natural) if m not in done)

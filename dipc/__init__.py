@@ -1,0 +1,53 @@
+"""dipc compiles language models for devices whose memory is smaller than the model."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dipc.version import __version__
+
+if TYPE_CHECKING:
+    from dipc.api import (
+        Compiled,
+        Estimate,
+        Generation,
+        Program,
+        Score,
+        Text,
+        capture,
+        compile,
+        estimate,
+        evaluate,
+        generate,
+        load,
+        open_program,
+        save,
+    )
+
+__all__ = [
+    "Compiled",
+    "Estimate",
+    "Generation",
+    "Program",
+    "Score",
+    "Text",
+    "__version__",
+    "capture",
+    "compile",
+    "estimate",
+    "evaluate",
+    "generate",
+    "load",
+    "open_program",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first asked for, so that `import dipc` stays quick."""
+    if name not in __all__:
+        raise AttributeError(f"module 'dipc' has no attribute {name!r}")
+    value = getattr(importlib.import_module("dipc.api"), name)
+    globals()[name] = value
+    return value

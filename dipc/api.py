@@ -1,0 +1,81 @@
+"""The library's front door: what the command line does, from Python. Each command is one of these calls.
+
+program = dipc.capture("demo")
+result = dipc.compile(program, "dip-ca{density=0.5 gamma=0.2}")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dipc import artifact as _artifact
+from dipc.capture import capture
+from dipc.evaluation import Score, Text, evaluate
+from dipc.generation import Generation, generate
+from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline
+from dipc.program import Program
+
+if TYPE_CHECKING:
+    from torch import nn
+
+from dipc.backends.cost import Estimate, estimate
+
+__all__ = [
+    "Compiled",
+    "Estimate",
+    "Generation",
+    "Program",
+    "Score",
+    "Text",
+    "capture",
+    "compile",
+    "estimate",
+    "evaluate",
+    "generate",
+    "load",
+    "open_program",
+    "save",
+]
+
+
+def compile(
+    model: Program | str | Path | nn.Module,
+    passes: str | Sequence[Pass],
+    *,
+    allow_noop: bool = False,
+    check_numerics: bool = False,
+    watch: Callable[[int, Pass, Program], None] | None = None,
+    **capture_options: Any,
+) -> Compiled:
+    """Capture a model (unless it is a Program) and run a pipeline over it.
+
+    Args:
+        model: a Program, or what `capture` takes.
+        passes: pipeline text such as `dip-ca{density=0.5 gamma=0.2}`, or passes. What they require is inserted.
+        allow_noop: accept a pass that finds nothing to rewrite.
+        check_numerics: check each pass's numbers against its stated tolerance as well.
+        watch: called with index, pass and program after each pass.
+        **capture_options: for `capture`.
+    """
+    program = model if isinstance(model, Program) else capture(model, **capture_options)
+    ordered = parse_pipeline(passes) if isinstance(passes, str) else passes
+    return run_pipeline(program, ordered, allow_noop=allow_noop, check_numerics=check_numerics, watch=watch)
+
+
+def save(result: Compiled | Program, out: str | Path, *, dumps: Mapping[str, str] | None = None) -> None:
+    """Write a program, or a compilation with its log, as an artifact folder."""
+    _artifact.save(result, Path(out), dumps=dumps or {})
+
+
+def load(path: str | Path) -> Program:
+    """Read an artifact's program. No code from the artifact is run."""
+    return _artifact.load(Path(path)).program
+
+
+def open_program(target: str | Path, **capture_options: Any) -> Program:
+    """An artifact folder's program, or a model's: captured, with its MLPs outlined where there are any."""
+    if _artifact.is_artifact(Path(target)):
+        return load(target)
+    return compile(str(target), "outline-glu", allow_noop=True, **capture_options).program

@@ -1,0 +1,197 @@
+"""The cost backend: what a program would do on a device, from its memory traffic. Every figure is simulated.
+
+A program is lowered to its traffic, the device's DRAM is shared out, and a trace of which units each token touched is
+replayed under the eviction policy. The trace is recorded by running the program on text; a cache-aware program is run
+with the capacity that this very device leaves it, because its masks depend on the cache (the closed loop). A program
+without weights has no activity to record: it is replayed on synthetic masks, and the result says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dipc.backends.pricing import Price, price
+from dipc.cache.policy import get_policy
+from dipc.errors import UsageError
+from dipc.evaluation import Score, Text, evaluate
+from dipc.hardware import Device, load_device
+from dipc.lower import active_units, cache_aware, lower, with_capacities
+from dipc.ops.select_cache_aware import OPERATOR as CACHE_AWARE
+from dipc.ops.select_cache_aware import kernel as select_cache_aware
+from dipc.lower import selection_of, selections
+from dipc.program import Method, Program
+from dipc.quantities import parse_bandwidth, parse_bytes
+from dipc.sparsify import densify
+from dipc.trace import Trace
+from dipc.traffic import TrafficProgram, allocate
+
+SYNTHETIC_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A simulated result with all it depends on: the program's price beside the dense model's on the same device."""
+
+    model: str
+    method: Method
+    device: Device
+    policy: str
+    context: int
+    bits_per_weight: float
+    model_bytes: float
+    source: str
+    seed: int | None
+    dense: Price
+    sparse: Price | None
+    score: Score | None
+
+    @property
+    def speedup(self) -> float:
+        """Throughput over the dense model's; 1 for a dense program."""
+        return self.sparse.throughput / self.dense.throughput if self.sparse else 1.0
+
+
+def estimate(
+    program: Program,
+    hardware: str | Device = "a18",
+    *,
+    dram: str | None = None,
+    flash: str | None = None,
+    policy: str | None = None,
+    context: int | None = None,
+    bits_per_weight: float | None = None,
+    trace: Trace | None = None,
+    text: Text | str | None = None,
+    seq_len: int | None = None,
+    max_tokens: int = 2048,
+    warmup: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
+    """Estimate tokens per second on a device.
+
+    Args:
+        program: with its MLPs outlined.
+        hardware: a device's name, file, or the device.
+        dram: DRAM for the model, such as "4 GB", or "50%" of the model's size; by default as the device's file says.
+        flash: flash bandwidth, such as "1 GB/s", instead of the file's.
+        policy: eviction policy; by default that of the program's cache-aware selection, else lfu.
+        context: positions of KV cache in DRAM; by default the model's context, at most 2,048. The paper counts none.
+        bits_per_weight: width of a stored weight, scales included; by default the checkpoint's.
+        trace: replay this trace instead of running the program on text.
+        text, seq_len, max_tokens: what to run on; by default 2,048 tokens of the sample that comes with dipc.
+        warmup: tokens that fill the cache before counting starts; by default a quarter of the trace.
+        seed: of the synthetic masks, for programs without weights.
+        progress: called with windows done and in all, while the program runs on the text.
+
+    Raises:
+        UsageError: DRAM that cannot hold the resident part, a trace of another model, an unknown device or policy.
+    """
+    context = min(program.info.context, 2048) if context is None else context
+    if bits_per_weight is not None and not 0 < bits_per_weight <= 64:
+        raise UsageError(f"bits_per_weight is {bits_per_weight:g}; it must be above 0 and at most 64")
+    traffic = lower(program, bits_per_weight)
+    dense_traffic = lower(densify(program), bits_per_weight)
+    device = _device(hardware, dram, flash, dense_traffic)
+    aware = cache_aware(program)
+    name = policy or next((p for p, _ in aware.values()), "lfu")
+    if aware and any(p != name for p, _ in aware.values()):
+        raise UsageError(
+            f"policy {name}: the program selects for {next(iter(aware.values()))[0]}; compile it with policy={name}"
+        )
+    rule = get_policy(name)
+    dense = price(dense_traffic, allocate(dense_traffic, device.dram_available, context), device, rule, None)
+    allocation = allocate(traffic, device.dram_available, context)
+    score, source, used_seed = None, "", None
+    if all(site.full for site in traffic.sites):
+        sparse = None
+        source = "every weight is read for every token; no trace is needed"
+    else:
+        placed = with_capacities(program, allocation.capacities)
+        if trace is not None:
+            source = _check_trace(trace, placed)
+        elif program.info.has_weights:
+            score = evaluate(placed, text, seq_len=seq_len, max_tokens=max_tokens, record=True, progress=progress)
+            trace, source = score.trace, f"recorded on {score.text}" + (", closed loop" if aware else "")
+        else:
+            trace, source, used_seed = synthetic_trace(placed, seed), "synthetic: random masks, no real activity", seed
+        assert trace is not None
+        warm = trace.tokens // 4 if warmup is None else warmup
+        sparse = price(traffic, allocation, device, rule, trace, warmup=warm)
+    return Estimate(
+        model=program.info.name,
+        method=program.method,
+        device=device,
+        policy=name,
+        context=context,
+        bits_per_weight=bits_per_weight or program.info.weight_bits,
+        model_bytes=dense_traffic.total_bytes,
+        source=source,
+        seed=used_seed,
+        dense=dense,
+        sparse=sparse,
+        score=score,
+    )
+
+
+def _device(hardware: str | Device, dram: str | None, flash: str | None, dense: TrafficProgram) -> Device:
+    device = hardware if isinstance(hardware, Device) else load_device(hardware)
+    if dram is not None and dram.strip().endswith("%"):
+        try:
+            share = float(dram.strip()[:-1]) / 100
+        except ValueError:
+            raise UsageError(
+                f'--dram {dram}: write a size such as "4 GB" or a share of the model such as 50%'
+            ) from None
+        device = device.with_dram_available(round(share * dense.total_bytes))
+    elif dram is not None:
+        device = device.with_dram_available(parse_bytes(dram))
+    return device if flash is None else device.with_flash_bandwidth(parse_bandwidth(flash))
+
+
+def _check_trace(trace: Trace, program: Program) -> str:
+    digest = trace.meta.get("digest")
+    if digest not in (None, program.info.digest):
+        raise UsageError(
+            f"the trace is of another model ({trace.meta.get('model')}, {digest}), not {program.info.digest}"
+        )
+    now = ",".join(f"{s}={c}" for s, (_, c) in sorted(cache_aware(program).items())) or "none"
+    same = trace.meta.get("capacities", now) == now
+    return "a given trace" + ("" if same else ", selected at another cache capacity (not a closed loop)")
+
+
+def synthetic_trace(program: Program, seed: int, tokens: int = SYNTHETIC_TOKENS) -> Trace:
+    """Masks for a program without weights: scores are |N(0, 1)|, independent for every token and unit.
+
+    Real activity is more skewed and correlated from token to token, so real hit rates are usually higher. Cache-aware
+    sites select in closed loop on these scores.
+    """
+    aware, generator = cache_aware(program), np.random.Generator(np.random.PCG64(seed))
+    units = {s.name: s.units for s in lower(program).sites if not s.full}
+    active = active_units(program)
+    plain = {s: u for s, u in units.items() if s not in aware}
+    missing = [s for s in plain if s not in active]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} keeps no fixed number of units, so it needs real activity: give a model with weights"
+        )
+    meta: dict[str, str | int | float] = {"digest": program.info.digest, "source": "synthetic", "seed": seed}
+    parts = [Trace.synthetic(plain, {s: active[s] for s in plain}, tokens, seed, meta)] if plain else []
+    sites = dict(parts[0].sites) if parts else {}
+    for site, mask_node in selections(program).items():
+        if site not in aware:
+            continue
+        score = torch.from_numpy(np.abs(generator.standard_normal((tokens, units[site]), dtype=np.float32)))
+        arguments = [a.name for a in CACHE_AWARE.target._schema.arguments]
+        node = selection_of(mask_node)
+        given = dict(zip(arguments, node.args, strict=False))
+        empty = (torch.zeros(units[site], dtype=torch.bool), torch.zeros(units[site]).long())
+        state = (*empty, torch.full((units[site],), -1), torch.tensor(0))
+        options = (given["k"], given["capacity"], given["gamma"], given["policy"])
+        mask = select_cache_aware(score, *state, *options)[0]
+        sites[site] = np.packbits(mask.numpy(), axis=-1)
+    return Trace(sites, units, meta)
