@@ -147,7 +147,7 @@ def _config_dtype(config: Any) -> torch.dtype | None:
 def _require_decoder(config: Any, name: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    architectures = [a for a in (getattr(config, "architectures", None) or [])]
+    architectures = list(getattr(config, "architectures", None) or [])
     decoder = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures) or not architectures
     encoder = getattr(config, "is_encoder_decoder", False) or config.model_type in ("bert", "roberta", "electra")
     if not decoder or encoder or config.model_type not in CAUSAL:
@@ -214,7 +214,8 @@ def _trace(source: Source) -> Program:
             auto = torch.export.Dim.AUTO
             dynamic = {"input_ids": {1: auto}, "position_ids": {1: auto}}
             shapes = dynamic | {"past_key_values": [{2: auto}] * (2 * len(cache.layers))}
-            exported = DynamoExporter().export(twin, inputs, config=DynamoConfig(dynamic=True, dynamic_shapes=shapes))
+            exporter: Any = DynamoExporter()  # typed for PreTrainedModel; any transformers module will do
+            exported = exporter.export(twin, inputs, config=DynamoConfig(dynamic=True, dynamic_shapes=shapes))
     except UnsupportedModel:
         raise
     except Exception as error:
@@ -226,7 +227,7 @@ def _trace(source: Source) -> Program:
 
 def _program(source: Source, exported: Any, twin: nn.Module, inputs: Mapping[str, Any]) -> Program:
     """Lift the exported graph's weights to `get_attr` nodes under one canonical name each, and name its ports."""
-    real = dict(source.model.named_parameters(remove_duplicate=False))
+    real: dict[str, torch.Tensor] = dict(source.model.named_parameters(remove_duplicate=False))
     real |= dict(source.model.named_buffers(remove_duplicate=False))
     canonical: dict[int, str] = {}
     for name, tensor in real.items():

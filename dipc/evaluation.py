@@ -120,7 +120,7 @@ def evaluate(
     windows, bytes_per_token = _windows(program, text, seq_len, max_tokens, head)
     sparse, dense = Session(program, record=True), Session(densify(program))
     nll, dense_nll, divergence, count, bytes_scored = 0.0, 0.0, 0.0, 0, 0.0
-    masks: dict[str, list[np.ndarray[Any, np.dtype[np.bool_]]]] = {}
+    masks: dict[str, list[Any]] = {}
     for done, window_T in enumerate(windows):
         sparse.new_sequence()
         dense.new_sequence()

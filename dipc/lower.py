@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from dipc import ops
-from dipc.ops.operator import Read, argument
+from dipc.ops.operator import Read, argument, argument_names
 from dipc.program import Program, is_buffer
 from dipc.traffic import Site, TrafficProgram
 
@@ -39,7 +39,7 @@ def site_name(mask: fx.Node) -> str:
     operator = ops.operator_of(node.target)
     if operator is None:
         return node.name
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = argument_names(node)
     given = argument(node, operator.name, names.index("site")) if "site" in names else ""
     return str(given or node.name)
 
@@ -59,7 +59,7 @@ def active_units(program: Program) -> dict[str, int]:
     active = {}
     for site, mask in selections(program).items():
         node = selection_of(mask)
-        names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+        names = argument_names(node)
         if "k" in names:
             active[site] = int(argument(node, site, names.index("k")))
     return active
@@ -138,7 +138,7 @@ def with_capacities(program: Program, capacities: Mapping[str, int]) -> Program:
     graph = program.edit()
     for node in graph.nodes:
         if node.op == "call_function" and node.target is ops.target("select_cache_aware"):
-            names = [a.name for a in node.target._schema.arguments]
+            names = argument_names(node)
             site, place = argument(node, "", names.index("site")), names.index("capacity")
             if site in capacities:
                 node.args = (*node.args[:place], int(capacities[site]), *node.args[place + 1 :])
@@ -150,7 +150,7 @@ def cache_aware(program: Program) -> dict[str, tuple[str, int]]:
     found = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target is ops.target("select_cache_aware"):
-            names = [a.name for a in node.target._schema.arguments]
+            names = argument_names(node)
             site, policy, capacity = (argument(node, "", names.index(n)) for n in ("site", "policy", "capacity"))
             found[site] = (policy, capacity)
     return found

@@ -88,7 +88,8 @@ def _option_text(value: Any) -> str:
 
 def parse_pipeline(text: str) -> list[Pass]:
     """`a,b{x=1 y="4 GB"}` -> passes. UsageError says where the text is wrong, or which option a pass lacks."""
-    passes, position = [], 0
+    passes: list[Pass] = []
+    position = 0
     while position < len(text) or not passes:
         found = _PASS.match(text, position)
         if found is None or found.end() == position:

@@ -19,10 +19,9 @@ from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.evaluation import Score, Text, evaluate
 from dipc.hardware import Device, load_device
-from dipc.lower import active_units, cache_aware, lower, with_capacities
-from dipc.ops.select_cache_aware import OPERATOR as CACHE_AWARE
+from dipc.lower import active_units, cache_aware, lower, selection_of, selections, with_capacities
+from dipc.ops.operator import argument_names
 from dipc.ops.select_cache_aware import kernel as select_cache_aware
-from dipc.lower import selection_of, selections
 from dipc.program import Method, Program
 from dipc.quantities import parse_bandwidth, parse_bytes
 from dipc.sparsify import densify
@@ -186,9 +185,8 @@ def synthetic_trace(program: Program, seed: int, tokens: int = SYNTHETIC_TOKENS)
         if site not in aware:
             continue
         score = torch.from_numpy(np.abs(generator.standard_normal((tokens, units[site]), dtype=np.float32)))
-        arguments = [a.name for a in CACHE_AWARE.target._schema.arguments]
         node = selection_of(mask_node)
-        given = dict(zip(arguments, node.args, strict=False))
+        given = dict(zip(argument_names(node), node.args, strict=False))
         empty = (torch.zeros(units[site], dtype=torch.bool), torch.zeros(units[site]).long())
         state = (*empty, torch.full((units[site],), -1), torch.tensor(0))
         options = (given["k"], given["capacity"], given["gamma"], given["policy"])

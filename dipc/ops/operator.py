@@ -72,6 +72,11 @@ def argument(node: fx.Node, operator: str, position: int) -> Any:
     raise ValueError(f"{operator}: {node.name} lacks {schema.name}")
 
 
+def argument_names(node: fx.Node) -> list[str]:
+    """The names in the schema of the operator that a node calls."""
+    return [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+
+
 def weight_name(value: Any) -> str:
     """The weight that an argument names."""
     if isinstance(value, fx.Node) and value.op == "get_attr":

@@ -44,7 +44,8 @@ class OutlineGlu(Pass):
         graph, weights = program.edit(), dict(program.weights)
         split_fused(graph, weights)
         patterns = {name: _pattern(name) for name in ACTIVATIONS}
-        mlps, failures = [], dict[str, Mismatch]()
+        mlps: list[Mlp] = []
+        failures: dict[str, Mismatch] = {}
         for node in list(graph.nodes):
             if node.op != "call_function" or node.target is not LINEAR or not _after_product(node):
                 continue
@@ -134,8 +135,8 @@ def _outline(graph: fx.Graph, match: Match, activation: str, where: str, index: 
     match.root.replace_all_uses_with(node)
     graph.eliminate_dead_code()
     d_ff, d_model = weights[b["up"].target].shape
-    weight_names = [str(b[k].target) for k in ("gate", "up", "down")]
-    return Mlp(name, int(layer[-1]) if layer else index, *weight_names, d_model, d_ff, activation)
+    gate, up, down = (str(b[k].target) for k in ("gate", "up", "down"))
+    return Mlp(name, int(layer[-1]) if layer else index, gate, up, down, d_model, d_ff, activation)
 
 
 def mlp_path(module: str) -> str:
