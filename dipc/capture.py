@@ -95,9 +95,9 @@ def _from_config(path: Path) -> Source:
     except Exception as error:
         raise BadFile(f"{path}: not a model's config.json: {first_line(error)}") from error
     _require_decoder(config, str(path))
+    bits = 8.0 * (_config_dtype(config) or torch.float16).itemsize  # read before from_config overwrites it
     with quiet(), torch.device("meta"):
         twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    bits = 8.0 * (_config_dtype(config) or torch.float16).itemsize
     name = path.stem if path.name != "config.json" else path.resolve().parent.name
     return Source(twin, config, name, bits)
 

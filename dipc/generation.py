@@ -49,7 +49,8 @@ def generate(
         program: with weights and a tokenizer. With `scope=decode` the prompt is dense and only what follows is sparse.
         prompt: text; it must leave room in the model's context.
         max_new_tokens: stop after so many; the model's end token and the end of its context stop earlier.
-        temperature: 0 takes the likeliest token; above 0 samples with `seed`.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        seed: of the sampling.
         on_text: called with each new piece of text.
 
     Raises:

@@ -176,7 +176,8 @@ class Compiled:
         lines = [f"{self.before.info.name}: {self.pipeline}"]
         for entry in self.log:
             lines.append(
-                f"  {entry.text}: {len(entry.matches)} rewritten, {len(entry.mismatches)} skipped, {entry.seconds:.2f} s"
+                f"  {entry.text}: {len(entry.matches)} rewritten, {len(entry.mismatches)} skipped, "
+                f"{entry.seconds:.2f} s"
             )
             lines += [f"    skipped {m}" for m in entry.mismatches]
         return "\n".join(lines)

@@ -25,7 +25,7 @@ PortKind = Literal["tokens", "positions", "dense", "kv", "state"]
 
 @dataclass(frozen=True)
 class TensorType:
-    """dtype (as torch spells it, without `torch.`) and shape, whose entries are ints or the symbols `seq` and `past`."""
+    """dtype as torch spells it, without `torch.`, and shape, whose entries are ints or the symbols `seq` and `past`."""
 
     dtype: str
     shape: tuple[int | str, ...]

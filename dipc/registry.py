@@ -85,7 +85,7 @@ def defined_here(module: ModuleType, base: type[T]) -> type[T] | None:
     own = [
         c
         for c in vars(module).values()
-        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__ and not c.__name__[0] == "_"
+        if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__ and c.__name__[0] != "_"
     ]
     return own[0] if len(own) == 1 else None
 

@@ -1,4 +1,4 @@
-"""What the method passes share: which MLPs to rewrite, how many units to keep, and the tools to write a `glu` node anew.
+"""What the method passes share: which MLPs to rewrite, how many units to keep, and how to write a `glu` node anew.
 
 A method is a `SparsityPass` that says, in `rewrite`, what becomes of one gated MLP. It works in the terms of the paper
 (scores, masks, products) and never sees ports, names or indices.

@@ -162,7 +162,9 @@ def train(args: argparse.Namespace) -> None:
     ids = encode(tokenizer, documents)
     held_text = [d for c in {id(c): c for c in corpora}.values() for d in c.held_out]
     held_ids = encode(tokenizer, held_text)
-    print(f"{len(ids):,} tokens to train on, {len(held_ids):,} held out, {tokenizer.get_vocab_size()} in the vocabulary")
+    print(
+        f"{len(ids):,} tokens to train on, {len(held_ids):,} held out, {tokenizer.get_vocab_size()} in the vocabulary"
+    )
 
     end = tokenizer.token_to_id(END)
     config = LlamaConfig(
@@ -238,8 +240,8 @@ def save(
 ) -> None:
     """Round to fp16, measure what was saved, and write model, tokenizer and card."""
     model = model.half().float()
-    held, tokens = mean_nll(model, held_ids)
-    held_bytes = sum(len(d.encode()) + 1 for d in held_text)
+    held, _ = mean_nll(model, held_ids)
+    held_bytes_per_token = sum(len(d.encode()) for d in held_text) / len(held_ids)
     parameters = sum(p.numel() for p in model.parameters())
     facts: dict[str, object] = {
         "parameters": f"{parameters:,} (fp16)",
@@ -247,14 +249,14 @@ def save(
         "training": f"{step} steps of {args.batch} x {CONTEXT} tokens = {step * args.batch * CONTEXT / 1e6:.1f} M tokens "
         f"({step * args.batch * CONTEXT / len(ids):.1f} epochs), {elapsed / 60:.0f} minutes, seed {args.seed}",
         "held-out loss": f"{held:.4f} nats per token",
-        "held-out bits per byte": f"{held * tokens / math.log(2) / held_bytes:.4f}",
+        "held-out bits per byte": f"{held / math.log(2) / held_bytes_per_token:.4f}",
     }
     for path in args.test:
         text = path.read_text(encoding="utf-8")
         test_ids = torch.tensor(tokenizer.encode(text).ids)
         nll, count = mean_nll(model, test_ids)
         facts[f"perplexity on {path.name}"] = f"{math.exp(nll):.2f} over {count:,} tokens"
-        facts[f"bits per byte on {path.name}"] = f"{nll * count / math.log(2) / len(text.encode()):.4f}"
+        facts[f"bits per byte on {path.name}"] = f"{nll / math.log(2) / (len(text.encode()) / len(test_ids)):.4f}"
     model.half().save_pretrained(args.out)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=CONTEXT

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,9 @@ def estimate(
         context: positions of KV cache in DRAM; by default the model's context, at most 2,048. The paper counts none.
         bits_per_weight: width of a stored weight, scales included; by default the checkpoint's.
         trace: replay this trace instead of running the program on text.
-        text, seq_len, max_tokens: what to run on; by default 2,048 tokens of the sample that comes with dipc.
+        text: what to run the program on; by default the sample that comes with dipc.
+        seq_len: tokens of a window, as in `evaluate`.
+        max_tokens: tokens to run; replaying more changes the estimate little.
         warmup: tokens that fill the cache before counting starts; by default a quarter of the trace.
         seed: of the synthetic masks, for programs without weights.
         progress: called with windows done and in all, while the program runs on the text.
@@ -186,7 +189,7 @@ def synthetic_trace(program: Program, seed: int, tokens: int = SYNTHETIC_TOKENS)
             continue
         score = torch.from_numpy(np.abs(generator.standard_normal((tokens, units[site]), dtype=np.float32)))
         node = selection_of(mask_node)
-        given = dict(zip(argument_names(node), node.args, strict=False))
+        given: dict[str, Any] = dict(zip(argument_names(node), node.args, strict=False))
         empty = (torch.zeros(units[site], dtype=torch.bool), torch.zeros(units[site]).long())
         state = (*empty, torch.full((units[site],), -1), torch.tensor(0))
         options = (given["k"], given["capacity"], given["gamma"], given["policy"])

@@ -13,7 +13,7 @@ from dipc.sparsify import Glu, SparsityPass, check_density
 
 @dataclass(frozen=True)
 class Dip(SparsityPass):
-    """Dynamic Input Pruning: keep the largest inputs (Eq. 7), then the largest activations of the GLU they give (Eq. 8).
+    """Dynamic Input Pruning: keep the largest inputs (Eq. 7), then the largest of the GLU they give (Eq. 8).
 
     Attributes:
         rho_in: kept columns of up and gate; by default `density`.
