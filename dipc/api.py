@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dipc import artifact as _artifact
-from dipc.capture import capture
+import dipc.artifact as _artifact
+from dipc.frontend import capture
 from dipc.evaluation import Score, Text, evaluate
 from dipc.generation import Generation, generate
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline

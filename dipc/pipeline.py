@@ -57,6 +57,10 @@ class Pass:
         """Rewrite the program. Raises UsageError where an option does not fit it."""
         raise NotImplementedError
 
+    def done(self, program: Program) -> bool:
+        """Whether a program already has what other passes require of this one."""
+        return False
+
     def exact(self) -> Pass:
         """This pass with options under which it must not change the numbers: itself, or a method at density 1."""
         return self
@@ -141,12 +145,13 @@ def pipeline_text(passes: Iterable[Pass]) -> str:
     return ",".join(map(str, passes))
 
 
-def resolve(passes: Iterable[Pass]) -> list[Pass]:
-    """The passes with what they require put before them, unless it was given already."""
+def resolve(passes: Iterable[Pass], program: Program | None = None) -> list[Pass]:
+    """The passes with what they require put before them, unless it was given already or the program has it."""
     resolved: list[Pass] = []
     for item in passes:
         names = [p.name for p in resolved]
-        resolved += [make_pass(needed, {}) for needed in item.requires if needed not in names]
+        needed = [make_pass(name, {}) for name in item.requires if name not in names]
+        resolved += [p for p in needed if program is None or not p.done(program)]
         resolved.append(item)
     return resolved
 
@@ -205,7 +210,7 @@ def run_pipeline(
         VerificationFailed: a pass broke the graph or its stated tolerance.
     """
     before, current, log = program, program, []
-    ordered = resolve(passes)
+    ordered = resolve(passes, program)
     for index, item in enumerate(ordered):
         start = time.perf_counter()
         result = item.run(current)

@@ -1,8 +1,8 @@
 """Check that a program fits together, and find its symbolic shapes: two runs on the meta device.
 
 A call with (seq, past) = (7, 101) and one with (11, 211) compute no numbers, only shapes, so they verify every
-operator's arguments in milliseconds. A dimension that is the same in both is a constant; one that is not is the sum of `seq` and
-`past` that explains both.
+operator's arguments in milliseconds. A dimension that is the same in both is a constant; one that is not is the sum of
+`seq` and `past` that explains both.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -51,7 +52,7 @@ def measure(program: dipc.Program, passes: str, text: dipc.Text, args: argparse.
 def at_throughput(rows: list[Row], throughput: float) -> float | None:
     """Perplexity of a method at a throughput, log-linear between the two rows around it; None outside its range."""
     ordered = sorted(rows, key=lambda r: r.throughput)
-    for low, high in zip(ordered, ordered[1:], strict=False):
+    for low, high in pairwise(ordered):
         if low.throughput <= throughput <= high.throughput:
             share = (throughput - low.throughput) / (high.throughput - low.throughput)
             return math.exp((1 - share) * math.log(low.perplexity) + share * math.log(high.perplexity))
@@ -93,13 +94,12 @@ def main() -> None:
         same = at_throughput(plain, r.throughput) if r not in plain else None
         if same is not None:
             verdict = "lower" if r.perplexity < same else "not lower"
-            console.print(
-                f"{r.method}: perplexity {r.perplexity:.2f}, dip at {r.throughput:.1f} tok/s {same:.2f}: {verdict}"
-            )
+            console.print(f"{r.method}: {r.perplexity:.2f}, dip at its {r.throughput:.1f} tok/s {same:.2f}: {verdict}")
     score = cost.score
     console.print(
-        f"{score.tokens} tokens in windows of {score.seq_len}, scope all, policy {cost.policy}, context {cost.context}, "
-        f"{cost.bits_per_weight:g} bits per weight; the hit rate counts bytes over all sites; nothing here is random"
+        f"{score.tokens} tokens in windows of {score.seq_len}, scope all, policy {cost.policy}, "
+        f"context {cost.context}, {cost.bits_per_weight:g} bits per weight; the hit rate counts bytes over all sites; "
+        "nothing here is random"
     )
 
 

@@ -73,7 +73,7 @@ def train_tokenizer(documents: Iterable[str]) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, documents: list[str]) -> torch.Tensor:
     """All documents as one row of token ids, an end token before each."""
-    end = tokenizer.token_to_id(END)
+    end = int(tokenizer.token_to_id(END) or 0)
     ids: list[int] = []
     for encoding in tokenizer.encode_batch(documents):
         ids.append(end)
@@ -139,8 +139,8 @@ It writes news-like English without much sense; it is here to be compiled, not t
 |---|---|
 {rows}
 
-Perplexity is per token of this model's own tokenizer, over non-overlapping windows of {CONTEXT} tokens; bits per byte do
-not depend on the tokenizer. `train_log.jsonl` beside this card has the held-out loss over training.
+Perplexity is per token of this model's own tokenizer, over windows of {CONTEXT} tokens that do not overlap; bits per
+byte do not depend on the tokenizer. `train_log.jsonl` beside this card has the held-out loss over training.
 """
 
 
@@ -162,9 +162,7 @@ def train(args: argparse.Namespace) -> None:
     ids = encode(tokenizer, documents)
     held_text = [d for c in {id(c): c for c in corpora}.values() for d in c.held_out]
     held_ids = encode(tokenizer, held_text)
-    print(
-        f"{len(ids):,} tokens to train on, {len(held_ids):,} held out, {tokenizer.get_vocab_size()} in the vocabulary"
-    )
+    print(f"{len(ids):,} tokens to train on, {len(held_ids):,} held out, vocabulary {tokenizer.get_vocab_size()}")
 
     end = tokenizer.token_to_id(END)
     config = LlamaConfig(
@@ -243,11 +241,12 @@ def save(
     held, _ = mean_nll(model, held_ids)
     held_bytes_per_token = sum(len(d.encode()) for d in held_text) / len(held_ids)
     parameters = sum(p.numel() for p in model.parameters())
+    seen = step * args.batch * CONTEXT
     facts: dict[str, object] = {
         "parameters": f"{parameters:,} (fp16)",
         "trained on": ", ".join(dict.fromkeys(p.name for p in args.data)),
-        "training": f"{step} steps of {args.batch} x {CONTEXT} tokens = {step * args.batch * CONTEXT / 1e6:.1f} M tokens "
-        f"({step * args.batch * CONTEXT / len(ids):.1f} epochs), {elapsed / 60:.0f} minutes, seed {args.seed}",
+        "training": f"{step} steps of {args.batch} x {CONTEXT} tokens, {seen / 1e6:.1f} M in all "
+        f"({seen / len(ids):.1f} epochs), {elapsed / 60:.0f} minutes, seed {args.seed}",
         "held-out loss": f"{held:.4f} nats per token",
         "held-out bits per byte": f"{held / math.log(2) / held_bytes_per_token:.4f}",
     }

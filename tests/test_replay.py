@@ -1,6 +1,10 @@
-"""The numpy replay equals the torch reference bit for bit, and caches behave as caches must."""
+"""Replay, native and in numpy, equals the torch reference bit for bit, and caches behave as caches must."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +13,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dipc import native
 from dipc.cache import Policy, get_policy, policy_names
 from dipc.cache.replay import full_hits, replay
 from dipc.cache.state import CacheState, update
 
 Bools = npt.NDArray[np.bool_]
 policies = st.sampled_from(policy_names()).map(get_policy)
+
+
+PATHS = ("native", "numpy")
+
+
+@contextmanager
+def only(path: str) -> Iterator[None]:
+    """Take one of the two paths, or skip where it is not there."""
+    if path == "native" and native.library() is None:
+        pytest.skip("the native library is not built")
+    with mock.patch.object(native, "POLICIES", native.POLICIES if path == "native" else {}):
+        yield
 
 
 @st.composite
@@ -33,16 +50,20 @@ def reference(mask_TU: Bools, capacity: int, policy: Policy) -> list[int]:
     return hits
 
 
+@pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=300, deadline=None)
 @given(masks(), st.integers(-1, 22), policies)
-def test_replay_equals_the_reference(mask_TU: Bools, capacity: int, policy: Policy) -> None:
-    assert replay(mask_TU, capacity, policy).tolist() == reference(mask_TU, capacity, policy)
+def test_replay_equals_the_reference(path: str, mask_TU: Bools, capacity: int, policy: Policy) -> None:
+    with only(path):
+        assert replay(mask_TU, capacity, policy).tolist() == reference(mask_TU, capacity, policy)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("policy", policy_names())
-def test_replay_equals_the_reference_on_a_larger_site(policy: str) -> None:
+def test_replay_equals_the_reference_on_a_larger_site(path: str, policy: str) -> None:
     mask_TU = np.random.default_rng(0).random((60, 257)) < 0.4
-    assert replay(mask_TU, 101, get_policy(policy)).tolist() == reference(mask_TU, 101, get_policy(policy))
+    with only(path):
+        assert replay(mask_TU, 101, get_policy(policy)).tolist() == reference(mask_TU, 101, get_policy(policy))
 
 
 def test_replay_by_hand() -> None:

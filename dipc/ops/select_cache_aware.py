@@ -69,7 +69,7 @@ def kernel(
     if not native.covers_scan(str(score.dtype), str(score.device.type), policy):
         return reference(score, cached, freq, last_used, t, k, capacity, gamma, policy, site, dense)
     units = score.shape[-1]
-    state = [cached.clone().numpy(), freq.clone().numpy(), last_used.clone().numpy(), t.clone().reshape(1).numpy()]
+    state = (cached.numpy(), freq.numpy(), last_used.numpy(), t.reshape(1).numpy())
     mask, *after = native.select_cache_aware(
         score.detach().reshape(-1, units).contiguous().numpy(),
         *state,

@@ -39,6 +39,10 @@ def _pattern(activation: str) -> Pattern:
 class OutlineGlu(Pass):
     """Collect each gated MLP (Eq. 1 and 2) into one `glu` node."""
 
+    def done(self, program: Program) -> bool:
+        """Whether gated MLPs were outlined before."""
+        return bool(program.mlps)
+
     def run(self, program: Program) -> PassResult:
         """Rewrite all gated MLPs; modules that look like an MLP and are none are listed with the reason."""
         graph, weights = program.edit(), dict(program.weights)
