@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
-from dipc.frontend import capture
 from dipc.evaluation import Score, Text, evaluate
+from dipc.frontend import capture
 from dipc.generation import Generation, generate
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline
 from dipc.program import Program

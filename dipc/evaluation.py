@@ -60,9 +60,9 @@ class Score:
     windows: int
     tokens: int
     perplexity: float
-    bits_bytes_per_token: float
+    bits_per_byte: float
     dense_perplexity: float
-    dense_bits_bytes_per_token: float
+    dense_bits_per_byte: float
     kl_to_dense: float
     density: float
     hit_rate: float | None
@@ -150,9 +150,9 @@ def evaluate(
         windows=len(windows),
         tokens=count,
         perplexity=math.exp(nll / count),
-        bits_bytes_per_token=nll / math.log(2) / bytes_scored,
+        bits_per_byte=nll / math.log(2) / bytes_scored,
         dense_perplexity=math.exp(dense_nll / count),
-        dense_bits_bytes_per_token=dense_nll / math.log(2) / bytes_scored,
+        dense_bits_per_byte=dense_nll / math.log(2) / bytes_scored,
         kl_to_dense=divergence / count,
         density=measured_density(program, trace),
         hit_rate=_hit_rate(program, trace),

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import dipc.artifact as artifact
 from dipc.artifact import add_report, check_output, dump_name, is_artifact, load, save
-from dipc.capture import capture
+from dipc.frontend import capture
 from dipc.errors import BadFile, UsageError
 from dipc.numerics import probe_logits
 from dipc.pipeline import Compiled, parse_pipeline, run_pipeline

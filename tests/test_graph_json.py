@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import fx
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dipc.capture import capture
+from dipc.frontend import capture
 from dipc.errors import BadFile, UnsupportedModel
 from dipc.graph_json import graph_from_json, graph_to_json
 from dipc.graph_names import resolve_target

@@ -1,0 +1,61 @@
+"""Numbers as text, and values as JSON: three to four significant digits, never a truncated or a bare infinite one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SCHEMA = 1
+NONE = "-"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`value` with so many significant digits and no exponent between 0.0001 and a million; "-" for None."""
+    if value is None:
+        return NONE
+    if isinstance(value, int) or not math.isfinite(value):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}g}"
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    if whole >= digits:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 1 else f"{value:.{digits - whole}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share of 1 as a percentage with one decimal; "-" for None."""
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """`[0, 1, 2, 5]` -> `0-2,5`."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def json_value(value: Any) -> Any:
+    """Dataclasses, tuples and mappings as JSON holds them; a float that is not finite becomes its name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): json_value(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def document(kind: str, **content: Any) -> dict[str, Any]:
+    """A result's dict: its schema, what it is, the version that made it, then its content."""
+    from dipc.version import __version__
+
+    return {"schema": SCHEMA, "kind": kind, "dipc": __version__, **json_value(content)}

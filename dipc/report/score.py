@@ -1,0 +1,54 @@
+"""A measurement on text, dense beside sparse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dipc.report.figures import NONE, document, number, percent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dipc.evaluation import Score
+
+
+def score_dict(score: Score) -> dict[str, Any]:
+    """All figures and all that they depend on. The trace is saved apart (`Trace.save`)."""
+    return document(
+        "score",
+        model={"name": score.model, "digest": score.digest},
+        method=score.method,
+        text={"name": score.text, "digest": score.text_digest},
+        seq_len=score.seq_len,
+        prefill=score.prefill,
+        windows=score.windows,
+        tokens=score.tokens,
+        perplexity=score.perplexity,
+        bits_per_byte=score.bits_per_byte,
+        kl_to_dense=score.kl_to_dense,
+        density=score.density,
+        hit_rate=score.hit_rate,
+        cache_policy=score.cache_policy,
+        dense={"perplexity": score.dense_perplexity, "bits_per_byte": score.dense_bits_per_byte},
+    )
+
+
+def score_table(score: Score) -> Table:
+    """Dense and sparse in two columns, then what was measured on."""
+    from dipc.report.table import table
+
+    sparse = score.method.name != "dense"
+    rows = [
+        ("perplexity", number(score.dense_perplexity), number(score.perplexity)),
+        ("bits per byte", number(score.dense_bits_per_byte), number(score.bits_per_byte)),
+        ("KL to dense, nats per token", NONE, number(score.kl_to_dense, 3)),
+        ("density of the MLPs, measured", "1", number(score.density, 3)),
+        ("hit rate of the program's cache", NONE, percent(score.hit_rate)),
+        ("cache policy", NONE, score.cache_policy),
+        ("scope", NONE, score.method.scope),
+        ("tokens scored", number(score.tokens), number(score.tokens)),
+    ]
+    title = f"{score.model} on {score.text}: {score.windows} windows of at most {score.seq_len} tokens"
+    title += f", the first {score.prefill} of each dense and not scored" if score.prefill else ""
+    columns = ("", ">dense", *([f">{score.method.name}"] if sparse else []))
+    return table(title, columns, [row if sparse else row[:2] for row in rows if sparse or row[1] != NONE])

@@ -1,0 +1,50 @@
+"""Tables without lines: they look the same in a terminal, in a pipe and in a mail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> Table:
+    """A table; a column whose name begins with ">" holds figures: set right, and never broken."""
+    made = Table(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=header,
+        header_style="dim",
+    )
+    for column in columns:
+        figures = column.startswith(">")
+        made.add_column(
+            Text(column.removeprefix(">")),
+            justify="right" if figures else "left",
+            no_wrap=figures,
+            overflow="fold",
+        )
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values, one pair a line."""
+    return table(title, ("", ""), rows, header=False)
+
+
+def stack(*parts: RenderableType | None) -> list[RenderableType]:
+    """What is there of the parts, an empty line between them."""
+    shown: list[RenderableType] = []
+    for part in parts:
+        if part is not None:
+            shown += [Text(""), part] if shown else [part]
+    return shown
