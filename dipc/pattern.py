@@ -12,7 +12,7 @@ failed. A parameter whose name starts with `bias` also matches an argument that 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,14 @@ class Mismatch:
         return f"{self.where}: {self.reason}" + (f" (at %{self.node})" if self.node else "")
 
 
-class _Failed(Exception):
-    def __init__(self, reason: str, node: fx.Node, depth: int) -> None:
-        self.reason, self.node, self.depth = reason, node, depth
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    node: fx.Node
+    matched: int
+
+    def mismatch(self) -> Mismatch:
+        return Mismatch(self.reason, str(self.node.meta.get("module", "")), self.node.name)
 
 
 class Pattern:
@@ -60,50 +65,58 @@ class Pattern:
 
     def match(self, node: fx.Node) -> Match | Mismatch:
         """Match with the pattern's result at `node`; every inner node must be used by the pattern alone."""
-        try:
-            bound, nodes = _match(self.root, node, {}, (), 0)
-            inner = set(nodes)
-            for body in nodes:
-                outside = [u for u in body.users if u not in inner]
-                if body is not node and outside:
-                    raise _Failed(f"its result is also used by %{outside[0].name}", body, 0)
-        except _Failed as failed:
-            return Mismatch(failed.reason, str(failed.node.meta.get("module", "")), failed.node.name)
+        failures: list[_Failure] = []
+        found = next(_match(self.root, node, {}, (), failures), None)
+        if found is None:
+            return max(failures, key=lambda f: f.matched).mismatch()
+        bound, nodes = found
+        for body in nodes:
+            outside = [u for u in body.users if u not in nodes]
+            if body is not node and outside:
+                return _Failure(f"its result is also used by %{outside[0].name}", body, 0).mismatch()
         return Match(node, bound, nodes)
 
 
 State = tuple[dict[str, Any], tuple[fx.Node, ...]]
 
 
-def _match(pattern: Any, value: Any, bound: dict[str, Any], nodes: tuple[fx.Node, ...], depth: int) -> State:
+def _match(
+    pattern: Any, value: Any, bound: dict[str, Any], nodes: tuple[fx.Node, ...], failures: list[_Failure]
+) -> Iterator[State]:
+    """Every way to match. `failures` gathers the others, each with how many nodes had matched until it failed."""
     if isinstance(pattern, fx.Node) and pattern.op == "placeholder":
         name = str(pattern.target)
         if name in bound and bound[name] is not value:
             at = value if isinstance(value, fx.Node) else bound[name]
-            raise _Failed(f"{name} is not the same value in both places", at, depth)
-        return {**bound, name: value}, nodes
-    if not isinstance(pattern, fx.Node):
+            failures.append(_Failure(f"{name} is not the same value in both places", at, len(nodes)))
+        else:
+            yield {**bound, name: value}, nodes
+    elif not isinstance(pattern, fx.Node):
         if pattern != value:
-            raise _Failed(f"expected the constant {pattern}, found {value}", nodes[-1], depth)
-        return bound, nodes
-    if not isinstance(value, fx.Node) or value.target is not pattern.target:
+            failures.append(_Failure(f"expected the constant {pattern}, found {value}", nodes[-1], len(nodes)))
+        else:
+            yield bound, nodes
+    elif not isinstance(value, fx.Node) or value.target is not pattern.target:
         found = value.target if isinstance(value, fx.Node) else value
         at = value if isinstance(value, fx.Node) else nodes[-1]
-        raise _Failed(f"expected {pattern.target}, found {found}", at, depth)
-    wanted, given = _arguments(pattern), _arguments(value)
-    orders = [wanted]
-    if pattern.target in COMMUTATIVE:
-        orders.append([wanted[1], wanted[0], *wanted[2:]])
-    failures: list[_Failed] = []
-    for order in orders:
-        try:
-            state: State = (bound, (*nodes, value))
-            for inner_pattern, inner_value in zip(order, given, strict=True):
-                state = _match(inner_pattern, inner_value, *state, depth + 1)
-            return state
-        except _Failed as failed:
-            failures.append(failed)
-    raise max(failures, key=lambda f: f.depth)
+        failures.append(_Failure(f"expected {pattern.target}, found {found}", at, len(nodes)))
+    else:
+        wanted, given = _arguments(pattern), _arguments(value)
+        orders = [wanted]
+        if pattern.target in COMMUTATIVE:
+            orders.append([wanted[1], wanted[0], *wanted[2:]])
+        for order in orders:
+            pairs = list(zip(order, given, strict=True))
+            yield from _match_all(pairs, (bound, (*nodes, value)), failures)
+
+
+def _match_all(pairs: list[tuple[Any, Any]], state: State, failures: list[_Failure]) -> Iterator[State]:
+    """Every way to match all pairs: what the first pair bound must suit the rest, or its next way is tried."""
+    if not pairs:
+        yield state
+        return
+    for after in _match(*pairs[0], *state, failures):
+        yield from _match_all(pairs[1:], after, failures)
 
 
 def _arguments(node: fx.Node) -> list[Any]:
