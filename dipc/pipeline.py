@@ -19,7 +19,7 @@ from dipc.errors import UnknownName, UnsupportedModel, UsageError, VerificationF
 from dipc.pattern import Mismatch
 from dipc.printer import op_name
 from dipc.program import Program
-from dipc.registry import Registry, defined_here, register_kind, registry_name
+from dipc.registry import Registry, defined_here, name_of, register_kind
 from dipc.shapes import verify_structure
 
 
@@ -51,7 +51,7 @@ class Pass:
     @property
     def name(self) -> str:
         """The registry name: the file's."""
-        return registry_name(type(self).__module__)
+        return name_of(type(self))
 
     def run(self, program: Program) -> PassResult:
         """Rewrite the program. Raises UsageError where an option does not fit it."""

@@ -31,6 +31,12 @@ def registry_name(module: str) -> str:
     return module.rsplit(".", 1)[-1].replace("_", "-")
 
 
+def name_of(kind: type) -> str:
+    """The registry name of a class: of its file, not its module, which a plug-in file has under a made-up name."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return registry_name(Path(file).stem if file else kind.__module__)
+
+
 @dataclass
 class Registry(Generic[T]):
     """The things of one kind: the files of a package, imported when asked for, and what plug-ins added.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from dipc.registry import Registry, defined_here, register_kind, registry_name
+from dipc.registry import Registry, defined_here, name_of, register_kind
 
 KEY_BITS = 50
 """A policy's key lies in [0, 2**KEY_BITS); the tier (0 to 3) stands above it in one int64."""
@@ -28,9 +26,7 @@ class Policy(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # The file, not the module: a plug-in's module has a made-up name.
-        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        cls.name = registry_name(Path(file).stem if file else cls.__module__)
+        cls.name = name_of(cls)
 
     @abstractmethod
     def key(self, freq: Any, last_used: Any) -> Any:
