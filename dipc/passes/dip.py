@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from dipc.errors import UsageError
 from dipc.pipeline import Pass
 from dipc.sparsify import Glu, SparsityPass, check_density
 
@@ -25,8 +26,17 @@ class Dip(SparsityPass):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value in zip(("rho_in", "rho_glu"), self.densities(), strict=True):
-            check_density(self.name, option, value)
+        given = {"rho_in": self.rho_in, "rho_glu": self.rho_glu}
+        for option, value in given.items():
+            if value is not None:
+                check_density(self.name, option, value)
+        for option, value in zip(given, self.densities(), strict=True):
+            if not 0 < value <= 1:
+                other = next(o for o in given if o != option)
+                raise UsageError(
+                    f"{self.name}: density={self.density:g} with {other}={given[other]:g} would need "
+                    f"{option}={value:g}, outside (0, 1]; (2 rho_in + rho_glu) / 3 is the density"
+                )
 
     def densities(self) -> tuple[float, float]:
         """(rho_in, rho_glu), each from the other where only one is given."""
@@ -35,7 +45,8 @@ class Dip(SparsityPass):
             rho_in = self.density if rho_glu is None else (3 * self.density - rho_glu) / 2
         if rho_glu is None:
             rho_glu = 3 * self.density - 2 * rho_in
-        return rho_in, rho_glu
+        # Without the noise of the sums, by which 3 x 0.8 - 2 x 0.7 is more than 1.
+        return round(rho_in, 12), round(rho_glu, 12)
 
     def exact(self) -> Pass:
         """Everything kept."""
