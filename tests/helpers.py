@@ -41,6 +41,11 @@ def tiny_model(family: str = "llama", seed: int = 0, **options: Any) -> nn.Modul
     """A random causal language model of a transformers family; options change its config."""
     torch.manual_seed(seed)
     model: nn.Module = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**{**SIZES, **options})).eval()
+    with torch.no_grad():
+        # Biases start at zero and norms at one, where leaving one out would not show.
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
     return model
 
 

@@ -43,7 +43,7 @@ def test_a_match_binds_parameters_and_lists_its_nodes() -> None:
 
 
 def test_a_parameter_called_bias_takes_what_is_there() -> None:
-    graph, root = graph_of(lambda h, a, b, c: MUL(SILU(LINEAR(h, a)), LINEAR(h, b, c)))
+    _, root = graph_of(lambda h, a, b, c: MUL(SILU(LINEAR(h, a)), LINEAR(h, b, c)))
     found = Pattern(gated).match(root)
     assert isinstance(found, Match) and found.bound["bias_up"].name == "c"
     # The gate's pattern has no bias, so a bias there is another computation.

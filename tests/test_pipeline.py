@@ -152,7 +152,7 @@ def test_the_log_says_what_happened() -> None:
 
 
 def test_a_pass_that_finds_nothing_is_an_error_unless_allowed() -> None:
-    with pytest.raises(UnsupportedModel, match="dip found nothing to rewrite in tiny .*already rewritten") as caught:
+    with pytest.raises(UnsupportedModel, match=r"dip found nothing to rewrite in tiny .*already rewritten") as caught:
         compile(tiny_llama(), "dip,dip")
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
     allowed = compile(tiny_llama(), "dip,dip", allow_noop=True)
