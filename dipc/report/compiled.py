@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NONE, document, number
+from dipc.report.figures import NO_BREAK, NONE, document, number
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from dipc.pipeline import Compiled, PassLog
 
@@ -36,7 +36,7 @@ def pass_dict(entry: PassLog) -> dict[str, Any]:
     }
 
 
-def pass_table(title: str, log: Sequence[PassLog]) -> Table:
+def pass_table(title: str, log: Sequence[PassLog]) -> Group:
     """One row per pass; the deviation only where numbers were checked."""
     from dipc.report.table import table
 
@@ -51,9 +51,10 @@ def pass_table(title: str, log: Sequence[PassLog]) -> Table:
 
 
 def operators_text(changes: dict[str, int]) -> str:
-    """`+8 gather_linear, -4 glu`: what came first, then what went; operators of torch without their namespace."""
-    ordered = sorted(changes.items(), key=lambda item: (item[1] < 0, -abs(item[1]), item[0]))
-    return ", ".join(f"{n:+d} {name.split('.', 1)[-1].split('.')[0]}" for name, n in ordered) or NONE
+    """`+8 gather_linear, -4 glu`: what came first, then what went, without namespaces and without mere unpacking."""
+    kept = [(name, n) for name, n in changes.items() if name != "operator.getitem"]
+    ordered = sorted(kept, key=lambda item: (item[1] < 0, -abs(item[1]), item[0]))
+    return ", ".join(f"{n:+d}{NO_BREAK}{name.split('.', 1)[-1].split('.')[0]}" for name, n in ordered) or NONE
 
 
 def deviation_text(value: float | None) -> str:

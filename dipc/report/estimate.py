@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dipc.quantities import format_bytes
-from dipc.report.figures import NONE, document, number, percent
+from dipc.report.figures import NONE, document, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dipc.backends.pricing import Price
 
 
-def estimate_dict(estimate: Estimate) -> dict[str, Any]:
-    """All figures and all that they depend on; `simulated` is always true."""
+def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[str, Any]:
+    """All figures and all that they depend on; `simulated` is always true. `device_file` is where the device is from."""
     from dipc.report.score import score_dict
 
     device, sparse = estimate.device, estimate.sparse
@@ -26,6 +26,7 @@ def estimate_dict(estimate: Estimate) -> dict[str, Any]:
         method=estimate.method,
         device={
             "name": device.name,
+            "file": device_file,
             "description": device.description,
             "dram_available_bytes": device.dram_available,
             "overlap": device.overlap,
@@ -69,7 +70,7 @@ def price_dict(price: Price) -> dict[str, Any]:
     }
 
 
-def estimate_tables(estimate: Estimate) -> list[RenderableType]:
+def estimate_tables(estimate: Estimate, device_file: str | None = None) -> list[RenderableType]:
     """The price, the DRAM's use, the hit rates, then the assumptions and the provenance."""
     from dipc.report.table import facts, stack, table
 
@@ -82,7 +83,7 @@ def estimate_tables(estimate: Estimate) -> list[RenderableType]:
         table("where the DRAM goes", columns, _dram_rows(prices)),
         table("hit rate by kind of site", ("site", *columns[1:]), _hit_rows(prices)),
         table("the device, as assumed", ("figure", "value", "kind", "source"), [tuple(a) for a in device]),
-        facts("simulated with", _provenance(estimate, prices[-1])),
+        facts("simulated with", _provenance(estimate, prices[-1], device_file)),
     )
 
 
@@ -100,7 +101,7 @@ def _price_rows(estimate: Estimate, prices: list[Price]) -> list[list[str]]:
         rows.append(["speed-up", "1", number(estimate.speedup, 3)])
     if score is not None:
         rows.append(["perplexity", number(score.dense_perplexity), number(score.perplexity)])
-        rows.append(["density of the MLPs, measured", "1", number(score.density, 3)])
+        rows.append(["density of the MLPs, measured", "1", share(score.density)])
     return rows
 
 
@@ -128,13 +129,14 @@ def _hit_rows(prices: list[Price]) -> list[list[str]]:
     return [[kind, *(rate.get(kind, NONE) for rate in rates)] for kind in kinds]
 
 
-def _provenance(estimate: Estimate, price: Price) -> list[tuple[str, str]]:
+def _provenance(estimate: Estimate, price: Price, device_file: str | None) -> list[tuple[str, str]]:
     method = estimate.method
     rows = [
         ("method", method.options or method.name),
-        ("density", number(method.density, 3)),
+        ("density", share(method.density)),
         ("scope", method.scope),
         ("policy", estimate.policy),
+        ("device file", device_file or NONE),
         ("context", f"{estimate.context:,} positions of KV cache"),
         ("bits per weight", f"{estimate.bits_per_weight:g}"),
         ("activity", estimate.source),

@@ -9,20 +9,26 @@ from typing import Any
 
 SCHEMA = 1
 NONE = "-"
+NO_BREAK = "\u00a0"
+"""A space at which no line is broken; printed as a plain one."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`value` with so many significant digits and no exponent between 0.0001 and a million; "-" for None."""
+    """A count in full, a measure with so many significant digits; "-" for None."""
     if value is None:
         return NONE
-    if isinstance(value, int) or not math.isfinite(value):
-        return f"{value:,}" if isinstance(value, int) else str(value)
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}g}"
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    if whole >= digits:
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}" if abs(value) < 1 else f"{value:.{digits - whole}f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
+
+
+def share(value: float | None) -> str:
+    """A density with three significant digits and no zeros at its end: "0.5", "1"; "-" for None."""
+    return NONE if value is None else f"{value:.3g}"
 
 
 def percent(value: float | None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NONE, document, number, percent
+from dipc.report.figures import NONE, document, number, percent, share
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from dipc.evaluation import Score
 
@@ -33,7 +33,7 @@ def score_dict(score: Score) -> dict[str, Any]:
     )
 
 
-def score_table(score: Score) -> Table:
+def score_table(score: Score) -> Group:
     """Dense and sparse in two columns, then what was measured on."""
     from dipc.report.table import table
 
@@ -42,7 +42,7 @@ def score_table(score: Score) -> Table:
         ("perplexity", number(score.dense_perplexity), number(score.perplexity)),
         ("bits per byte", number(score.dense_bits_per_byte), number(score.bits_per_byte)),
         ("KL to dense, nats per token", NONE, number(score.kl_to_dense, 3)),
-        ("density of the MLPs, measured", "1", number(score.density, 3)),
+        ("density of the MLPs, measured", "1", share(score.density)),
         ("hit rate of the program's cache", NONE, percent(score.hit_rate)),
         ("cache policy", NONE, score.cache_policy),
         ("scope", NONE, score.method.scope),

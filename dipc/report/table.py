@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -12,11 +13,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> Table:
-    """A table; a column whose name begins with ">" holds figures: set right, and never broken."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> Group:
+    """A table under its title; a column whose name begins with ">" holds figures: set right, and never broken."""
     made = Table(
-        title=Text(title, style="bold") if title else None,
-        title_justify="left",
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
@@ -33,10 +32,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
         )
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
-    return made
+    # rich would fold a title to the width of its table.
+    return Group(Text(title, style="bold"), made) if title else Group(made)
 
 
-def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Group:
     """Names and values, one pair a line."""
     return table(title, ("", ""), rows, header=False)
 

@@ -1,0 +1,126 @@
+"""`dipc compile`: a model and a pipeline become an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dipc.cli.terminal import (
+    Debug,
+    Dtype,
+    Json,
+    Plugins,
+    Quiet,
+    TrustRemoteCode,
+    show,
+    show_json,
+    working,
+)
+from dipc.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from dipc.pipeline import Compiled, Pass
+    from dipc.program import Program
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a config.json (no weights).")
+    ],
+    passes: Annotated[
+        str, typer.Option("--passes", "-p", metavar="TEXT", help="For example 'dip-ca{density=0.5 gamma=0.2}'.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT", help="The folder to write.")] = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the passes with all options; compile and write nothing.")
+    ] = False,
+    dump_after: Annotated[
+        str | None,
+        typer.Option("--dump-after", metavar="[PASS]", help="Print the program after that pass, or after each."),
+    ] = None,
+    allow_noop: Annotated[
+        bool, typer.Option("--allow-noop", help="Accept a pass that finds nothing to rewrite.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check each pass's numbers against its stated tolerance.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What results call the model.")] = None,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a model with passes into a folder."""
+    from dipc.pipeline import parse_pipeline, resolve
+    from dipc.registry import load_installed_plugins
+
+    load_installed_plugins()
+    ordered = resolve(parse_pipeline(passes))
+    _check_dump(dump_after, ordered)
+    if dry_run:
+        return _plan(model, ordered, trust_remote_code, json)
+    if out is None:
+        raise UsageError("compile: give -o OUT, the folder to write, or --dry-run")
+    from dipc import api, artifact
+
+    artifact.check_output(out)
+    texts: dict[str, str] = {}
+    with working(f"capturing {model}") as say:
+        program = api.capture(model, dtype=dtype, trust_remote_code=trust_remote_code, name=name)
+        texts[artifact.dump_name(0, "capture")] = program.text()
+        say(f"{ordered[0].name} on {program.info.name}")
+
+        def watch(index: int, item: Pass, after: Program) -> None:
+            texts[artifact.dump_name(index + 1, item.name)] = after.text()
+            if index + 1 < len(ordered):
+                say(f"{ordered[index + 1].name} on {program.info.name}")
+
+        result = api.compile(program, ordered, allow_noop=allow_noop, check_numerics=verify, watch=watch)
+        say(f"writing {out}")
+        api.save(result, out, dumps=texts)
+    dumps = {n: t for n, t in texts.items() if dump_after == "all" or n.partition("-")[2] == dump_after}
+    _print(result, out, dumps, verify, json)
+    return None
+
+
+def _check_dump(dump_after: str | None, passes: list[Pass]) -> None:
+    names = ["all", *(p.name for p in passes)]
+    if dump_after is not None and dump_after not in names:
+        raise UnknownName("pass in this pipeline", dump_after, names)
+
+
+def _plan(model: str, passes: list[Pass], trust_remote_code: bool, json: bool) -> None:
+    from dipc.cli.model import describe_model
+    from dipc.pipeline import pipeline_text
+    from dipc.report import passes as report
+
+    found = describe_model(model, trust_remote_code)
+    text = pipeline_text(passes)
+    if json:
+        show_json(report.plan_dict(found, text, passes))
+    else:
+        show(report.plan_tables(found, text, passes))
+
+
+def _print(result: Compiled, out: Path, dumps: dict[str, str], verify: bool, json: bool) -> None:
+    from dipc.quantities import format_bytes
+    from dipc.report.compiled import compiled_dict, pass_table
+    from dipc.report.table import stack
+
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    if json:
+        document: dict[str, Any] = {**compiled_dict(result), "out": str(out), "out_bytes": size}
+        return show_json({**document, "dumps": dumps} if dumps else document)
+    for name, text in dumps.items():
+        typer.echo(f"# {name}\n{text}")
+    info = result.program.info
+    show(stack(pass_table(f"{info.name} ({info.family}, {info.layers} layers)", result.log)))
+    typer.echo("")
+    if verify and not info.has_weights:
+        typer.echo("the model has no weights: its structure was checked, its numbers were not")
+    typer.echo(f"wrote {out} ({format_bytes(size)})")
+    return None

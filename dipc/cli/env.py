@@ -1,0 +1,57 @@
+"""`dipc env`: what dipc runs on, for a report of a problem."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+
+from dipc.cli.terminal import Debug, Json, Plugins, show, show_json
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
+    """Show versions, processor and plug-ins."""
+    from dipc.native import describe
+    from dipc.report.figures import NONE, document
+    from dipc.report.table import facts
+    from dipc.version import __version__
+
+    rows = {"dipc": __version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}
+    rows |= {package: _version(package) for package in PACKAGES}
+    rows["native library"] = describe()
+    rows["system"] = platform.platform()
+    rows["processor"] = f"{_processor()}, {os.cpu_count()} logical cores"
+    plugins = [*_installed(), *(f"{file} (--plugin)" for file in plugin or [])]
+    if json:
+        show_json(document("env", **{k.replace(" ", "_"): v for k, v in rows.items()}, plugins=plugins))
+    else:
+        show([facts("", [*rows.items(), ("plug-ins", ", ".join(plugins) or NONE)])])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _installed() -> list[str]:
+    """What offers itself under the entry-point group, without loading it."""
+    found = []
+    for entry in entry_points(group="dipc.plugins"):
+        dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+        found.append(f"{entry.name} ({dist})")
+    return found
+
+
+def _processor() -> str:
+    """The processor's name as Linux tells it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

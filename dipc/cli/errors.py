@@ -1,0 +1,119 @@
+"""Every way a command can end, as an exit code and at most one line on stderr."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from dipc.cli.terminal import settings
+from dipc.errors import DipcError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `arguments` are those of the process by default."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    settings.reset()
+    with _quiet_libraries():
+        try:
+            return _finish(lambda: _run(given))
+        except BrokenPipeError:
+            return _broken_pipe()
+
+
+def _run(arguments: list[str]) -> int:
+    from dipc.cli.app import app
+
+    code = app(_optional_values(arguments), prog_name="dipc", standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _optional_values(arguments: list[str]) -> list[str]:
+    """`--dump-after` by itself means every pass; typer knows no option whose value may be left out."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        alone = argument == "--dump-after" and following.startswith("-")
+        found.append("--dump-after=all" if alone else argument)
+    return found
+
+
+def _finish(command: Callable[[], int]) -> int:
+    try:
+        code = command()
+    except BrokenPipeError:
+        raise
+    except DipcError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        # typer's own errors have no public base class in every version that we allow.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            return _fail(_usage_text(error), USAGE)
+        if settings.debug:
+            raise
+        hint = "run with --debug for the traceback"
+        return _fail(f"internal error: {type(error).__name__}: {error} ({hint})", 1, show=False)
+    return _fail("interrupted", code) if code == INTERRUPTED else code
+
+
+def _fail(message: str, code: int, *, show: bool = True) -> int:
+    if show and settings.debug:
+        traceback.print_exc()
+    print(f"dipc: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _usage_text(error: Any) -> str:
+    """typer's message in one line, the command in front, with what was probably meant."""
+    context = getattr(error, "ctx", None)
+    message = str(error.format_message()).strip().rstrip(".")
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and option and context is not None:
+        known = [name for p in context.command.params for name in p.opts]
+        close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        message = f"there is no option {option}{guess} (known: {', '.join(sorted(known))})"
+    command = context.command_path if context is not None else ""
+    where = command.removeprefix("dipc").strip()
+    return f"{where}: {message}" if where else message
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the terminal to ourselves: what torch and transformers warn of is for `--debug`."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+    before = logging.root.manager.disable
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _broken_pipe() -> int:
+    # The interpreter flushes stdout once more when it exits, and would complain again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

@@ -1,0 +1,101 @@
+"""`dipc estimate`: what a program would do on a device, simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipc.cli.eval import SeqLen, TextFile
+from dipc.cli.target import open_target
+from dipc.cli.terminal import (
+    Debug,
+    Dtype,
+    Json,
+    Plugins,
+    Quiet,
+    Target,
+    TrustRemoteCode,
+    counting,
+    show,
+    show_json,
+)
+
+
+def command(
+    target: Target,
+    hw: Annotated[str, typer.Option("--hw", metavar="DEVICE", help="A device's name (`dipc hw list`) or file.")],
+    dram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help='DRAM for the model: "4 GB", or "50%" of the dense model.')
+    ] = None,
+    flash: Annotated[
+        str | None, typer.Option(metavar="RATE", help='Flash bandwidth, such as "1 GB/s", instead of the file\'s.')
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Eviction policy; by default the program's, else lfu.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Positions of KV cache; by default the context, at most 2048."),
+    ] = None,
+    bits_per_weight: Annotated[
+        float | None, typer.Option(metavar="X", help="Width of a stored weight with its scales (INT4: 4.25).")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Replay this activity instead of running the program.")
+    ] = None,
+    text: TextFile = None,
+    seq_len: SeqLen = None,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens of the text to run on.")] = 2048,
+    warmup: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Tokens that fill the cache first; by default a quarter.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the made-up activity without weights.")] = 0,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Estimate the speed on a device (simulated).
+
+    Dense beside sparse; every figure follows from the memory traffic of each token.
+    """
+    from dipc.hardware import load_device
+    from dipc.registry import load_installed_plugins
+
+    load_installed_plugins()
+    device = load_device(hw)
+    from dipc.evaluation import read_text
+    from dipc.trace import Trace
+
+    given = None if text is None else read_text(text)
+    replayed = None if trace is None else Trace.load(trace)
+    program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
+    from dipc import api
+    from dipc.report.devices import device_file
+    from dipc.report.estimate import estimate_dict, estimate_tables
+
+    with counting("windows") as progress:
+        found = api.estimate(
+            program,
+            device,
+            dram=dram,
+            flash=flash,
+            policy=policy,
+            context=context,
+            bits_per_weight=bits_per_weight,
+            trace=replayed,
+            text=given,
+            seq_len=seq_len,
+            max_tokens=max_tokens,
+            warmup=warmup,
+            seed=seed,
+            progress=progress,
+        )
+    if json:
+        show_json(estimate_dict(found, device_file(hw)))
+    else:
+        show(estimate_tables(found, device_file(hw)))

@@ -1,0 +1,70 @@
+"""`dipc hw`: the devices and their files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dipc.cli.terminal import Debug, Json, Plugins, show, show_json
+from dipc.errors import BadFile
+
+app = typer.Typer(no_args_is_help=True, help="The devices, and checking a device file.")
+
+
+@app.command("list")
+def list_(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
+    """List the devices."""
+    from dipc.hardware import device_names, device_path, load_device
+    from dipc.registry import load_installed_plugins
+    from dipc.report.devices import devices_dict, devices_table
+
+    load_installed_plugins()
+    devices = [(load_device(name), str(device_path(name))) for name in device_names()]
+    if json:
+        show_json(devices_dict(devices))
+    else:
+        show(devices_table(devices))
+
+
+@app.command("show")
+def show_device(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A device's name or file.")],
+    plugin: Plugins = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a device with the kind and the source of each figure."""
+    from dipc.hardware import load_device
+    from dipc.registry import load_installed_plugins
+    from dipc.report.devices import device_dict, device_file, device_tables
+
+    load_installed_plugins()
+    device = load_device(name)
+    file = device_file(name)
+    if json:
+        show_json(device_dict(device, file))
+    else:
+        show(device_tables(device, file))
+
+
+@app.command("validate")
+def validate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A device file, NAME.yaml.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a device file; every problem is named with its line."""
+    from dipc.hardware import validate_device
+    from dipc.report.figures import document
+
+    problems = validate_device(file)
+    if json:
+        show_json(document("validation", file=file, valid=not problems, problems=problems))
+    else:
+        for problem in problems:
+            typer.echo(problem)
+    if problems:
+        raise BadFile(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed on stdout")
+    if not json:
+        typer.echo(f"{file}: right")

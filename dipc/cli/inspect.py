@@ -1,0 +1,91 @@
+"""`dipc inspect`: what a program is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dipc.cli.target import Opened, open_target
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show, show_json
+from dipc.errors import UsageError
+
+if TYPE_CHECKING:
+    from dipc.program import Program
+
+
+def command(
+    target: Target,
+    graph: Annotated[bool, typer.Option("--graph", help="Show the program's text.")] = False,
+    layer: Annotated[int | None, typer.Option("--layer", metavar="N", min=0, help="Only this layer.")] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show what compiling changed, layer by layer (compiled folders only).")
+    ] = False,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show a program: model, passes, selection sites, bytes."""
+    if graph and diff:
+        raise UsageError("inspect: give --graph or --diff, not both")
+    if diff:
+        _require_artifact(target)
+    opened = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code)
+    if layer is not None and layer >= opened.program.info.layers:
+        raise UsageError(f"inspect: --layer {layer}: the model has layers 0-{opened.program.info.layers - 1}")
+    if diff:
+        _diff(opened, layer, json)
+    elif graph:
+        _graph(opened.program, layer, json)
+    else:
+        _sites(opened, layer, json)
+
+
+def _require_artifact(target: str) -> None:
+    from pathlib import Path
+
+    from dipc.artifact import is_artifact
+
+    if not is_artifact(Path(target)):
+        raise UsageError(f"inspect: --diff needs a compiled folder, and {target} is none; compile it first")
+
+
+def _sites(opened: Opened, layer: int | None, json: bool) -> None:
+    from dipc.report.sites import program_dict, program_tables
+
+    if json:
+        show_json(program_dict(opened.program, opened.log, layer))
+    else:
+        show(program_tables(opened.program, opened.log, layer))
+
+
+def _graph(program: Program, layer: int | None, json: bool) -> None:
+    from dipc.printer import sections
+    from dipc.report.diff import layer_of
+    from dipc.report.figures import document
+
+    text = program.text()
+    if layer is not None:
+        chosen = [(module, body) for module, body in sections(program) if layer_of(module) == layer]
+        text = "\n".join("\n".join([f"{module}:", *(f"  {line}" for line in body)]) for module, body in chosen) + "\n"
+    if json:
+        show_json(document("graph", model=program.info, text=text))
+    else:
+        typer.echo(text, nl=False)
+
+
+def _diff(opened: Opened, layer: int | None, json: bool) -> None:
+    from dipc.report.diff import changes, diff_dict, diff_text
+
+    names = sorted(opened.dumps or {})
+    if len(names) < 2 or opened.dumps is None:
+        raise UsageError("inspect: --diff: no pass ran on this program, so there is nothing to compare")
+    before, after = names[0], names[-1]
+    found = changes(opened.dumps[before], opened.dumps[after], [m.name for m in opened.program.mlps], layer)
+    if json:
+        show_json(diff_dict(found, before, after))
+    else:
+        show([diff_text(found, before, after)])

@@ -1,0 +1,74 @@
+"""`dipc run`: write text with a program."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dipc.cli.target import open_target
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
+
+if TYPE_CHECKING:
+    from dipc.generation import Generation
+
+
+def command(
+    target: Target,
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The text to continue.")],
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Stop after so many tokens.")] = 40,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", min=0, help="0 takes the likeliest token; above 0 samples.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the sampling.")] = 0,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Continue a prompt.
+
+    The text goes to stdout as it is written, a summary to stderr.
+    """
+    program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
+    from dipc import api
+
+    made = api.generate(
+        program,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        on_text=None if json else _stream,
+    )
+    if json:
+        return show_json(_document(program.info.name, made))
+    typer.echo("")
+    if not quiet:
+        typer.echo(_summary(made), err=True)
+    return None
+
+
+def _stream(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _document(model: str, made: Generation) -> dict[str, object]:
+    from dipc.report.figures import document
+
+    fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+    return document("generation", model=model, **fields, tokens_per_second=made.tokens_per_second)
+
+
+def _summary(made: Generation) -> str:
+    from dipc.report.figures import number
+
+    speed = f"{number(made.tokens_per_second, 3)} tokens/s on this machine" if made.new_tokens > 1 else "one token"
+    method = made.method
+    kind = "dense" if method.name == "dense" else f"{method.name}, density {method.density:.3g}, scope {method.scope}"
+    return f"{kind}: {made.new_tokens} tokens after a prompt of {made.prompt_tokens}, {speed}"

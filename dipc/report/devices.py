@@ -1,0 +1,73 @@
+"""Devices as their files describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from dipc.quantities import format_bandwidth, format_bytes
+from dipc.report.figures import document
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dipc.hardware import Device
+
+
+def device_file(name_or_path: str) -> str:
+    """The file that a device's name, or the path to it, stands for."""
+    from dipc.hardware import device_names, device_path
+
+    return str(device_path(name_or_path)) if name_or_path in device_names() else name_or_path
+
+
+def devices_dict(devices: Iterable[tuple[Device, str]]) -> dict[str, Any]:
+    """All devices, each with its file."""
+    return document("devices", devices=[_device(device, file) for device, file in devices])
+
+
+def device_dict(device: Device, file: str) -> dict[str, Any]:
+    """One device with every figure, its kind and its source."""
+    return document("device", **_device(device, file))
+
+
+def _device(device: Device, file: str) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "description": device.description,
+        "file": file,
+        "dram_capacity_bytes": device.dram.capacity.value,
+        "dram_available_bytes": device.dram_available,
+        "dram_bytes_per_s": device.dram_bandwidth,
+        "flash": [{"chunk_bytes": p.chunk_bytes, "bytes_per_s": p.bandwidth.value} for p in device.flash.curve],
+        "overlap": device.overlap,
+        "figures": [a._asdict() for a in device.assumptions()],
+    }
+
+
+def devices_table(devices: Iterable[tuple[Device, str]]) -> list[RenderableType]:
+    """A row per device; the flash figure is that of its longest reads."""
+    from dipc.report.table import stack, table
+
+    rows = [
+        (
+            device.name,
+            format_bytes(device.dram_available),
+            format_bandwidth(device.dram_bandwidth),
+            format_bandwidth(device.flash.curve[-1].bandwidth.value),
+            device.description,
+        )
+        for device, _ in devices
+    ]
+    return stack(table("", ("device", ">DRAM", ">DRAM reads", ">flash reads", "description"), rows))
+
+
+def device_tables(device: Device, file: str) -> list[RenderableType]:
+    """One device: what it is, and where each figure comes from."""
+    from dipc.report.table import facts, stack, table
+
+    rows = [tuple(a) for a in device.assumptions()]
+    return stack(
+        facts(device.name, [("is", device.description), ("file", file)]),
+        table("figures", ("figure", "value", "kind", "source"), rows),
+    )

@@ -1,0 +1,95 @@
+"""Every MLP: what became of it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dipc.report.figures import document, share
+from dipc.report.sites import SiteRow, site_rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dipc.pipeline import PassLog
+    from dipc.program import Program
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One MLP. `by` is the pass that rewrote it last, None if none did; `reasons` says why passes left it alone."""
+
+    name: str
+    found: bool
+    rewritten: bool
+    by: str | None
+    density: float
+    sites: tuple[SiteRow, ...]
+    reasons: tuple[str, ...]
+
+
+def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
+    """One per MLP that was found, in order, then one per module that looked like an MLP and is none."""
+    from dipc.lower import lower
+
+    rows = site_rows(program, lower(program))
+    methods = [entry for entry in log if _name(entry) != "outline-glu"]
+    judged = []
+    for mlp in program.mlps:
+        by = next((entry.text for entry in reversed(methods) if mlp.name in entry.matches), None)
+        sites = tuple(r for r in rows if r.layer == mlp.layer)
+        total = sum(r.size_bytes for r in sites)
+        kept = sum(r.size_bytes * r.active / r.units for r in sites)
+        reasons = () if by else tuple(_reason(e, mlp.name) for e in methods if _left(e, mlp.name))
+        judged.append(Verdict(mlp.name, True, by is not None, by, kept / total if total else 1.0, sites, reasons))
+    names = {mlp.name for mlp in program.mlps}
+    for entry in log:
+        for skipped in entry.mismatches:
+            if skipped.where not in names:
+                names.add(skipped.where)
+                judged.append(Verdict(skipped.where, False, False, None, 1.0, (), (_reason(entry, skipped.where),)))
+    return judged
+
+
+def explain_dict(program: Program, log: Sequence[PassLog]) -> dict[str, Any]:
+    """Model, method and all verdicts."""
+    return document("explain", model=program.info, method=program.method, mlps=verdicts(program, log))
+
+
+def explain_tables(program: Program, log: Sequence[PassLog]) -> list[RenderableType]:
+    """A row per MLP, and what the passes would need where an MLP was left alone."""
+    from dipc.report.table import stack, table
+
+    judged = verdicts(program, log)
+    rewritten = sum(v.rewritten for v in judged)
+    found = sum(v.found for v in judged)
+    title = f"{program.info.name}: {found} gated MLPs"
+    title += f", {rewritten} rewritten by {program.method.name}" if any(v.rewritten for v in judged) else ", all dense"
+    rows = [(v.name, _outcome(v), share(v.density), _why(v)) for v in judged]
+    return stack(table(title, ("MLP", "outcome", ">density", "active units of each site, or why not"), rows))
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.by:
+        return verdict.by.partition("{")[0]
+    return "dense" if verdict.found else "not found"
+
+
+def _why(verdict: Verdict) -> str:
+    if verdict.rewritten:
+        return ", ".join(f"{s.name.rsplit('.', 1)[-1]} {s.active:,}/{s.units:,}" for s in verdict.sites)
+    return "; ".join(verdict.reasons) or "no method was asked to rewrite it"
+
+
+def _name(entry: PassLog) -> str:
+    return entry.text.partition("{")[0]
+
+
+def _left(entry: PassLog, mlp: str) -> bool:
+    return any(m.where == mlp for m in entry.mismatches)
+
+
+def _reason(entry: PassLog, where: str) -> str:
+    found = next(m for m in entry.mismatches if m.where == where)
+    return f"{_name(entry)}: {found.reason}" + (f" (at %{found.node})" if found.node else "")

@@ -1,0 +1,114 @@
+"""What a program is made of: the model, its selection sites, and the bytes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dipc.quantities import format_bytes
+from dipc.report.compiled import pass_dict, pass_table
+from dipc.report.figures import NONE, document, number, ranges, share
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dipc.pipeline import PassLog
+    from dipc.program import Program
+    from dipc.traffic import TrafficProgram
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site: `active` units of `units` are read per token, and `capacity` of them are cached in `policy`'s order."""
+
+    name: str
+    layer: int
+    units: int
+    active: int
+    unit_bytes: float
+    size_bytes: float
+    policy: str | None
+    capacity: int | None
+
+
+def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
+    """Every site of the program in order."""
+    from dipc.lower import active_units, cache_aware
+
+    active, aware = active_units(program), cache_aware(program)
+    return [
+        SiteRow(s.name, s.layer, s.units, active.get(s.name, s.units), s.unit_bytes, s.size_bytes, *aware[s.name])
+        if s.name in aware
+        else SiteRow(s.name, s.layer, s.units, active.get(s.name, s.units), s.unit_bytes, s.size_bytes, None, None)
+        for s in traffic.sites
+    ]
+
+
+def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = None) -> dict[str, Any]:
+    """Model, method, passes, sites (of one layer, or all) and totals in bytes."""
+    from dipc.lower import lower, program_density
+
+    traffic = lower(program)
+    return document(
+        "program",
+        model={**vars(program.info), "parameters": program.parameter_count},
+        method=program.method,
+        passes=[pass_dict(entry) for entry in log],
+        sites=[row for row in site_rows(program, traffic) if layer in (None, row.layer)],
+        totals={
+            "mlp_bytes": traffic.mlp_bytes,
+            "resident_bytes": traffic.resident_bytes,
+            "kv_bytes_per_position": traffic.kv_bytes_per_position,
+            "density": program_density(program),
+        },
+    )
+
+
+def program_tables(program: Program, log: Sequence[PassLog], layer: int | None = None) -> list[RenderableType]:
+    """The same for people: layers whose sites are alike share a row."""
+    from dipc.lower import lower, program_density
+    from dipc.report.table import facts, stack, table
+
+    traffic = lower(program)
+    rows = [row for row in site_rows(program, traffic) if layer in (None, row.layer)]
+    columns = ["layers", "site", ">units", ">active", ">unit", ">site", ">cached units"]
+    aware = any(row.capacity is not None for row in rows)
+    totals = [
+        ("all sites (the MLPs)", format_bytes(traffic.mlp_bytes)),
+        ("resident (all else)", format_bytes(traffic.resident_bytes)),
+        ("KV cache", f"{format_bytes(traffic.kv_bytes_per_position)} per position"),
+        ("density of the MLPs", share(program_density(program))),
+    ]
+    return stack(
+        facts("model", _model_facts(program)),
+        pass_table("passes", log) if log else None,
+        table("sites", columns if aware else columns[:-1], _grouped(rows, aware)),
+        facts("totals", totals),
+    )
+
+
+def _model_facts(program: Program) -> list[tuple[str, str]]:
+    info, method = program.info, program.method
+    weights = f"{info.weight_bits:g} bits each" if info.has_weights else f"absent; {info.weight_bits:g} bits each"
+    rows = [
+        ("name", info.name),
+        ("family", f"{info.family}, {info.layers} layers, d_model {info.d_model:,}, vocabulary {info.vocab:,}"),
+        ("context", f"{info.context:,} tokens"),
+        ("parameters", number(program.parameter_count)),
+        ("weights", weights),
+        ("digest", info.digest),
+        ("method", method.options or method.name),
+    ]
+    return rows if method.name == "dense" else [*rows, ("scope", method.scope)]
+
+
+def _grouped(rows: list[SiteRow], aware: bool) -> list[list[str]]:
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for row in rows:
+        cells = [row.name.rsplit(".", 1)[-1], number(row.units), number(row.active)]
+        cells += [format_bytes(row.unit_bytes), format_bytes(row.size_bytes)]
+        if aware:
+            cells.append(NONE if row.capacity is None else f"{row.capacity:,} {row.policy}")
+        groups.setdefault(tuple(cells), []).append(row.layer)
+    return [[ranges(layers), *cells] for cells, layers in groups.items()]
