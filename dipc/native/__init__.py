@@ -5,7 +5,24 @@ Nothing in dipc needs the library: every kernel has a reference that gives the s
 
 from __future__ import annotations
 
-from dipc.native.cache_scan import POLICIES, cache_replay, covers_scan, select_cache_aware
+from dipc.native.cache_scan import (
+    POLICIES,
+    cache_replay,
+    covers_scan,
+    covers_topk,
+    select_cache_aware,
+    select_topk,
+)
 from dipc.native.loader import ABI_VERSION, describe, library
 
-__all__ = ["ABI_VERSION", "POLICIES", "cache_replay", "covers_scan", "describe", "library", "select_cache_aware"]
+__all__ = [
+    "ABI_VERSION",
+    "POLICIES",
+    "cache_replay",
+    "covers_scan",
+    "covers_topk",
+    "describe",
+    "library",
+    "select_cache_aware",
+    "select_topk",
+]

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dipc_native.h"
+#include "selector.h"
 #include "top_k.h"
 
 namespace dipc {
@@ -94,44 +95,6 @@ class WeightCache {
   std::vector<uint8_t> tier_;   // [U]
   std::vector<int64_t> index_;  // the units of the tier that is split, ascending
   std::vector<int64_t> keys_;   // their keys, consumed by find_cut
-};
-
-// Maps floats to integers of the same order. Zeros of either sign are equal, and NaN comes above everything, as in a
-// stable descending torch.sort.
-inline uint32_t ordered(float value) {
-  const float unsigned_zero = value + 0.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &unsigned_zero, sizeof bits);
-  const uint32_t flip = (bits >> 31) ? 0xFFFFFFFFu : 0x80000000u;
-  return value != value ? 0xFFFFFFFFu : bits ^ flip;
-}
-
-class Selector {
- public:
-  explicit Selector(int64_t units) : units_(units), key_(units) { keys_.reserve(units); }
-
-  // mask u8[U]: the k largest of score f32[U], those outside the cache scaled by gamma.
-  void select(const float* score, const uint8_t* cached, int64_t k, float gamma, uint8_t* mask) {
-    if (k == 0 || k == units_) {
-      std::memset(mask, k != 0, units_);
-      return;
-    }
-    const float factor[2] = {gamma, 1.0f};
-    for (int64_t i = 0; i < units_; ++i) key_[i] = ordered(score[i] * factor[cached[i]]);
-    keys_.assign(key_.begin(), key_.end());
-    Cut<uint32_t> cut = find_cut(keys_, k);
-    for (int64_t i = 0; i < units_; ++i) mask[i] = key_[i] > cut.value;
-    for (int64_t i = 0; cut.ties > 0; ++i) {
-      if (key_[i] != cut.value) continue;
-      mask[i] = 1;
-      --cut.ties;
-    }
-  }
-
- private:
-  int64_t units_;
-  std::vector<uint32_t> key_;   // [U]
-  std::vector<uint32_t> keys_;  // a copy, consumed by find_cut
 };
 
 bool is_policy(int policy) { return policy == kNone || policy == kLru || policy == kLfu; }

@@ -1,4 +1,4 @@
-"""Cache-aware selection and trace replay on numpy arrays.
+"""Selection, cache-aware or plain, and trace replay on numpy arrays.
 
 Shapes: T tokens, U units of one selection site. README.md beside this file states the cache's rule.
 """
@@ -23,6 +23,11 @@ Scan = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np
 """Masks bool[T,U], then the state after them: cached bool[U], freq int64[U], last_used int64[U], t int64."""
 
 _OUT_OF_MEMORY = 2
+
+
+def covers_topk(dtype: str, device: str) -> bool:
+    """Whether `select_topk` can stand in for the torch reference; arguments as of `covers_scan`."""
+    return dtype == "torch.float32" and device == "cpu" and library() is not None
 
 
 def covers_scan(dtype: str, device: str, policy: str) -> bool:
@@ -89,6 +94,32 @@ def select_cache_aware(
     arguments += [_clamp(capacity, units), gamma, _number(policy), _pointer(mask)]
     _check(_library().dipc_select_cache_aware(*arguments))
     return mask, *state
+
+
+def select_topk(score: NDArray[np.float32], k: int, dense: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Choose the k largest scores of every token, the lower index first among equals.
+
+    Args:
+        score: float32[T,U].
+        k: units per token, 0 <= k <= U.
+        dense: bool[T]; where true the token's mask is full.
+
+    Returns:
+        bool[T,U].
+
+    Raises:
+        ValueError: a shape or dtype is not as stated, or k is out of range.
+        MissingDependency: the native library is absent.
+    """
+    if score.ndim != 2 or not 0 <= k <= score.shape[1]:
+        raise ValueError(f"score has shape {score.shape} and k is {k}; expected [T,U] and 0 <= k <= U")
+    tokens, units = score.shape
+    score = np.ascontiguousarray(_typed("score", score, np.float32, tokens, units))
+    if dense is not None:
+        dense = np.ascontiguousarray(_typed("dense", dense, np.bool_, tokens))
+    mask = np.empty((tokens, units), np.bool_)
+    _check(_library().dipc_select_topk(_pointer(score), _pointer(dense), tokens, units, k, _pointer(mask)))
+    return mask
 
 
 def cache_replay(mask: NDArray[np.bool_], capacity: int, policy: str) -> NDArray[np.int64]:

@@ -23,6 +23,10 @@ enum Status : int { kOk = 0, kBadArgument = 1, kOutOfMemory = 2 };
 
 DIPC_EXPORT int dipc_abi_version();
 
+// The `k` largest of `score` f32[T,U] per token, the lower index first among equals; `dense` and `mask_out` as below.
+DIPC_EXPORT int dipc_select_topk(const float* score, const uint8_t* dense, int64_t tokens, int64_t units, int64_t k,
+                                 uint8_t* mask_out);
+
 // Eq. 10 of the DIP paper, token by token. `score` f32[T,U]; `dense` u8[T] or null; the state `cached` u8[U],
 // `freq` i64[U], `last_used` i64[U], `t` i64[1] is updated in place; `mask_out` u8[T,U].
 // 0 <= k <= units; `capacity` is clamped to [0, units]; `policy` is 0 none, 1 lru, 2 lfu.

@@ -61,5 +61,7 @@ def _declare(opened: ctypes.CDLL) -> None:
     size, pointer, number, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     opened.dipc_select_cache_aware.argtypes = [*[pointer] * 6, *[size] * 4, real, number, pointer]
     opened.dipc_select_cache_aware.restype = number
+    opened.dipc_select_topk.argtypes = [*[pointer] * 2, *[size] * 3, pointer]
+    opened.dipc_select_topk.restype = number
     opened.dipc_cache_replay.argtypes = [pointer, *[size] * 3, number, pointer]
     opened.dipc_cache_replay.restype = number

@@ -36,6 +36,7 @@ class Operator:
         reference: the meaning, in torch, short enough to be read as the definition.
         fake: the shape rule: given arguments on the meta device, results of the right shape and dtype.
         traffic: what a node reads from memory, per token.
+        kernel: a faster implementation that gives the same bits and falls back to the reference where it must.
         dense: the same product with nothing skipped, as (operator, positions of the arguments it takes), for
             operators that multiply; the dense model is what every result is compared with.
         examples: arguments for the contract tests, from a seeded generator and a size.
@@ -47,11 +48,12 @@ class Operator:
     fake: Callable[..., Any]
     traffic: Callable[[fx.Node], tuple[Read, ...]]
     examples: Callable[[torch.Generator, int, int], list[tuple[Any, ...]]]
+    kernel: Callable[..., Any] | None = None
     dense: tuple[Callable[..., Any], tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         _LIBRARY.define(f"{self.name}{self.schema}")
-        _LIBRARY.impl(self.name, self.reference, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, self.kernel or self.reference, "CompositeExplicitAutograd")
         torch.library.register_fake(f"dipc::{self.name}", self.fake, lib=_LIBRARY)
 
     @property

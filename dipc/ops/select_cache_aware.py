@@ -129,8 +129,9 @@ OPERATOR = Operator(
     "select_cache_aware",
     "(Tensor score, Tensor cached, Tensor freq, Tensor last_used, Tensor t, int k, int capacity, float gamma, "
     "str policy='lfu', str site='', Tensor? dense=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    kernel,
+    reference,
     fake,
     traffic,
     examples,
+    kernel=kernel,
 )

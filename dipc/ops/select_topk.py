@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dipc import native
 from dipc.ops.operator import Operator, Read
 
 
@@ -19,6 +20,15 @@ def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None
     kept = torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :k]
     mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, kept, True)
     return mask if dense is None else mask | dense.unsqueeze(-1)
+
+
+def kernel(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
+    """The native selection where the library is there and covers the case, else the reference; the same bits."""
+    if not native.covers_topk(str(score.dtype), str(score.device.type)):
+        return reference(score, k, site, dense)
+    rows = score.detach().reshape(-1, score.shape[-1])
+    skip = None if dense is None else dense.reshape(-1).numpy()
+    return torch.from_numpy(native.select_topk(rows.numpy(), k, skip)).reshape(score.shape)
 
 
 def fake(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
@@ -47,4 +57,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    kernel=kernel,
 )
