@@ -153,7 +153,7 @@ def _tokenizer(folder: Path) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    from dipc.frontend import first_line, quiet
+    from dipc.tracer import first_line, quiet
 
     try:
         with quiet():
