@@ -158,4 +158,4 @@ class Program:
 
 def is_buffer(name: str) -> bool:
     """Whether a weight is a constant of the architecture (rotary frequencies) rather than a trained parameter."""
-    return name.rsplit(".", 1)[-1].endswith("inv_freq") or name.startswith("constant.")
+    return name.startswith("constant.")

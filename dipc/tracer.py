@@ -79,7 +79,7 @@ def trace(source: Source) -> Program:
     twin = (source.model if on_meta else _meta_twin(source.model)).eval()
     try:
         with quiet(), torch.device("meta"), torch.no_grad():
-            seen = twin(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=True).past_key_values
+            seen = twin(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=True).get("past_key_values")
             if not getattr(seen, "layers", None):
                 raise UnsupportedModel(f"{source.name} keeps no KV cache: it is no decoder-only language model")
             cache = DynamicCache()
@@ -107,10 +107,11 @@ def trace(source: Source) -> Program:
 def _program(source: Source, exported: Any, twin: nn.Module, inputs: Mapping[str, Any]) -> Program:
     """Lift the exported graph's weights to `get_attr` nodes under one canonical name each, and name its ports."""
     real: dict[str, torch.Tensor] = dict(source.model.named_parameters(remove_duplicate=False))
-    real |= dict(source.model.named_buffers(remove_duplicate=False))
+    buffers: dict[str, torch.Tensor] = dict(source.model.named_buffers(remove_duplicate=False))
     canonical: dict[int, str] = {}
-    for name, tensor in real.items():
+    for name, tensor in (*real.items(), *((f"constant.{name}", tensor) for name, tensor in buffers.items())):
         canonical.setdefault(id(tensor), name)
+    real |= buffers
     signature = exported.graph_signature
     kinds = {spec.arg.name: spec for spec in signature.input_specs}
     kv_names = _kv_names(inputs["past_key_values"])
