@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import typer
@@ -36,15 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from dipc.cli.app import app
 
-    code = app(_optional_values(arguments), prog_name="dipc", standalone_mode=False)
-    sys.stdout.flush()
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        code = app(_optional_values(arguments), prog_name="dipc", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit:
+        # typer ends so, with its own code and wrapped streams, where nobody reads stdout any more.
+        sys.stdout, sys.stderr = stdout, stderr
+        raise BrokenPipeError from None
     return code if isinstance(code, int) else 0
 
 
 def _optional_values(arguments: list[str]) -> list[str]:
     """`--dump-after` by itself means every pass; typer knows no option whose value may be left out."""
     found = []
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
         alone = argument == "--dump-after" and following.startswith("-")
         found.append("--dump-after=all" if alone else argument)
     return found
@@ -60,18 +67,19 @@ def _finish(command: Callable[[], int]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+            return 0
         # typer's own errors have no public base class in every version that we allow.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _fail(_usage_text(error), USAGE)
-        if settings.debug:
-            raise
-        hint = "run with --debug for the traceback"
-        return _fail(f"internal error: {type(error).__name__}: {error} ({hint})", 1, show=False)
+        hint = "" if settings.debug else " (run with --debug for the traceback)"
+        return _fail(f"internal error: {type(error).__name__}: {error}{hint}", 1)
     return _fail("interrupted", code) if code == INTERRUPTED else code
 
 
-def _fail(message: str, code: int, *, show: bool = True) -> int:
-    if show and settings.debug:
+def _fail(message: str, code: int) -> int:
+    if settings.debug:
         traceback.print_exc()
     print(f"dipc: {' '.join(message.split())}", file=sys.stderr)
     return code
@@ -83,7 +91,7 @@ def _usage_text(error: Any) -> str:
     message = str(error.format_message()).strip().rstrip(".")
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and option and context is not None:
-        known = [name for p in context.command.params for name in p.opts]
+        known = [name for p in context.command.params for name in p.opts if name.startswith("--")]
         close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
         guess = f"; did you mean {close[0]}?" if close else ""
         message = f"there is no option {option}{guess} (known: {', '.join(sorted(known))})"

@@ -63,11 +63,14 @@ def command(
 
     Dense beside sparse; every figure follows from the memory traffic of each token.
     """
+    from dipc.cache.policy import get_policy
     from dipc.hardware import load_device
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
     device = load_device(hw)
+    if policy is not None:
+        get_policy(policy)
     from dipc.evaluation import read_text
     from dipc.trace import Trace
 

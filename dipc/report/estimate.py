@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[str, Any]:
-    """All figures and all that they depend on; `simulated` is always true. `device_file` is where the device is from."""
+    """All figures and all that they depend on; `device_file` is where the device comes from."""
     from dipc.report.score import score_dict
 
     device, sparse = estimate.device, estimate.sparse
