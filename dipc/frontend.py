@@ -70,8 +70,13 @@ def _from_config(path: Path) -> Source:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        # False, not left out: transformers would ask at a terminal whether to run code that the config names.
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModel(
+                f"{path}: its model's code comes with the checkpoint, and from a config alone it is never run"
+            ) from error
         raise BadFile(f"{path}: not a model's config.json: {first_line(error)}") from error
     _require_decoder(config, str(path))
     bits = 8.0 * (_config_dtype(config) or torch.float16).itemsize  # read before from_config overwrites it
