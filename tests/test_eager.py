@@ -26,8 +26,9 @@ STORIES = SHARED / "models" / "tinystories656K"
 STORY_TEXT = SHARED / "data" / "tinystories" / "stories.txt"
 METHODS = ["dip", "dip-ca", "dip-ca{policy=lru gamma=0.5 density=0.3}"]
 
-# One pass over T tokens and T passes over one round products differently; relative to the largest logit.
-TOLERANCE = 1e-4
+# One pass over T tokens and T passes over one round products differently; relative to the largest logit. Measured here:
+# every mask bit the same, and at most 8e-7.
+TOLERANCE = 1e-5
 
 
 class Letters:
@@ -301,10 +302,10 @@ def test_perplexity_grows_as_density_falls() -> None:
     if not STORY_TEXT.is_file():
         pytest.skip("shared/data/tinystories is not beside this checkout")
     text = Text("stories", STORY_TEXT.read_text()[:20000])
-    for method in ("dip", "dip-ca"):
+    for method, densities in (("dip", (1.0, 0.9, 0.7, 0.5, 0.3)), ("dip-ca", (1.0, 0.6, 0.3))):
         scores = [
-            evaluate(compile(stories(), f"{method}{{density={density}}}").program, text, seq_len=256, max_tokens=2048)
-            for density in (1.0, 0.9, 0.7, 0.5, 0.3)
+            evaluate(compile(stories(), f"{method}{{density={density}}}").program, text, seq_len=256, max_tokens=1536)
+            for density in densities
         ]
         perplexities = [s.perplexity for s in scores]
         assert perplexities == sorted(perplexities) and perplexities[-1] > 1.1 * perplexities[0]
