@@ -92,8 +92,8 @@ def test_dry_run_writes_nothing(cli: Cli, model: Path, tmp_path: Path) -> None:
 
 
 def test_inspect(cli: Cli, out: Path, model: Path) -> None:
-    check_table(cli("inspect", out), "0-1", "16 lfu", "KV cache", "dip-ca", "density of the MLPs  0.5")
-    check_table(cli("inspect", model), "gate_proj", "dense", "density of the MLPs  1\n")
+    check_table(cli("inspect", out), "0-1", "16 lfu", "KV cache", "dip-ca", "density of the MLPs   0.5")
+    check_table(cli("inspect", model), "gate_proj", "dense", "density of the MLPs   1\n")
     document = cli("inspect", out, "--layer", "1", "--json").json()
     site = document["sites"][0]
     assert (site["name"], site["units"], site["active"], site["capacity"]) == ("layers.1.input", 32, 16, 16)
