@@ -45,7 +45,7 @@ def tiny_model(family: str = "llama", seed: int = 0, **options: Any) -> nn.Modul
         # Biases start at zero and norms at one, where leaving one out would not show.
         for parameter in model.parameters():
             if parameter.dim() == 1:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
@@ -104,7 +104,7 @@ def one_glu(gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, activation: str = "
         (Port("x", "tokens", TensorType("float32", (1, "seq", d_model))),),
         ("logits",),
         ModelInfo("by hand", "glu", 1, d_model, 1, 64, 32.0, "0", True),
-        (Mlp("mlp", 0, *weights, d_model, d_ff, activation),),
+        (Mlp("mlp", 0, "mlp.gate", "mlp.up", "mlp.down", d_model, d_ff, activation),),
     )
     verify_structure(program)
     return program

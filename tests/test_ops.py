@@ -119,13 +119,14 @@ def test_selection_over_512_tokens_is_the_same_bits_however_it_is_computed(polic
     score = torch.cat([coarse, torch.randn(1, 256, 33, generator=generator).abs()], 1)
     dense = torch.rand(1, 512, generator=generator) < 0.05
     options: tuple[Any, ...] = (12, 15, gamma, policy, "site")
-    whole = select_cache_aware.reference(score, *cold(33), *options, dense)
+    whole = select_cache_aware.reference(*(score, *cold(33), *options, dense))
     assert int(whole[4]) == 512 - int(dense.sum())
     for function in (dipc.select_cache_aware, select_cache_aware.reference):
         for piece in (512, 100, 1):
-            state, masks = cold(33), []
+            state: tuple[Any, ...] = cold(33)
+            masks = []
             for part, skip in zip(score.split(piece, 1), dense.split(piece, 1), strict=True):
-                mask, *after = function(part, *state, *options, skip)
+                mask, *after = function(*(part, *state, *options, skip))
                 state = tuple(after)
                 masks.append(mask)
             assert torch.equal(torch.cat(masks, 1), whole[0])
@@ -180,13 +181,16 @@ def test_traffic_of_each_operator() -> None:
     graph = fx.Graph()
     x, mask = graph.placeholder("x"), graph.placeholder("mask")
     gate, up, down, bias = (graph.get_attr(n) for n in ("gate", "up", "down", "bias"))
-    calls = {
+    calls: dict[str, tuple[Any, ...]] = {
         "glu": (x, gate, up, down),
         "gather_linear": (x, mask, up, bias),
         "row_linear": (x, mask, up),
         "select_topk": (x, 1),
     }
-    reads = {n: ops.operator_of(t).traffic(graph.call_function(t, a)) for n, a in calls.items() if (t := ops.target(n))}
+    reads = {}
+    for name, args in calls.items():
+        operator = ops.OPERATORS.get(name.replace("_", "-"))
+        reads[name] = operator.traffic(graph.call_function(operator.target, args))
     assert reads == {
         "glu": (Read("gate", "all"), Read("up", "all"), Read("down", "all")),
         "gather_linear": (Read("up", "columns", mask),),
@@ -198,14 +202,14 @@ def test_traffic_of_each_operator() -> None:
 def test_traffic_finds_its_arguments_by_keyword() -> None:
     graph = fx.Graph()
     x, mask, weight = graph.placeholder("x"), graph.placeholder("mask"), graph.get_attr("w")
-    node = graph.call_function(ops.target("gather_linear"), (x,), {"weight": weight, "mask": mask})
+    node = graph.call_function(dipc.gather_linear.default, (x,), {"weight": weight, "mask": mask})
     assert ops.OPERATORS.get("gather-linear").traffic(node) == (Read("w", "columns", mask),)
 
 
 def test_traffic_of_a_weight_that_the_graph_computes_is_an_error() -> None:
     graph = fx.Graph()
     x, mask, computed = (graph.placeholder(n) for n in ("x", "mask", "computed"))
-    node = graph.call_function(ops.target("gather_linear"), (x, mask, computed))
+    node = graph.call_function(dipc.gather_linear.default, (x, mask, computed))
     with pytest.raises(ValueError, match="computed by the graph"):
         ops.OPERATORS.get("gather-linear").traffic(node)
 

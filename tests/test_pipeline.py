@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ WORDS = st.text(st.characters(codec="ascii", exclude_characters='"{}', categorie
 @st.composite
 def methods(draw: st.DrawFn) -> Pass:
     rho_in, rho_glu = draw(DENSITY), draw(DENSITY)
-    shared = {
+    shared: dict[str, Any] = {
         "density": draw(DENSITY),
         "scope": draw(st.sampled_from(["all", "decode"])),
         "layers": draw(WORDS),
@@ -224,11 +224,10 @@ def test_a_pass_that_breaks_its_tolerance_is_named_if_numerics_are_checked() -> 
 
 
 @pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test plugs in is gone after it."""
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "added", dict(registry.added))
-    return
 
 
 PLUGIN = '''
