@@ -18,7 +18,7 @@ from dipc.report import compiled_dict, estimate_dict, score_dict
 from dipc.report.compiled import deviation_text, operators_text
 from dipc.report.diff import changes, layer_of
 from dipc.report.explain import verdicts
-from dipc.report.figures import document, number, percent, ranges, share
+from dipc.report.figures import NO_BREAK, document, number, percent, ranges, share
 from dipc.report.passes import attributes, options, summary
 
 
@@ -71,7 +71,7 @@ def test_a_document_is_strict_json() -> None:
 
 def test_operators() -> None:
     changed = {"operator.getitem": 10, "aten.silu": -2, "dipc.gather_linear": 6, "aten.mul.Tensor": 2}
-    assert operators_text(changed).replace("\u00a0", " ") == "+6 gather_linear, +2 mul, -2 silu"
+    assert operators_text(changed).replace(NO_BREAK, " ") == "+6 gather_linear, +2 mul, -2 silu"
     assert operators_text({}) == "-"
 
 

@@ -78,7 +78,7 @@ def _graph(program: Program, layer: int | None, json: bool) -> None:
 
 
 def _diff(opened: Opened, layer: int | None, json: bool) -> None:
-    from dipc.report.diff import changes, diff_dict, diff_text
+    from dipc.report.diff import changes, diff_dict, diff_parts
 
     names = sorted(opened.dumps or {})
     if len(names) < 2 or opened.dumps is None:
@@ -88,4 +88,4 @@ def _diff(opened: Opened, layer: int | None, json: bool) -> None:
     if json:
         show_json(diff_dict(found, before, after))
     else:
-        show([diff_text(found, before, after)])
+        show(diff_parts(found, before, after))

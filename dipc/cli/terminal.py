@@ -126,6 +126,6 @@ def counting(what: str) -> Iterator[Progress]:
         return
     from rich.progress import Progress as Bar
 
-    with Bar(console=console(stderr=True), transient=True) as bar:
+    with Bar(console=console(stderr=True), transient=True, refresh_per_second=4) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dipc.report.figures import document, ranges
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.console import RenderableType
 
 OUTSIDE = -1
 _LAYER = re.compile(r"layers?[._](\d+)\b|layers?[._](\d+)_|\b(?:h|blocks?)\.(\d+)\b")
@@ -64,25 +64,33 @@ def diff_dict(found: list[Change], before: str, after: str) -> dict[str, Any]:
     return document("diff", before=before, after=after, changes=found)
 
 
-def diff_text(found: list[Change], before: str, after: str) -> Text:
+def diff_parts(found: list[Change], before: str, after: str) -> list[RenderableType]:
     """The changes in colour: what went in red, what came in green."""
     from rich.text import Text
 
-    shown = Text()
-    shown.append(f"--- {before}\n", style="red").append(f"+++ {after}\n", style="green")
+    shown: list[RenderableType] = [Text(f"--- {before}", style="red"), Text(f"+++ {after}", style="green")]
     for change in found:
         first, others = change.layers[:1], change.layers[1:]
         where = f"layer {first[0]}, {change.module}" if first else change.module
-        shown.append(f"\n{where}\n", style="bold")
-        for line in change.lines:
-            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0], "")
-            shown.append(f"{line}\n", style=style)
+        shown += [Text(f"\n{where}", style="bold"), _coloured(change.lines)]
         if others:
             word = "layers" if len(others) > 1 else "layer"
-            shown.append(f"{word} {ranges(others)}: the same change as layer {first[0]}\n", style="italic")
-    if not found:
-        shown.append("\nno difference\n")
-    return shown
+            shown.append(Text(f"{word} {ranges(others)}: the same change as layer {first[0]}", style="italic"))
+    return shown if found else [*shown, Text("\nno difference")]
+
+
+def _coloured(lines: Iterable[str]) -> RenderableType:
+    """A column of signs beside the text, so that a line that is folded keeps clear of them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid()
+    grid.add_column(width=1)
+    grid.add_column(overflow="fold")
+    for line in lines:
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[0], "")
+        grid.add_row(Text(line[0], style=style), Text(line[1:], style=style))
+    return grid
 
 
 def layer_of(name: str) -> int:

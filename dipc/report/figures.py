@@ -9,8 +9,8 @@ from typing import Any
 
 SCHEMA = 1
 NONE = "-"
-NO_BREAK = "\u00a0"
-"""A space at which no line is broken; printed as a plain one."""
+NO_BREAK = "\u2800"
+"""A blank at which no line is broken, printed as a plain space; rich breaks lines at U+00A0 too."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
