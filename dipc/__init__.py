@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         load,
         open_program,
         save,
+        to_dict,
     )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "open_program",
     "save",
+    "to_dict",
 ]
 
 

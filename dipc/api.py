@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "open_program",
     "save",
+    "to_dict",
 ]
 
 
@@ -67,6 +68,15 @@ def compile(
 def save(result: Compiled | Program, out: str | Path, *, dumps: Mapping[str, str] | None = None) -> None:
     """Write a program, or a compilation with its log, as an artifact folder."""
     _artifact.save(result, Path(out), dumps=dumps or {})
+
+
+def to_dict(result: Compiled | Estimate | Score) -> dict[str, Any]:
+    """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
+    from dipc import report
+
+    if isinstance(result, Score):
+        return report.score_dict(result)
+    return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)
 
 
 def load(path: str | Path) -> Program:

@@ -170,11 +170,14 @@ def validate_device(path: str | Path) -> list[str]:
 
 def device_names() -> list[str]:
     """Names of the built-in devices and of those that plug-ins registered, sorted."""
+    _load_plugins()
     return sorted(_device_files())
 
 
 def device_path(name: str) -> Path:
     """The file of the device called `name`. Raises UnknownName."""
+    if name not in _device_files():
+        _load_plugins()
     files = _device_files()
     if name not in files:
         raise UnknownName("device", name, files)
@@ -195,6 +198,13 @@ def register_device_file(path: str | Path) -> None:
     if known is not None and known.resolve() != path.resolve():
         raise BadFile(f"{path}: a device named {path.stem!r} exists already: {known}; rename one of the files")
     extra_device_files[path.stem] = path
+
+
+def _load_plugins() -> None:
+    """Installed plug-ins may bring devices; they are loaded only when a name is not a built-in device's."""
+    from dipc.registry import load_installed_plugins
+
+    load_installed_plugins()
 
 
 def _device_files() -> dict[str, Path]:

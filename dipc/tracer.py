@@ -99,6 +99,8 @@ def trace(source: Source) -> Program:
         raise
     except Exception as error:
         what = f"{source.name} ({source.config.model_type})"
+        if any(hasattr(source.config, n) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
+            raise UnsupportedModel(f"{what} is a mixture of experts, which dipc cannot capture") from error
         raise UnsupportedModel(f"{what} cannot be captured: {first_line(error)}") from error
     with quiet():
         return _program(source, exported.program, twin, inputs)

@@ -98,6 +98,14 @@ def test_operator_shape_rule_agrees_with_its_results(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATOR_NAMES)
+def test_operator_kernel_gives_the_bits_of_its_reference(name: str) -> None:
+    operator = OPERATORS.get(name)
+    for _, args in cases(name):
+        meant = operator.reference(*args)
+        assert_same(call(operator, args), meant if isinstance(meant, tuple) else (meant,))
+
+
+@pytest.mark.parametrize("name", OPERATOR_NAMES)
 def test_operator_is_one_that_torch_can_trace(name: str) -> None:
     operator = OPERATORS.get(name)
     for args in operator.examples(torch.Generator().manual_seed(0), 3, 5)[-2:]:

@@ -101,11 +101,11 @@ def estimate(
     device = _device(hardware, dram, flash, dense_traffic)
     aware = cache_aware(program)
     name = policy or next((p for p, _ in aware.values()), "lfu")
+    rule = get_policy(name)
     if aware and any(p != name for p, _ in aware.values()):
         raise UsageError(
             f"policy {name}: the program selects for {next(iter(aware.values()))[0]}; compile it with policy={name}"
         )
-    rule = get_policy(name)
     dense = price(dense_traffic, allocate(dense_traffic, device.dram_available, context), device, rule, None)
     allocation = allocate(traffic, device.dram_available, context)
     score, source, used_seed = None, "", None

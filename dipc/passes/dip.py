@@ -18,7 +18,8 @@ class Dip(SparsityPass):
 
     Attributes:
         rho_in: kept columns of up and gate; by default `density`.
-        rho_glu: kept columns of down; by default what makes (2 rho_in + rho_glu) / 3 equal to `density`.
+        rho_glu: kept columns of down; by default what makes (2 rho_in + rho_glu) / 3 equal to `density`. With both
+            given, they alone decide.
     """
 
     rho_in: float | None = None
