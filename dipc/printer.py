@@ -31,10 +31,21 @@ def value_text(value: Any) -> str:
 
 def node_text(node: fx.Node) -> str:
     """One line: name, type, operator, arguments."""
-    args = [value_text(a) for a in node.args] + [f"{k}={value_text(v)}" for k, v in node.kwargs.items()]
+    args = _positional(node) + [f"{k}={value_text(v)}" for k, v in node.kwargs.items()]
     kind = node.meta.get("type")
     typed = "" if kind is None else ": " + (f"({', '.join(map(str, kind))})" if isinstance(kind, tuple) else str(kind))
     return f"%{node.name}{typed} = {op_name(node.target)}({', '.join(args)})"
+
+
+def _positional(node: fx.Node) -> list[str]:
+    """Positional arguments as text; the constants of our own operators by name, those left at None not at all."""
+    if getattr(node.target, "namespace", None) != "dipc":
+        return [value_text(a) for a in node.args]
+    from torch import fx
+
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    pairs = [(n, v) for n, v in zip(names, node.args, strict=False) if v is not None]
+    return [value_text(v) if isinstance(v, fx.Node) else f"{n}={value_text(v)}" for n, v in pairs]
 
 
 def sections(program: Program) -> list[tuple[str, list[str]]]:

@@ -60,7 +60,7 @@ class Glu:
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Add a call before the node that is being rewritten."""
         with self.node.graph.inserting_before(self.node):
-            node = self.node.graph.call_function(target, args, kwargs)
+            node = self.node.graph.create_node("call_function", target, args, kwargs, name=_short_name(target))
         node.meta = {"module": self.mlp.name}
         return node
 
@@ -144,6 +144,12 @@ def _getitem() -> Any:
     import operator
 
     return operator.getitem
+
+
+def _short_name(target: Any) -> str:
+    """`aten.mul.Tensor` -> `mul`: what a node of it is called, before the graph makes the name unique."""
+    schema = getattr(target, "_schema", None)
+    return str(schema.name).rpartition("::")[2] if schema is not None else str(target.__name__)
 
 
 def kept_units(density: float, units: int) -> int:

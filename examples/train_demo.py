@@ -160,7 +160,7 @@ def train(args: argparse.Namespace) -> None:
         tokenizer = train_tokenizer(documents)
         tokenizer.save(str(tokenizer_file))
     ids = encode(tokenizer, documents)
-    held_text = [d for c in {id(c): c for c in corpora}.values() for d in c.held_out]
+    held_text = [d for c in dict(zip(args.data, corpora, strict=True)).values() for d in c.held_out]
     held_ids = encode(tokenizer, held_text)
     print(f"{len(ids):,} tokens to train on, {len(held_ids):,} held out, vocabulary {tokenizer.get_vocab_size()}")
 
@@ -247,6 +247,7 @@ def save(
         "trained on": ", ".join(dict.fromkeys(p.name for p in args.data)),
         "training": f"{step} steps of {args.batch} x {CONTEXT} tokens, {seen / 1e6:.1f} M in all "
         f"({seen / len(ids):.1f} epochs), {elapsed / 60:.0f} minutes, seed {args.seed}",
+        "options": command_line(args),
         "held-out loss": f"{held:.4f} nats per token",
         "held-out bits per byte": f"{held / math.log(2) / held_bytes_per_token:.4f}",
     }
@@ -263,6 +264,15 @@ def save(
     (args.out / "README.md").write_text(model_card(facts), encoding="utf-8")
     (args.out / "checkpoint.pt").unlink(missing_ok=True)
     print(json.dumps(facts, indent=1))
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The options of this run as one would type them, with file names for paths."""
+    words = [f"--data {p.name}" for p in args.data] + [f"--test {p.name}" for p in args.test]
+    words += [f"--batch {args.batch}", f"--seed {args.seed}", f"--steps {args.steps}"]
+    words += [f"--minutes {args.minutes:g}"] if args.minutes else []
+    words += [f"--{name}" for name in ("compile", "bf16", "resume") if getattr(args, name)]
+    return f"`{' '.join(words)}`"
 
 
 def main() -> None:

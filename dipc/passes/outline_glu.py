@@ -132,7 +132,8 @@ def _outline(graph: fx.Graph, match: Match, activation: str, where: str, index: 
     b = match.bound
     order = ("x", "gate", "up", "down", "bias_gate", "bias_up", "bias_down")
     with graph.inserting_before(match.root):
-        node = graph.call_function(GLU.target, (*(b[k] for k in order), activation))
+        arguments = (*(b[k] for k in order), activation)
+        node = graph.create_node("call_function", GLU.target, arguments, name="glu")
     layer = re.findall(r"\.(\d+)\.", f".{match.root.meta.get('module', '')}.")
     name = where or str(match.root.meta.get("module", "")).rpartition(".")[0] or f"mlp.{index}"
     node.meta = {"module": name}
