@@ -1,0 +1,32 @@
+"""Golden files: the text of one rewritten MLP for every method, ports and outputs included.
+
+A change in what a method writes shows here as a diff to read. `pytest tests/test_golden.py --update-golden` accepts it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import one_glu
+
+from dipc.pipeline import PASSES, parse_pipeline, run_pipeline
+from dipc.sparsify import SparsityPass
+
+GOLDEN = Path(__file__).parent / "golden"
+BUILT_IN = [n for n in PASSES.builtin() if issubclass(PASSES.get(n), SparsityPass)]
+
+
+@pytest.mark.parametrize("scope", ["all", "decode"])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_graph_of_a_method(name: str, scope: str, request: pytest.FixtureRequest) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gate, up = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    program = one_glu(gate, up, torch.randn(4, 6, generator=generator), "silu")
+    text = run_pipeline(program, parse_pipeline(f"{name}{{scope={scope}}}")).program.text()
+    file = GOLDEN / f"{name}-{scope}.txt"
+    if request.config.getoption("--update-golden"):
+        file.write_text(text, encoding="utf-8")
+    assert file.is_file(), f"no {file.name}: run with --update-golden and read what it writes"
+    assert text == file.read_text(encoding="utf-8")
