@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import dipc.artifact as artifact
 from dipc.artifact import add_report, check_output, dump_name, is_artifact, load, save
-from dipc.frontend import capture
 from dipc.errors import BadFile, UsageError
+from dipc.frontend import capture
 from dipc.numerics import probe_logits
 from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
 from dipc.program import Program

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import fx
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dipc.frontend import capture
 from dipc.errors import BadFile, UnsupportedModel
+from dipc.frontend import capture
 from dipc.graph_json import graph_from_json, graph_to_json
 from dipc.graph_names import resolve_target
 from dipc.numerics import probe_logits
