@@ -146,14 +146,27 @@ def pipeline_text(passes: Iterable[Pass]) -> str:
 
 
 def resolve(passes: Iterable[Pass], program: Program | None = None) -> list[Pass]:
-    """The passes with what they require put before them, unless it was given already or the program has it."""
+    """The passes with what they require put before them, unless it was given already or the program has it.
+
+    Raises UsageError where passes require each other.
+    """
     resolved: list[Pass] = []
     for item in passes:
-        names = [p.name for p in resolved]
-        needed = [make_pass(name, {}) for name in item.requires if name not in names]
-        resolved += [p for p in needed if program is None or not p.done(program)]
-        resolved.append(item)
+        _append(item, resolved, program, ())
     return resolved
+
+
+def _append(item: Pass, resolved: list[Pass], program: Program | None, above: tuple[str, ...]) -> None:
+    """Append a pass, after what it requires; `above` are the passes that wait for this one."""
+    if item.name in above:
+        raise UsageError(f"pipeline: {' requires '.join([*above, item.name])}: no order of passes is right")
+    for name in item.requires:
+        if name in [p.name for p in resolved]:
+            continue
+        needed = make_pass(name, {})
+        if program is None or not needed.done(program):
+            _append(needed, resolved, program, (*above, item.name))
+    resolved.append(item)
 
 
 @dataclass(frozen=True)

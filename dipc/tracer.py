@@ -44,20 +44,21 @@ def first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what transformers and torch.export say while they work; errors still raise."""
-    import transformers
+    from transformers import logging as says
 
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    level, bars, before = says.get_verbosity(), says.is_progress_bar_enabled(), logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            says.set_verbosity_error()
+            says.disable_progress_bar()
+            logging.disable(logging.WARNING)
             yield
-    finally:
-        logging.disable(before)
-        transformers.logging.set_verbosity(level)
+        finally:
+            logging.disable(before)
+            says.set_verbosity(level)
+            if bars:
+                says.enable_progress_bar()
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
