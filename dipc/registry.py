@@ -2,8 +2,8 @@
 
 File name = registry name (`dip_ca.py` is `dip-ca`). Plug-ins come from `--plugin FILE` (a `.py` or a device's `.yaml`)
 and from installed distributions with an entry point in the group `dipc.plugins`, which names a module or a package:
-every module in it is one plug-in file, every `.yaml` a device. A plug-in's code runs only because the user named the
-file or installed the distribution.
+each of its modules is one plug-in file (but for those whose name begins with `_`), each `.yaml` a device. A plug-in's
+code runs only because the user named the file or installed the distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -31,10 +31,19 @@ def registry_name(module: str) -> str:
     return module.rsplit(".", 1)[-1].replace("_", "-")
 
 
+def name_of_module(module: ModuleType) -> str:
+    """The registry name that a module asks for: its file's, or its folder's where it is a package."""
+    file = getattr(module, "__file__", None)
+    if not file:
+        return registry_name(module.__name__)
+    path = Path(file)
+    return registry_name(path.parent.name if path.stem == "__init__" else path.stem)
+
+
 def name_of(kind: type) -> str:
     """The registry name of a class: of its file, not its module, which a plug-in file has under a made-up name."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return registry_name(Path(file).stem if file else kind.__module__)
+    module = sys.modules.get(kind.__module__)
+    return registry_name(kind.__module__) if module is None else name_of_module(module)
 
 
 @dataclass
@@ -87,13 +96,21 @@ class Registry(Generic[T]):
 
 
 def defined_here(module: ModuleType, base: type[T]) -> type[T] | None:
-    """The one concrete subclass of `base` that a module defines itself."""
-    own = [
-        c
+    """The one subclass of `base` that a module defines itself; names that begin with `_` are the module's own.
+
+    Raises BadFile, naming them, where there are more.
+    """
+    own = {
+        c.__name__: c
         for c in vars(module).values()
         if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__ and c.__name__[0] != "_"
-    ]
-    return own[0] if len(own) == 1 else None
+    }
+    if len(own) > 1:
+        raise BadFile(
+            f"{module.__file__}: defines {' and '.join(sorted(own))}, each a {base.__name__}, and a file is one; "
+            "move all but one to files of their own, or begin the name of a mere base with _"
+        )
+    return next(iter(own.values()), None)
 
 
 REGISTRIES: list[Registry[object]] = []
@@ -111,18 +128,26 @@ def _kinds() -> Iterator[Registry[object]]:
     yield from REGISTRIES
 
 
-def _adopt(module: ModuleType, name: str, where: str) -> int:
-    found = 0
-    for registry in _kinds():
-        thing = registry.find(module)
-        if thing is not None:
-            registry.add(name, thing, where)
-            found += 1
-    return found
+def _adopt(module: ModuleType) -> int:
+    """Register what a plug-in's module defines; how many things that was."""
+    file = getattr(module, "__file__", None)  # A package without an __init__.py has none.
+    where = str(Path(file).resolve()) if file else module.__name__
+    found = [(registry, thing) for registry in _kinds() if (thing := registry.find(module)) is not None]
+    for registry, thing in found:
+        registry.add(name_of_module(module), thing, where)
+    return len(found)
+
+
+def _is_loaded(path: Path) -> bool:
+    where = str(path.resolve())
+    return any(where == known for registry in REGISTRIES for _, known in registry.added.values())
 
 
 def load_plugin(path: Path) -> str:
-    """Load one plug-in file, `.py` or a device's `.yaml`; returns its registry name. Runs the file's code."""
+    """Load one plug-in file, `.py` or a device's `.yaml`; returns its registry name. Runs the file's code, once.
+
+    Raises UsageError if there is no such file or its name is taken, BadFile if it defines nothing or cannot be run.
+    """
     from dipc import hardware
 
     if not path.is_file():
@@ -132,35 +157,50 @@ def load_plugin(path: Path) -> str:
         return path.stem
     if path.suffix != ".py":
         raise UsageError(f"--plugin {path}: a plug-in is a .py file or a device's .yaml")
-    where = str(path.resolve())
     spec = importlib.util.spec_from_file_location(f"dipc_plugin_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    if _is_loaded(path):
+        return name_of_module(module)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise BadFile(f"{path}: {type(error).__name__}: {error}") from error
-    if not _adopt(module, registry_name(path.stem), where):
+    if not _adopt(module):
         raise BadFile(f"{path}: defines no single pass, cache policy or operator; see dipc/passes/README.md")
-    return registry_name(path.stem)
+    return name_of_module(module)
 
 
 @cache
 def load_installed_plugins() -> None:
-    """Load what installed distributions offer under the entry-point group `dipc.plugins`."""
+    """Load what installed distributions offer under the entry-point group `dipc.plugins`.
+
+    Raises BadFile for an entry point that cannot be imported, names no module or package, or brings nothing.
+    """
+    for entry in entry_points(group="dipc.plugins"):
+        _load_entry_point(entry)
+
+
+def _load_entry_point(entry: EntryPoint) -> None:
     from dipc import hardware
 
-    for entry in entry_points(group="dipc.plugins"):
-        try:
-            module = entry.load()
-            modules = [module]
-            for item in pkgutil.iter_modules(getattr(module, "__path__", [])):
-                modules.append(importlib.import_module(f"{module.__name__}.{item.name}"))
-        except Exception as error:
-            raise BadFile(f"plug-in {entry.name} ({entry.value}): {type(error).__name__}: {error}") from error
-        for item in modules:
-            _adopt(item, registry_name(item.__name__), item.__file__ or item.__name__)
-        for folder in getattr(module, "__path__", []):
-            for device in sorted(Path(folder).glob("*.yaml")):
-                hardware.register_device_file(device)
+    label = f"plug-in {entry.name} ({entry.value})"
+    try:
+        named = entry.load()
+        folders = [Path(folder) for folder in getattr(named, "__path__", [])]
+        modules = [named] + [
+            importlib.import_module(f"{named.__name__}.{item.name}")
+            for item in pkgutil.iter_modules(map(str, folders))
+            if item.name[0] != "_"
+        ]
+    except Exception as error:
+        raise BadFile(f"{label}: {type(error).__name__}: {error}") from error
+    if not isinstance(named, ModuleType):
+        raise BadFile(f"{label}: an entry point must name a module or a package, and this is a {type(named).__name__}")
+    found = sum(_adopt(module) for module in modules)
+    devices = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    for file in devices:
+        hardware.register_device_file(file)
+    if not found and not devices:
+        raise BadFile(f"{label}: brings no pass, cache policy, operator or device; mend or uninstall the distribution")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from dipc.errors import BadFile
 from dipc.ops.operator import Operator, Read
-from dipc.registry import Registry, register_kind
+from dipc.registry import Registry, name_of_module, register_kind
 
 
 def _find(module: ModuleType) -> Operator | None:
     found = vars(module).get("OPERATOR")
-    return found if isinstance(found, Operator) else None
+    if not isinstance(found, Operator):
+        return None
+    facets = (found.reference, found.fake, found.traffic, found.examples)
+    if all(getattr(facet, "__module__", None) != module.__name__ for facet in facets):
+        return None  # Imported from the operator's own file.
+    # Graphs are saved with the operator's name, and it is found again by its file's.
+    if found.name.replace("_", "-") != name_of_module(module):
+        raise BadFile(
+            f"{module.__file__}: defines the operator {found.name!r}; give the file and the operator one name"
+        )
+    return found
 
 
 OPERATORS: Registry[Operator] = register_kind(Registry("operator", "dipc.ops", _find, frozenset({"operator"})))
