@@ -31,7 +31,7 @@ def test_help_needs_no_heavy_import() -> None:
     assert "estimate" in done.stdout and "..." not in done.stdout.partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("arguments", [[], ["passes"], ["hw"], ["--help"], ["compile", "-h"]])
+@pytest.mark.parametrize("arguments", [[], ["passes"], ["policies"], ["hw"], ["--help"], ["compile", "-h"]])
 def test_help(cli: Cli, arguments: list[str]) -> None:
     check_table(cli(*arguments), "Usage: dipc")
 
@@ -178,6 +178,12 @@ def test_passes(cli: Cli) -> None:
     options = {o["name"]: o for o in cli("passes", "show", "dip-ca", "--json").json()["options"]}
     assert options["density"]["default"] == 0.5
     assert all(o["meaning"] for o in options.values())
+
+
+def test_policies(cli: Cli) -> None:
+    check_table(cli("policies", "list"), "lfu", "lru", "Evict the unit that was not touched for the longest time.")
+    listed = {p["name"]: p["summary"] for p in cli("policies", "list", "--json").json()["policies"]}
+    assert {"lfu", "lru", "none"} <= set(listed) and all(listed.values())
 
 
 def test_hw(cli: Cli, tmp_path: Path) -> None:

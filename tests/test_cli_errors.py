@@ -84,6 +84,20 @@ def test_texts(cli: Cli, out: Path, tmp_path: Path, command: list[str], content:
     cli(command[0], out, *command[1:], "--text", file).fails(2, "text.txt", part)
 
 
+def test_a_trace_that_cannot_be_saved_is_said_before_the_work(
+    cli: Cli, model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("dipc.api.evaluate", fail)
+    cli("eval", model, "--save-trace", tmp_path / "trace").fails(2, "--save-trace", "tiny selects no units")
+    monkeypatch.setattr("dipc.cli.eval.open_target", fail)
+    cli("eval", out, "--save-trace", tmp_path).fails(2, "--save-trace", "is a folder")
+    cli("eval", out, "--save-trace", tmp_path / "no" / "trace").fails(2, "there is no folder", "/no")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_window_longer_than_the_context(cli: Cli, out: Path, text: Path) -> None:
     cli("eval", out, "--text", text, "--seq-len", CONTEXT + 1).fails(2, str(CONTEXT))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli import compile, env, estimate, eval, explain, hw, inspect, passes, run
+from dipc.cli import compile, env, estimate, eval, explain, hw, inspect, passes, policies, run
 
 app = typer.Typer(
     add_completion=False,
@@ -47,5 +47,6 @@ app.command("run")(run.command)
 app.command("eval")(eval.command)
 app.command("estimate")(estimate.command)
 app.add_typer(passes.app, name="passes")
+app.add_typer(policies.app, name="policies")
 app.add_typer(hw.app, name="hw")
 app.command("env")(env.command)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,10 @@ from dipc.cli.terminal import (
     show,
     show_json,
 )
+from dipc.errors import UsageError
+
+if TYPE_CHECKING:
+    from dipc.program import Program
 
 TextFile = Annotated[
     Path | None, typer.Option("--text", metavar="FILE", help="UTF-8 text; by default the sample that comes with dipc.")
@@ -55,10 +60,14 @@ def command(
 
     And bits per byte, distance to the dense model, density and hit rate.
     """
+    if save_trace is not None:
+        _check_file(save_trace)
     from dipc.evaluation import read_text
 
     given = None if text is None else read_text(text)
     program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
+    if save_trace is not None:
+        _check_sites(program)
     from dipc import api
     from dipc.report.score import score_dict, score_table
 
@@ -78,3 +87,21 @@ def command(
         show_json(score_dict(score))
     else:
         show([score_table(score)])
+
+
+def _check_file(file: Path) -> None:
+    if file.is_dir():
+        raise UsageError(f"eval: --save-trace {file}: this is a folder; name a file")
+    if not file.parent.is_dir():
+        raise UsageError(f"eval: --save-trace {file}: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise UsageError(f"eval: --save-trace {file}: the folder {file.parent} cannot be written to")
+
+
+def _check_sites(program: Program) -> None:
+    from dipc.lower import selections
+
+    if not selections(program):
+        raise UsageError(
+            f"eval: --save-trace: {program.info.name} selects no units, so it has no trace; compile a method into it"
+        )
