@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from dipc.artifact_reader import Artifact, file_record, is_artifact, list_files, load
-from dipc.errors import BadFile, UsageError
+from dipc.errors import BadFile, UnsupportedModel, UsageError
 from dipc.graph_json import graph_to_json
 from dipc.manifest import NAME, Manifest, read_manifest
 from dipc.pipeline import Compiled
@@ -110,10 +110,11 @@ def _write(
     compiled: Compiled | Program, folder: Path, dumps: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]]
 ) -> None:
     program = compiled.program if isinstance(compiled, Compiled) else compiled
+    dense = None if program.dense is None else graph_to_json(program.dense)
     weights = {
-        n: {"dtype": str(w.dtype).removeprefix("torch."), "shape": list(w.shape)} for n, w in program.weights.items()
+        n: {"dtype": str(w.dtype).removeprefix("torch."), "shape": list(w.shape)} for n, w in _weights(program).items()
     }
-    content = {"graph": graph_to_json(program), "weights": weights}
+    content = {"graph": graph_to_json(program), "dense": dense, "weights": weights}
     (folder / "program.json").write_text(json.dumps(content, allow_nan=False, separators=(",", ":")), "utf-8")
     if program.info.has_weights:
         _write_weights(program, folder / "weights.safetensors")
@@ -143,12 +144,22 @@ def _checked(name: str) -> str:
     return name
 
 
+def _weights(program: Program) -> dict[str, torch.Tensor]:
+    """The weights of the program and of the dense one it is compared with; mostly the same."""
+    both = {**program.reference.weights, **program.weights}
+    for name, weight in program.reference.weights.items():
+        changed = both[name] is not weight and program.info.has_weights and not torch.equal(both[name], weight)
+        if changed:
+            raise UnsupportedModel(f"{name} differs between the program and its dense reference; rename the new one")
+    return both
+
+
 def _write_weights(program: Program, path: Path) -> None:
     from safetensors.torch import save_file
 
     plain: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
-    for name, weight in program.weights.items():
+    for name, weight in _weights(program).items():
         tensor = weight.detach().cpu().contiguous()
         storage = tensor.untyped_storage()
         # Weights may be slices of one tensor; safetensors writes whole tensors that share no memory.

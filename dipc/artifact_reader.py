@@ -16,7 +16,7 @@ from dipc.graph_json import graph_from_json
 from dipc.graph_names import check_weight_names, first_problem
 from dipc.manifest import NAME, FileRecord, Manifest, read_json, read_manifest
 from dipc.pipeline import PassLog
-from dipc.program import Program
+from dipc.program import Method, Program
 from dipc.shapes import torch_dtype, verify_structure
 
 
@@ -106,20 +106,27 @@ def _text(path: Path) -> str:
 def _read_program(folder: Path, manifest: Manifest) -> Program:
     where = folder / "program.json"
     data = read_json(where.read_bytes(), where)
-    if set(data) != {"graph", "weights"}:
-        raise BadFile(f"{where}: must hold graph and weights")
+    if set(data) != {"graph", "dense", "weights"}:
+        raise BadFile(f"{where}: must hold graph, dense and weights")
     try:
-        graph, inputs, outputs = graph_from_json(data["graph"])
         shapes = _weight_shapes(data["weights"])
         weights = _read_weights(folder / "weights.safetensors", shapes) if manifest.model.has_weights else _meta(shapes)
-        program = Program(graph, weights, inputs, outputs, manifest.model, manifest.mlps, manifest.method)
-        verify_structure(program)
+        program = _program(data["graph"], weights, manifest, manifest.method)
+        dense = None if data["dense"] is None else _program(data["dense"], weights, manifest, Method())
     except DipcError as error:
         raise BadFile(f"{where}: {error}") from error
     # What a forged graph can make torch raise has no common base, and none of it is worth a traceback.
     except Exception as error:
         raise BadFile(f"{where}: does not fit together: {type(error).__name__}: {str(error)[:200]}") from error
-    return Program(graph, weights, inputs, outputs, manifest.model, manifest.mlps, manifest.method, _tokenizer(folder))
+    tokenizer = _tokenizer(folder)
+    return program.replace(tokenizer=tokenizer, dense=None if dense is None else dense.replace(tokenizer=tokenizer))
+
+
+def _program(graph_data: Any, weights: dict[str, torch.Tensor], manifest: Manifest, method: Method) -> Program:
+    graph, inputs, outputs = graph_from_json(graph_data)
+    program = Program(graph, weights, inputs, outputs, manifest.model, manifest.mlps, method).replace()
+    verify_structure(program)
+    return program
 
 
 def _weight_shapes(data: Any) -> dict[str, _Weight]:

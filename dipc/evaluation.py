@@ -27,9 +27,9 @@ from dipc.errors import UsageError
 from dipc.generation import tokenizer_of
 from dipc.lower import cache_aware, lower
 from dipc.program import Method, Program
-from dipc.sparsify import densify
 from dipc.trace import Trace
 
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
 
 
@@ -115,17 +115,19 @@ def evaluate(
         UsageError: a window longer than the context, or nothing to predict in the text.
     """
     text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
-    seq_len = seq_len or min(program.info.context, 2048)
+    seq_len = program.info.usual_context if seq_len is None else seq_len
+    if tokens_per_call is not None and tokens_per_call < 1:
+        raise UsageError(f"tokens_per_call is {tokens_per_call}; it must be at least 1")
     head = _prefill(program, prefill, seq_len)
-    windows, bytes_per_token = _windows(program, text, seq_len, max_tokens, head)
-    sparse, dense = Session(program, record=True), Session(densify(program))
-    nll, dense_nll, divergence, count, bytes_scored = 0.0, 0.0, 0.0, 0, 0.0
+    windows = _windows(program, text, seq_len, max_tokens, head)
+    sparse, dense = Session(program, record=True), Session(program.reference)
+    nll, dense_nll, divergence, count, bytes_scored = 0.0, 0.0, 0.0, 0, 0
     masks: dict[str, list[Any]] = {}
-    for done, window_T in enumerate(windows):
+    for done, (window_T, end_T) in enumerate(windows):
         sparse.new_sequence()
         dense.new_sequence()
         logits_TV, seen = _run(sparse, window_T, head, tokens_per_call)
-        dense_TV, _ = _run(dense, window_T, head, None)
+        dense_TV = logits_TV if program.dense is None else _run(dense, window_T, head, None)[0]
         first = max(head, 1) - 1
         guesses, truths, expected = logits_TV[first:-1], window_T[first + 1 :], dense_TV[first:-1]
         nll += float(cross_entropy(guesses, truths, reduction="sum"))
@@ -133,7 +135,7 @@ def evaluate(
         log_p, log_q = log_softmax(expected, -1), log_softmax(guesses, -1)
         divergence += float((log_p.exp() * (log_p - log_q)).sum())
         count += len(truths)
-        bytes_scored += len(truths) * bytes_per_token
+        bytes_scored += int(end_T[-1] - end_T[first])
         for site, mask in seen.items():
             masks.setdefault(site, []).append(np.packbits(mask[head:].numpy(), axis=-1))
         if progress is not None:
@@ -174,29 +176,45 @@ def _prefill(program: Program, prefill: int | None, seq_len: int) -> int:
 
 def _windows(
     program: Program, text: Text, seq_len: int, max_tokens: int | None, head: int
-) -> tuple[list[Tensor], float]:
-    """Rows of at most `seq_len` tokens, and the text's bytes per token.
+) -> list[tuple[Tensor, Ints]]:
+    """Rows of at most `seq_len` tokens, each with the byte of the text at which every token ends.
 
     Where the tokenizer starts a text with a token of its own, so does each row.
     """
-    tokenizer = tokenizer_of(program)
-    if not 2 <= seq_len <= program.info.context:
-        raise UsageError(
-            f"seq_len is {seq_len}; it must be between 2 and the model's context of {program.info.context}"
-        )
+    tokenizer, context = tokenizer_of(program), program.info.context
+    if not 2 <= seq_len <= context:
+        raise UsageError(f"seq_len is {seq_len}; it must be between 2 and the model's context of {context}")
     if max_tokens is not None and max_tokens < 2:
         raise UsageError(f"max_tokens is {max_tokens}; it must be at least 2")
-    ids = torch.tensor(tokenizer(text.text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
-    bytes_per_token = len(text.text.encode()) / max(1, len(ids))
-    ids = ids[:max_tokens]
+    ids_T, ends_T = _encode(tokenizer, text.text, max_tokens)
     lead = [t for t in tokenizer("a", verbose=False)["input_ids"][:1] if t == tokenizer.bos_token_id]
-    rows = [torch.cat([torch.tensor(lead, dtype=torch.long), row]) for row in ids.split(seq_len - len(lead))]
-    rows = [row for row in rows if len(row) > max(head, 1)]
+    step, rows = seq_len - len(lead), []
+    for start in range(0, len(ids_T), step):
+        row = torch.cat([torch.tensor(lead, dtype=torch.long), ids_T[start : start + step]])
+        begin = ends_T[start - 1] if start else 0
+        if len(row) > max(head, 1):
+            rows.append((row, np.concatenate([np.full(len(lead), begin), ends_T[start : start + step]])))
     if not rows:
-        raise UsageError(
-            f"{text.name}: {len(ids)} tokens leave nothing to predict; give more text or a smaller seq_len"
-        )
-    return rows, bytes_per_token
+        count = len(ids_T)
+        raise UsageError(f"{text.name}: {count} tokens leave nothing to predict; give more text or a smaller seq_len")
+    return rows
+
+
+def _encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, Ints]:
+    """Token ids [T], and the byte of the UTF-8 text at which each ends."""
+    fast = getattr(tokenizer, "is_fast", False)
+    encoded = tokenizer(
+        text, add_special_tokens=False, verbose=False, **{"return_offsets_mapping": True} if fast else {}
+    )
+    ids = encoded["input_ids"][:max_tokens]
+    if fast:
+        characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        widths = 1 + (characters >= 0x80).astype(np.int64) + (characters >= 0x800) + (characters >= 0x10000)
+        until = np.concatenate([[0], np.cumsum(widths)])
+        ends = until[np.array([end for _, end in encoded["offset_mapping"][:max_tokens]], dtype=np.int64)]
+    else:
+        ends = np.cumsum([len(tokenizer.decode([token]).encode()) for token in ids])
+    return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
 
 
 def _run(session: Session, window_T: Tensor, head: int, piece: int | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -134,7 +134,9 @@ def _require_decoder(config: Any, name: str) -> None:
     architectures = list(getattr(config, "architectures", None) or [])
     decoder = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures) or not architectures
     encoder = getattr(config, "is_encoder_decoder", False) or config.model_type in ("bert", "roberta", "electra")
-    if not decoder or encoder or config.model_type not in CAUSAL:
+    # A checkpoint may bring its own code; whether that is run is decided when it is loaded.
+    known = config.model_type in CAUSAL or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if not decoder or encoder or not known:
         kind = architectures[0] if architectures else config.model_type
         raise UnsupportedModel(
             f"{name}: {kind} is no decoder-only language model; dipc compiles causal language models"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from dipc.errors import BadFile, UnknownName, UsageError
-from dipc.quantities import format_bandwidth, format_bytes, format_chunk
+from dipc.quantities import format_bandwidth, format_bytes, format_chunk, parse_bandwidth, parse_bytes
 
 T = TypeVar("T")
 Kind = Literal["measured", "datasheet", "paper", "assumed"]
@@ -156,6 +157,30 @@ def load_device(name_or_path: str | Path) -> Device:
     if device is None:
         raise BadFile(problems[0])
     return device
+
+
+def device_for(hardware: str | Path | Device, dram: str | None, flash: str | None, model_bytes: float) -> Device:
+    """A device as a user asks for it.
+
+    Args:
+        hardware: name, file, or the device itself.
+        dram: DRAM for the model, "4 GB", or a share of the model, "50%"; by default as the device's file says.
+        flash: flash bandwidth, "1 GB/s", instead of the file's.
+        model_bytes: what a share is of.
+
+    Raises UsageError for a quantity that cannot be read or is not there, and what `load_device` raises.
+    """
+    device = hardware if isinstance(hardware, Device) else load_device(hardware)
+    if dram is not None:
+        device = device.with_dram_available(_share_of(dram, model_bytes) if "%" in dram else parse_bytes(dram))
+    return device if flash is None else device.with_flash_bandwidth(parse_bandwidth(flash))
+
+
+def _share_of(text: str, model_bytes: float) -> int:
+    number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if number is None or float(number[1]) == 0:
+        raise UsageError(f'{text!r} is no amount of DRAM; write a size such as "4 GB" or a share of the model, 50%')
+    return round(float(number[1]) / 100 * model_bytes)
 
 
 def validate_device(path: str | Path) -> list[str]:

@@ -7,13 +7,13 @@ whole. A weight of a gated MLP belongs to the weight cache, anything else is res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import fx
 
 from dipc import ops
-from dipc.ops.operator import Read, argument, argument_names
+from dipc.errors import UnsupportedModel, UsageError
+from dipc.ops.operator import Read, argument, has_argument, set_argument
 from dipc.program import Program, is_buffer
 from dipc.traffic import Site, TrafficProgram
 
@@ -36,33 +36,28 @@ def selection_of(mask: fx.Node) -> fx.Node:
 def site_name(mask: fx.Node) -> str:
     """The name that the selection gives its site, or the node's."""
     node = selection_of(mask)
-    operator = ops.operator_of(node.target)
-    if operator is None:
-        return node.name
-    names = argument_names(node)
-    given = argument(node, operator.name, names.index("site")) if "site" in names else ""
+    given = argument(node, "site") if has_argument(node, "site") else ""
     return str(given or node.name)
 
 
 def selections(program: Program) -> dict[str, fx.Node]:
-    """Site name -> the node whose value is its mask, for every mask that some product reads by."""
+    """Site name -> the node whose value is its mask, for every mask that some product reads by.
+
+    Raises:
+        UnsupportedModel: two different masks have one site's name.
+    """
     found: dict[str, fx.Node] = {}
     for node in program.graph.nodes:
         for read in reads_of(node):
-            if read.mask is not None:
-                found.setdefault(site_name(read.mask), read.mask)
+            if read.mask is not None and found.setdefault(site_name(read.mask), read.mask) is not read.mask:
+                raise UnsupportedModel(f"two masks are made at the site {site_name(read.mask)}; give each its own name")
     return found
 
 
 def active_units(program: Program) -> dict[str, int]:
     """Site name -> units kept per token, where the selection keeps a fixed number k."""
-    active = {}
-    for site, mask in selections(program).items():
-        node = selection_of(mask)
-        names = argument_names(node)
-        if "k" in names:
-            active[site] = int(argument(node, site, names.index("k")))
-    return active
+    decided = {site: selection_of(mask) for site, mask in selections(program).items()}
+    return {site: int(argument(node, "k")) for site, node in decided.items() if has_argument(node, "k")}
 
 
 def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProgram:
@@ -72,47 +67,64 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
         program: with its MLPs outlined (`outline-glu`); an MLP that was not is counted as resident.
         bits_per_weight: price every weight at this width, scales included (INT4 with a 16-bit scale per 64 weights is
             4.25); by default at the width of the checkpoint.
+
+    Raises:
+        UnsupportedModel: a weight is read by two different masks.
+        UsageError: the width is none that a weight can have.
     """
-    bits = bits_per_weight or program.info.weight_bits
+    check_bits(bits_per_weight)
+    bits = program.info.weight_bits if bits_per_weight is None else bits_per_weight
     layer_of = {name: m.layer for m in program.mlps for name in (m.gate, m.up, m.down)}
-    grouped: dict[tuple[str, str], list[str]] = {}
-    masks: dict[tuple[str, str], fx.Node | None] = {}
-    for node in program.graph.nodes:
-        for read in reads_of(node):
-            if read.weight not in layer_of:
-                continue
-            key = (read.weight, "all") if read.mask is None else (site_name(read.mask), read.axis)
-            masks[key] = read.mask
-            grouped.setdefault(key, []).append(read.weight)
-    by_site: dict[str, list[Any]] = {}
-    for (site, axis), names in grouped.items():
-        mask = masks[(site, axis)]
-        shape = program.weights[names[0]].shape
-        units = int(shape[0] if axis == "rows" else shape[1])
-        size = sum(program.weights[n].numel() * bits / 8 / units for n in names)
-        label = site if mask is not None else _full_name(site, layer_of[names[0]])
-        if label in by_site:
-            by_site[label][3] += size
-            by_site[label][4] += names
-        else:
-            by_site[label] = [label, layer_of[names[0]], units, size, list(names), mask is None]
+    sites: dict[str, list[Read]] = {}
+    for read in _mlp_reads(program, set(layer_of)).values():
+        sites.setdefault(_label(read, layer_of), []).append(read)
     apart = [name for name in program.weights if name not in layer_of and not is_buffer(name)]
     resident = sum(program.weights[name].numel() for name in apart) * bits / 8
     looked_up = set(apart) - {r.weight for n in program.graph.nodes if not _looks_up(n) for r in reads_of(n)}
     unread = sum(program.weights[name].numel() for name in looked_up) * bits / 8
     kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
-    sites = tuple(Site(s[0], s[1], s[2], s[3], tuple(s[4]), s[5]) for s in by_site.values())
-    return TrafficProgram(resident, sites, kv, program.info.name, unread)
+    made = tuple(_site(program, name, reads, layer_of, bits) for name, reads in sites.items())
+    return TrafficProgram(resident, made, kv, program.info.name, unread)
+
+
+def check_bits(bits_per_weight: float | None) -> None:
+    """UsageError unless it is None or a width that a weight can have."""
+    if bits_per_weight is not None and not 0 < bits_per_weight <= 64:
+        raise UsageError(f"bits_per_weight is {bits_per_weight:g}; it must be above 0 and at most 64")
+
+
+def _mlp_reads(program: Program, weights: set[str]) -> dict[str, Read]:
+    """How each MLP weight is read: once per token, whole if anything reads it whole."""
+    found: dict[str, Read] = {}
+    for node in program.graph.nodes:
+        for read in reads_of(node):
+            before = found.get(read.weight)
+            if read.weight not in weights or (before is not None and before.mask is None):
+                continue
+            if before is not None and read.mask is not None and (before.mask, before.axis) != (read.mask, read.axis):
+                raise UnsupportedModel(f"{read.weight} is read by two different masks, which have no common units")
+            found[read.weight] = read
+    return found
+
+
+def _label(read: Read, layer_of: Mapping[str, int]) -> str:
+    if read.mask is not None:
+        return site_name(read.mask)
+    return f"layers.{layer_of[read.weight]}.{read.weight.removesuffix('.weight').rsplit('.', 1)[-1]}"
+
+
+def _site(program: Program, name: str, reads: list[Read], layer_of: Mapping[str, int], bits: float) -> Site:
+    """A unit is a row or a column of every matrix that the mask decides, fetched together."""
+    by_rows = reads[0].axis == "rows"
+    units = int(program.weights[reads[0].weight].shape[0 if by_rows else 1])
+    size = sum(program.weights[r.weight].numel() for r in reads) * bits / 8
+    matrices = tuple(r.weight for r in reads)
+    return Site(name, layer_of[reads[0].weight], units, size / units, matrices, reads[0].mask is None)
 
 
 def _looks_up(node: fx.Node) -> bool:
     """An embedding reads one row of its table per token: next to nothing."""
     return node.op == "call_function" and node.target is torch.ops.aten.embedding.default
-
-
-def _full_name(weight: str, layer: int) -> str:
-    leaf = weight.removesuffix(".weight").rsplit(".", 1)[-1]
-    return f"layers.{layer}.{leaf}"
 
 
 def _position_bytes(shape: tuple[int | str, ...]) -> float:
@@ -127,30 +139,27 @@ def program_density(program: Program) -> float:
     """Kept weights of all weights of the MLPs, by the fixed k of every selection (DIP: (2 rho_in + rho_glu) / 3)."""
     active, kept, total = active_units(program), 0.0, 0.0
     for site in lower(program).sites:
-        size = site.units * site.unit_bytes
-        total += size
-        kept += size if site.full else size * active.get(site.name, site.units) / site.units
+        total += site.size_bytes
+        kept += site.size_bytes * (1.0 if site.full else active.get(site.name, site.units) / site.units)
     return kept / total if total else 1.0
 
 
-def with_capacities(program: Program, capacities: Mapping[str, int]) -> Program:
-    """The program with the cache-aware selections' capacity set, in units per site; other sites are as they were."""
-    graph = program.edit()
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target is ops.target("select_cache_aware"):
-            names = argument_names(node)
-            site, place = argument(node, "", names.index("site")), names.index("capacity")
-            if site in capacities:
-                node.args = (*node.args[:place], int(capacities[site]), *node.args[place + 1 :])
-    return program.replace(graph=graph)
+def cache_aware_nodes(program: Program) -> dict[str, fx.Node]:
+    """Site -> its selection, for every selection that follows a cache: those with a capacity."""
+    decided = {site: selection_of(mask) for site, mask in selections(program).items()}
+    return {site: node for site, node in decided.items() if has_argument(node, "capacity")}
 
 
 def cache_aware(program: Program) -> dict[str, tuple[str, int]]:
     """Site -> (policy, capacity) of every cache-aware selection in the program."""
-    found = {}
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target is ops.target("select_cache_aware"):
-            names = argument_names(node)
-            site, policy, capacity = (argument(node, "", names.index(n)) for n in ("site", "policy", "capacity"))
-            found[site] = (policy, capacity)
-    return found
+    nodes = cache_aware_nodes(program)
+    return {site: (str(argument(n, "policy")), int(argument(n, "capacity"))) for site, n in nodes.items()}
+
+
+def with_capacities(program: Program, capacities: Mapping[str, int]) -> Program:
+    """The program with the cache-aware selections' capacity set, in units per site; other sites are as they were."""
+    after = program.replace(graph=program.edit())
+    for site, node in cache_aware_nodes(after).items():
+        if site in capacities:
+            set_argument(node, "capacity", int(capacities[site]))
+    return after

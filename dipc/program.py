@@ -77,6 +77,11 @@ class ModelInfo:
     digest: str
     has_weights: bool
 
+    @property
+    def usual_context(self) -> int:
+        """Positions that a KV cache is priced with unless told otherwise: the model's context, at most 2,048."""
+        return min(self.context, 2048)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -92,7 +97,8 @@ class Method:
 class Program:
     """A model as a graph, with its weights. See the module's docstring.
 
-    `graph` is not to be changed in place by anybody but a pass that has just made its own copy (`edit`).
+    `graph` is not to be changed in place by anybody but a pass that has just made its own copy (`edit`). `dense` is the
+    program before the first method rewrote it: what results are compared with.
     """
 
     graph: fx.Graph
@@ -103,6 +109,7 @@ class Program:
     mlps: tuple[Mlp, ...] = ()
     method: Method = Method()
     tokenizer: Any = field(default=None, compare=False)
+    dense: Program | None = field(default=None, compare=False, repr=False)
 
     def edit(self) -> fx.Graph:
         """A copy of the graph for a pass to change; put it back with `replace(graph=...)`."""
@@ -134,6 +141,11 @@ class Program:
     def port(self, name: str) -> Port:
         """The input of that name."""
         return next(p for p in self.inputs if p.name == name)
+
+    @property
+    def reference(self) -> Program:
+        """The dense program that this one is compared with: itself where no method was applied."""
+        return self.dense or self
 
     @property
     def carried(self) -> tuple[Port, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import fx
@@ -47,15 +47,17 @@ class Glu:
     scope: Scope
     ports: list[Port]
     carried: list[fx.Node]
+    sites: set[str] = field(default_factory=set)
     x: fx.Node = field(init=False)
     gate: Matrix = field(init=False)
     up: Matrix = field(init=False)
     down: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
-        args = [argument(self.node, "glu", i) for i in range(7)]
-        self.x = args[0]
-        self.gate, self.up, self.down = (Matrix(args[i], args[i + 3]) for i in (1, 2, 3))
+        self.x = argument(self.node, "x")
+        self.gate, self.up, self.down = (
+            Matrix(argument(self.node, f"w_{m}"), argument(self.node, f"b_{m}")) for m in ("gate", "up", "down")
+        )
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Add a call before the node that is being rewritten."""
@@ -120,11 +122,20 @@ class Glu:
 
     def units(self, where: str) -> int:
         """Units of a site: d_model at "input", d_ff at "glu"."""
-        return self.mlp.d_model if where == "input" else self.mlp.d_ff
+        sizes = {"input": self.mlp.d_model, "glu": self.mlp.d_ff}
+        if where not in sizes:
+            raise UsageError(f"a method selects at 'input' or 'glu', not at {where!r}")
+        return sizes[where]
 
     def site(self, where: str) -> str:
-        """The site's name in traces and reports."""
-        return f"layers.{self.mlp.layer}.{where}"
+        """The site's name in traces and reports, claimed once: two selections at one place could not be told apart."""
+        beside = [m.name for m in self.program.mlps if m.layer == self.mlp.layer]
+        place = f".{beside.index(self.mlp.name)}" if len(beside) > 1 else ""
+        name = f"layers.{self.mlp.layer}{place}.{where}"
+        if name in self.sites:
+            raise UsageError(f"a method may select once at {where!r} of each MLP; {name} is taken")
+        self.sites.add(name)
+        return name
 
     def _dense(self) -> dict[str, fx.Node]:
         if self.scope == "all":
@@ -174,6 +185,8 @@ class SparsityPass(Pass):
 
     def __post_init__(self) -> None:
         check_density(self.name, "density", self.density)
+        if self.scope not in get_args(Scope):
+            raise UsageError(f"{self.name}: scope={self.scope}: choose {' or '.join(get_args(Scope))}")
 
     def rewrite(self, glu: Glu) -> fx.Node:
         """The MLP's output [1, T, D], computed by this method."""
@@ -211,9 +224,18 @@ class SparsityPass(Pass):
         inputs = tuple(sorted((*program.inputs, *ports), key=lambda p: order[p.name]))
         after = program.replace(graph=graph, inputs=inputs, outputs=(*program.outputs, *states))
         if done:
-            method = Method(self.name, program_density(after), self.scope, str(self))
-            after = after.replace(method=method)
+            method = joined(program.method, Method(self.name, program_density(after), self.scope, str(self)))
+            after = after.replace(method=method, dense=program.reference)
         return PassResult(after, tuple(done), tuple(skipped))
+
+
+def joined(first: Method, second: Method) -> Method:
+    """The method of a program on which two were applied, each to its own layers."""
+    if first.name == "dense":
+        return second
+    if first.scope != second.scope:
+        raise UsageError(f"{first.options} and {second.options} differ in scope; a program has one")
+    return Method(f"{first.name}+{second.name}", second.density, second.scope, f"{first.options},{second.options}")
 
 
 def check_density(name: str, option: str, value: float) -> None:
@@ -238,32 +260,3 @@ def select_layers(name: str, text: str, layers: int) -> set[int]:
             raise UsageError(f"{name}: layers={text}: {part} is not within the model's layers 0-{layers - 1}")
         chosen |= set(range(low, high + 1))
     return chosen
-
-
-def densify(program: Program) -> Program:
-    """The dense model behind a sparsified program: the same products with nothing skipped, and no selection state."""
-    graph = program.edit()
-    for node in list(graph.nodes):
-        operator = ops.operator_of(node.target) if node.op == "call_function" else None
-        if operator is None or operator.dense is None:
-            continue
-        target, positions = operator.dense
-        with graph.inserting_before(node):
-            dense = graph.call_function(target, tuple(argument(node, operator.name, i) for i in positions))
-        dense.meta = dict(node.meta)
-        node.replace_all_uses_with(dense)
-        graph.erase_node(node)
-    output = next(n for n in graph.nodes if n.op == "output")
-    kept = [i for i, name in enumerate(program.outputs) if i == 0 or program.port(name).kind != "state"]
-    output.args = (tuple(output.args[0][i] for i in kept),)
-    graph.eliminate_dead_code()
-    gone = {p.name for p in program.inputs if p.kind in ("state", "dense")}
-    for node in list(graph.nodes):
-        if node.op == "placeholder" and node.name in gone:
-            graph.erase_node(node)
-    return program.replace(
-        graph=graph,
-        inputs=tuple(p for p in program.inputs if p.name not in gone),
-        outputs=tuple(program.outputs[i] for i in kept),
-        method=Method(),
-    )

@@ -216,6 +216,6 @@ def _digest(config: Any, weights: Mapping[str, torch.Tensor]) -> str:
         weight = weights[name]
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         if weight.device.type != "meta" and not is_buffer(name):
-            sample = weight.detach().reshape(-1)[:: max(1, weight.numel() // 4096)][:4096]
-            digest.update(sample.float().cpu().numpy().tobytes())
+            places = torch.linspace(0, weight.numel() - 1, min(weight.numel(), 4096), dtype=torch.float64).long()
+            digest.update(weight.detach().reshape(-1)[places].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

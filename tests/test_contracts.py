@@ -26,7 +26,7 @@ from dipc.pipeline import PASSES, Pass, make_pass, parse_pipeline
 from dipc.program import Program
 from dipc.registry import registry_name
 from dipc.shapes import verify_structure
-from dipc.sparsify import SparsityPass, densify
+from dipc.sparsify import SparsityPass
 
 OPERATOR_NAMES = OPERATORS.names()
 METHODS = [name for name in PASSES.names() if issubclass(PASSES.get(name), SparsityPass)]
@@ -176,17 +176,6 @@ def test_operator_traffic_names_its_weights(name: str) -> None:
                 assert mask.shape[-1] == weights[read.weight].shape[0 if read.axis == "rows" else 1]
 
 
-@pytest.mark.parametrize("name", [n for n in OPERATOR_NAMES if OPERATORS.get(n).dense is not None])
-def test_operator_with_everything_kept_is_its_dense_form(name: str) -> None:
-    operator = OPERATORS.get(name)
-    assert operator.dense is not None
-    target, positions = operator.dense
-    for tokens, args in cases(name):
-        full = [torch.ones_like(a) if of_tokens(a, tokens) and a.dtype == torch.bool else a for a in args]
-        dense = target(*(full[i] if i < len(full) else None for i in positions))
-        assert_same(call(operator, tuple(full)), (dense,))
-
-
 # --- Passes ---
 
 
@@ -306,7 +295,7 @@ def test_method_is_the_same_in_one_call_and_token_by_token(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_method_has_the_dense_model_behind_it(name: str) -> None:
     for scope in ("all", "decode"):
-        dense = densify(apply(name, scope=scope))
+        dense = apply(name, scope=scope).reference
         verify_structure(dense)
         assert deviation(tiny_llama(), dense) <= ROUNDING
         assert dense.inputs == tiny_llama().inputs and dense.outputs == tiny_llama().outputs

@@ -278,7 +278,7 @@ def test_dip_ca_takes_its_capacity_from_a_device() -> None:
     # The resident part and half of the MLPs' bytes: half of each site's units.
     traffic = lower(Dip().run(outlined()).program)
     size = int(traffic.resident_bytes + traffic.mlp_bytes / 2)
-    program = DipCa(hw="a18", dram=f"{size} B").run(outlined()).program
+    program = DipCa(hw="a18", dram=f"{size} B", context=0).run(outlined()).program
     room = allocate(lower(program), parse_bytes(f"{size} B"), 0)
     assert {site: c for site, (_, c) in cache_aware(program).items()} == room.capacities
     assert all(c in (15, 16, 23, 24) for c in room.capacities.values())
@@ -287,7 +287,7 @@ def test_dip_ca_takes_its_capacity_from_a_device() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"gamma": 1.5}, UsageError, r"dip-ca: gamma=1.5 is outside \[0, 1\]"),
+        ({"gamma": 1.5}, UsageError, r"dip-ca: gamma=1.5 is outside \(0, 1\]"),
         ({"gamma": -0.1}, UsageError, r"gamma=-0.1 is outside"),
         ({"gamma": float("nan")}, UsageError, r"gamma=nan is outside"),
         ({"capacity": 2.0}, UsageError, r"dip-ca: capacity=2 is outside \[0, 1\]; it is a fraction of the units"),

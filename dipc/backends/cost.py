@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from dipc.backends.pricing import Price, price
 from dipc.cache.policy import get_policy
+from dipc.cache.state import CacheState
 from dipc.errors import UsageError
 from dipc.evaluation import Score, Text, evaluate
-from dipc.hardware import Device, load_device
-from dipc.lower import active_units, cache_aware, lower, selection_of, selections, with_capacities
-from dipc.ops.operator import argument_names
-from dipc.ops.select_cache_aware import kernel as select_cache_aware
+from dipc.hardware import Device, device_for
+from dipc.lower import active_units, cache_aware, cache_aware_nodes, lower, with_capacities
+from dipc.ops.operator import argument
 from dipc.program import Method, Program
-from dipc.quantities import parse_bandwidth, parse_bytes
-from dipc.sparsify import densify
 from dipc.trace import Trace
-from dipc.traffic import TrafficProgram, allocate
+from dipc.traffic import allocate
 
 SYNTHETIC_TOKENS = 96
 
@@ -93,12 +90,12 @@ def estimate(
     Raises:
         UsageError: DRAM that cannot hold the resident part, a trace of another model, an unknown device or policy.
     """
-    context = min(program.info.context, 2048) if context is None else context
-    if bits_per_weight is not None and not 0 < bits_per_weight <= 64:
-        raise UsageError(f"bits_per_weight is {bits_per_weight:g}; it must be above 0 and at most 64")
+    context = program.info.usual_context if context is None else context
+    if not program.mlps:
+        raise UsageError(f"{program.info.name} has no outlined MLP; compile it with outline-glu or a method first")
     traffic = lower(program, bits_per_weight)
-    dense_traffic = lower(densify(program), bits_per_weight)
-    device = _device(hardware, dram, flash, dense_traffic)
+    dense_traffic = lower(program.reference, bits_per_weight)
+    device = device_for(hardware, dram, flash, dense_traffic.total_bytes)
     aware = cache_aware(program)
     name = policy or next((p for p, _ in aware.values()), "lfu")
     rule = get_policy(name)
@@ -130,7 +127,7 @@ def estimate(
         device=device,
         policy=name,
         context=context,
-        bits_per_weight=bits_per_weight or program.info.weight_bits,
+        bits_per_weight=program.info.weight_bits if bits_per_weight is None else bits_per_weight,
         model_bytes=dense_traffic.total_bytes,
         source=source,
         seed=used_seed,
@@ -140,27 +137,14 @@ def estimate(
     )
 
 
-def _device(hardware: str | Device, dram: str | None, flash: str | None, dense: TrafficProgram) -> Device:
-    device = hardware if isinstance(hardware, Device) else load_device(hardware)
-    if dram is not None and dram.strip().endswith("%"):
-        try:
-            share = float(dram.strip()[:-1]) / 100
-        except ValueError:
-            raise UsageError(
-                f'--dram {dram}: write a size such as "4 GB" or a share of the model such as 50%'
-            ) from None
-        device = device.with_dram_available(round(share * dense.total_bytes))
-    elif dram is not None:
-        device = device.with_dram_available(parse_bytes(dram))
-    return device if flash is None else device.with_flash_bandwidth(parse_bandwidth(flash))
-
-
 def _check_trace(trace: Trace, program: Program) -> str:
     digest = trace.meta.get("digest")
     if digest not in (None, program.info.digest):
         raise UsageError(
             f"the trace is of another model ({trace.meta.get('model')}, {digest}), not {program.info.digest}"
         )
+    if trace.meta.get("method", program.method.options) != program.method.options:
+        raise UsageError(f"the trace is of {trace.meta['method']}, and the program is {program.method.options}")
     now = ",".join(f"{s}={c}" for s, (_, c) in sorted(cache_aware(program).items())) or "none"
     same = trace.meta.get("capacities", now) == now
     return "a given trace" + ("" if same else ", selected at another cache capacity (not a closed loop)")
@@ -184,15 +168,10 @@ def synthetic_trace(program: Program, seed: int, tokens: int = SYNTHETIC_TOKENS)
     meta: dict[str, str | int | float] = {"digest": program.info.digest, "source": "synthetic", "seed": seed}
     parts = [Trace.synthetic(plain, {s: active[s] for s in plain}, tokens, seed, meta)] if plain else []
     sites = dict(parts[0].sites) if parts else {}
-    for site, mask_node in selections(program).items():
-        if site not in aware:
-            continue
+    for site, node in cache_aware_nodes(program).items():
         score = torch.from_numpy(np.abs(generator.standard_normal((tokens, units[site]), dtype=np.float32)))
-        node = selection_of(mask_node)
-        given: dict[str, Any] = dict(zip(argument_names(node), node.args, strict=False))
-        empty = (torch.zeros(units[site], dtype=torch.bool), torch.zeros(units[site]).long())
-        state = (*empty, torch.full((units[site],), -1), torch.tensor(0))
-        options = (given["k"], given["capacity"], given["gamma"], given["policy"])
-        mask = select_cache_aware(score, *state, *options)[0]
-        sites[site] = np.packbits(mask.numpy(), axis=-1)
+        state = CacheState.empty(units[site])
+        options = [argument(node, n) for n in ("k", "capacity", "gamma", "policy")]
+        chosen = node.target(score, state.cached, state.freq, state.last_used, state.t, *options)  # type: ignore[operator]
+        sites[site] = np.packbits(chosen[0].numpy(), axis=-1)
     return Trace(sites, units, meta)

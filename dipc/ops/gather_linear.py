@@ -25,7 +25,7 @@ def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
 def traffic(node: fx.Node) -> tuple[Read, ...]:
     """The kept columns."""
-    return (Read(weight_name(argument(node, "gather_linear", 2)), "columns", argument(node, "gather_linear", 1)),)
+    return (Read(weight_name(argument(node, "weight")), "columns", argument(node, "mask")),)
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
@@ -43,5 +43,4 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
-    dense=(torch.ops.aten.linear.default, (0, 2, 3)),
 )

@@ -44,7 +44,7 @@ def fake(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *args: Any, **
 
 def traffic(node: fx.Node) -> tuple[Read, ...]:
     """All three matrices, whole, for every token."""
-    return tuple(Read(weight_name(argument(node, "glu", i)), "all") for i in (1, 2, 3))
+    return tuple(Read(weight_name(argument(node, name)), "all") for name in ("w_gate", "w_up", "w_down"))
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:

@@ -37,8 +37,6 @@ class Operator:
         fake: the shape rule: given arguments on the meta device, results of the right shape and dtype.
         traffic: what a node reads from memory, per token.
         kernel: a faster implementation that gives the same bits and falls back to the reference where it must.
-        dense: the same product with nothing skipped, as (operator, positions of the arguments it takes), for
-            operators that multiply; the dense model is what every result is compared with.
         examples: arguments for the contract tests, from a seeded generator and a size.
     """
 
@@ -49,7 +47,6 @@ class Operator:
     traffic: Callable[[fx.Node], tuple[Read, ...]]
     examples: Callable[[torch.Generator, int, int], list[tuple[Any, ...]]]
     kernel: Callable[..., Any] | None = None
-    dense: tuple[Callable[..., Any], tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         _LIBRARY.define(f"{self.name}{self.schema}")
@@ -62,21 +59,30 @@ class Operator:
         return getattr(torch.ops.dipc, self.name).default
 
 
-def argument(node: fx.Node, operator: str, position: int) -> Any:
-    """An argument of a node by position in its schema, whether it was given by position, by keyword or left out."""
-    schema = node.target._schema.arguments[position]  # type: ignore[union-attr]
+def argument(node: fx.Node, name: str) -> Any:
+    """An argument of a node by its name in the schema, whether given by position, by keyword or left at its default."""
+    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if parameter.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, parameter.default_value)
+    raise KeyError(f"{node.target} has no argument {name!r}")
+
+
+def has_argument(node: fx.Node, name: str) -> bool:
+    """Whether the operator that a node calls has an argument of that name."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(a.name == name for a in schema.arguments)
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Change an argument of a node, by name."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    position = names.index(name)
     if position < len(node.args):
-        return node.args[position]
-    if schema.name in node.kwargs:
-        return node.kwargs[schema.name]
-    if schema.has_default_value():
-        return schema.default_value
-    raise ValueError(f"{operator}: {node.name} lacks {schema.name}")
-
-
-def argument_names(node: fx.Node) -> list[str]:
-    """The names in the schema of the operator that a node calls."""
-    return [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+        node.args = (*node.args[:position], value, *node.args[position + 1 :])
+    else:
+        node.kwargs = {**node.kwargs, name: value}
 
 
 def weight_name(value: Any) -> str:

@@ -8,12 +8,11 @@ from torch import fx
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
-from dipc.hardware import load_device
-from dipc.lower import lower, with_capacities
+from dipc.hardware import device_for
+from dipc.lower import check_bits, lower, with_capacities
 from dipc.passes.dip import Dip
 from dipc.pipeline import PassResult
 from dipc.program import Program
-from dipc.quantities import parse_bytes
 from dipc.sparsify import Glu
 from dipc.traffic import allocate
 
@@ -23,12 +22,12 @@ class DipCa(Dip):
     """Dynamic Input Pruning that prefers units already in the DRAM cache: uncached scores are multiplied by gamma.
 
     Attributes:
-        gamma: penalty of units that are not cached, in [0, 1]; 1 is DIP. The paper uses 0.2.
+        gamma: penalty of units that are not cached, in (0, 1]; 1 is DIP. The paper uses 0.2.
         policy: eviction policy of the cache.
         capacity: fraction of each site's units that the cache holds, where no device is given.
         hw: a device (name or file) whose DRAM gives the capacity instead.
-        dram: available DRAM of that device, such as "4 GB"; by default as its file says.
-        context: positions of KV cache that stay resident on that device.
+        dram: DRAM for the model on that device, such as "4 GB" or "50%" of the model; by default as its file says.
+        context: positions of KV cache that stay resident on that device; by default the model's context, at most 2,048.
         bits_per_weight: width at which that device stores weights; by default the checkpoint's.
     """
 
@@ -37,13 +36,16 @@ class DipCa(Dip):
     capacity: float = 0.5
     hw: str | None = None
     dram: str | None = None
-    context: int = 0
+    context: int | None = None
     bits_per_weight: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.gamma <= 1:
-            raise UsageError(f"{self.name}: gamma={self.gamma:g} is outside [0, 1]; 1 ignores the cache")
+        if not 0 < self.gamma <= 1:
+            raise UsageError(f"{self.name}: gamma={self.gamma:g} is outside (0, 1]; 1 ignores the cache")
+        if self.context is not None and self.context < 0:
+            raise UsageError(f"{self.name}: context={self.context} is negative")
+        check_bits(self.bits_per_weight)
         if not 0 <= self.capacity <= 1:
             raise UsageError(
                 f"{self.name}: capacity={self.capacity:g} is outside [0, 1]; it is a fraction of the units"
@@ -63,8 +65,8 @@ class DipCa(Dip):
         result = super().run(program)
         if self.hw is None or not result.modified:
             return result
-        device = load_device(self.hw)
-        if self.dram is not None:
-            device = device.with_dram_available(parse_bytes(self.dram))
-        room = allocate(lower(result.program, self.bits_per_weight), device.dram_available, self.context)
+        traffic = lower(result.program, self.bits_per_weight)
+        device = device_for(self.hw, self.dram, None, traffic.total_bytes)
+        context = program.info.usual_context if self.context is None else self.context
+        room = allocate(traffic, device.dram_available, context)
         return PassResult(with_capacities(result.program, room.capacities), result.matches, result.mismatches)

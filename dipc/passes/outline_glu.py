@@ -22,6 +22,7 @@ from dipc.program import Mlp, Program
 
 LINEAR = torch.ops.aten.linear.default
 MUL = torch.ops.aten.mul.Tensor
+GATES = tuple(target for target, _ in ACTIVATIONS.values())
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "experts")
 
 
@@ -59,8 +60,8 @@ class OutlineGlu(Pass):
                 if where:
                     failures[where] = Mismatch(found.reason, where, found.node)
             else:
-                mlps.append(_outline(graph, found[1], found[0], where, len(mlps), weights))
-        done = {m.name for m in mlps}
+                mlps.append(_outline(graph, found[1], found[0], where, mlps, weights))
+        done = {m.name.partition("#")[0] for m in mlps}
         for module in {mlp_path(str(n.meta.get("module", ""))) for n in graph.nodes} - {""} - done:
             failures.setdefault(
                 module, Mismatch("no product of an activated gate with a second linear: not a gated MLP", module)
@@ -83,6 +84,8 @@ def split_fused(graph: fx.Graph, weights: dict[str, Any]) -> None:
         whole = fused.op == "call_function" and fused.target is LINEAR and len(fused.users) == 1
         if not whole or not along_last or set(parts) != {0, 1} or fused.args[1].op != "get_attr":
             continue
+        if not any(user.target in GATES for part in parts.values() for user in part.users):
+            continue
         rows = weights[fused.args[1].target].shape[0]
         if cut.target is aten.split.Tensor and cut.args[1] * 2 != rows:
             continue
@@ -101,7 +104,7 @@ def _half(graph: fx.Graph, weights: dict[str, Any], weight: fx.Node | None, inde
         return None
     name = str(weight.target)
     parent, _, leaf = name.rpartition(".")
-    new = f"{parent.rpartition('.')[0]}.{label}.{leaf}"
+    new = f"{parent}.{label}.{leaf}"
     rows = weights[name].shape[0] // 2
     weights[new] = weights[name][index * rows : (index + 1) * rows]
     node = graph.get_attr(new)
@@ -128,20 +131,24 @@ def _first_match(patterns: dict[str, Pattern], node: fx.Node) -> tuple[str, Matc
     return result
 
 
-def _outline(graph: fx.Graph, match: Match, activation: str, where: str, index: int, weights: dict[str, Any]) -> Mlp:
+def _outline(
+    graph: fx.Graph, match: Match, activation: str, where: str, before: list[Mlp], weights: dict[str, Any]
+) -> Mlp:
     b = match.bound
     order = ("x", "gate", "up", "down", "bias_gate", "bias_up", "bias_down")
     with graph.inserting_before(match.root):
         arguments = (*(b[k] for k in order), activation)
         node = graph.create_node("call_function", GLU.target, arguments, name="glu")
     layer = re.findall(r"\.(\d+)\.", f".{match.root.meta.get('module', '')}.")
-    name = where or str(match.root.meta.get("module", "")).rpartition(".")[0] or f"mlp.{index}"
+    name = where or str(match.root.meta.get("module", "")).rpartition(".")[0] or "mlp"
+    alike = sum(m.name == name or m.name.startswith(f"{name}#") for m in before)
+    name = f"{name}#{alike}" if alike else name
     node.meta = {"module": name}
     match.root.replace_all_uses_with(node)
     graph.eliminate_dead_code()
     d_ff, d_model = weights[b["up"].target].shape
     gate, up, down = (str(b[k].target) for k in ("gate", "up", "down"))
-    return Mlp(name, int(layer[-1]) if layer else index, gate, up, down, d_model, d_ff, activation)
+    return Mlp(name, int(layer[-1]) if layer else len(before), gate, up, down, d_model, d_ff, activation)
 
 
 def mlp_path(module: str) -> str:
