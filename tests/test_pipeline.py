@@ -236,7 +236,7 @@ PLUGIN = '''
     from dipc.sparsify import Glu, SparsityPass
 
     @dataclass(frozen=True)
-    class InputOnly(SparsityPass):
+    class ByInput(SparsityPass):
         """Prune the input alone.
 
         Attributes:
@@ -259,25 +259,25 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_plug_in_file_is_a_pass_of_its_name(tmp_path: Path) -> None:
-    path = write(tmp_path / "input_only.py", PLUGIN)
-    assert load_plugin(path) == "input-only" and "input-only" in PASSES.names()
-    assert load_plugin(path) == "input-only"  # The same file twice is the same pass.
-    item = make_pass("input-only", {"strength": "3"})
+    path = write(tmp_path / "by_input.py", PLUGIN)
+    assert load_plugin(path) == "by-input" and "by-input" in PASSES.names()
+    assert load_plugin(path) == "by-input"  # The same file twice is the same pass.
+    item = make_pass("by-input", {"strength": "3"})
     assert dataclasses.asdict(item)["strength"] == 3
-    result = compile(tiny_llama(), "input-only{density=0.25 strength=2}", check_numerics=True)
+    result = compile(tiny_llama(), "by-input{density=0.25 strength=2}", check_numerics=True)
     # Two of three matrices at a quarter, one whole: (0.25 + 0.25 + 1) / 3.
     assert result.program.method.density == pytest.approx(0.5)
-    assert result.program.method.name == "input-only"
-    assert result.pipeline == "outline-glu,input-only{density=0.25 strength=2}"
+    assert result.program.method.name == "by-input"
+    assert result.pipeline == "outline-glu,by-input{density=0.25 strength=2}"
 
 
 def test_a_plug_in_may_not_take_a_name(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(UsageError, match=r"the pass 'dip' is already defined by dipc.passes.dip; rename the file"):
         load_plugin(write(tmp_path / "dip.py", PLUGIN))
-    load_plugin(write(tmp_path / "input_only.py", PLUGIN))
-    with pytest.raises(UsageError, match=r"'input-only' is already defined by .*input_only.py; rename the file"):
-        load_plugin(write(tmp_path / "other" / "input_only.py", PLUGIN))
+    load_plugin(write(tmp_path / "by_input.py", PLUGIN))
+    with pytest.raises(UsageError, match=r"'by-input' is already defined by .*by_input.py; rename the file"):
+        load_plugin(write(tmp_path / "other" / "by_input.py", PLUGIN))
 
 
 @pytest.mark.parametrize(
