@@ -64,7 +64,7 @@ def methods(draw: st.DrawFn) -> Pass:
         return Dip(**shared)
     return DipCa(
         **shared,
-        gamma=draw(st.floats(0, 1)),
+        gamma=draw(st.floats(0, 1, exclude_min=True)),
         policy=draw(st.sampled_from(["lfu", "lru", "none"])),
         capacity=draw(st.floats(0, 1)),
         hw=draw(WORDS),
