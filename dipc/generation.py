@@ -81,9 +81,7 @@ def generate(
         if on_text is not None and not text.endswith("\ufffd"):
             on_text(text[len(shown) :])
             shown = text
-        if len(new) == max_new_tokens or len(ids) + len(new) > context:
-            break
-        if session.position + 1 > context:
+        if len(new) == max_new_tokens or session.position == context:
             break
         logits = session.step([token]).logits[-1]
     decode = time.perf_counter() - start - prefill
