@@ -25,7 +25,7 @@ from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay
 from dipc.errors import UsageError
 from dipc.generation import tokenizer_of
-from dipc.lower import cache_aware, lower
+from dipc.lower import cache_aware, capacities_text, lower
 from dipc.program import Method, Program
 from dipc.trace import Trace
 
@@ -123,6 +123,7 @@ def evaluate(
     sparse, dense = Session(program, record=True), Session(program.reference)
     nll, dense_nll, divergence, count, bytes_scored = 0.0, 0.0, 0.0, 0, 0
     masks: dict[str, list[Any]] = {}
+    priced = {site.name for site in lower(program).sites}
     for done, (window_T, end_T) in enumerate(windows):
         sparse.new_sequence()
         dense.new_sequence()
@@ -137,9 +138,13 @@ def evaluate(
         count += len(truths)
         bytes_scored += int(end_T[-1] - end_T[first])
         for site, mask in seen.items():
+            if site not in priced:
+                continue
             masks.setdefault(site, []).append(np.packbits(mask[head:].numpy(), axis=-1))
         if progress is not None:
             progress(done + 1, len(windows))
+    if not bytes_scored:
+        raise UsageError(f"{text.name}: the tokens to predict hold no whole character; give more text")
     trace = _trace(program, masks, text, head)
     return Score(
         model=program.info.name,
@@ -213,7 +218,9 @@ def _encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, 
         until = np.concatenate([[0], np.cumsum(widths)])
         ends = until[np.array([end for _, end in encoded["offset_mapping"][:max_tokens]], dtype=np.int64)]
     else:
-        ends = np.cumsum([len(tokenizer.decode([token]).encode()) for token in ids])
+        # No offsets to be had: the pieces' own lengths, scaled to the text's.
+        ends = np.cumsum([len(tokenizer.decode([token]).encode()) for token in encoded["input_ids"]])
+        ends = (ends * len(text.encode()) / max(1, ends[-1] if len(ends) else 1))[:max_tokens]
     return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
 
 
@@ -230,7 +237,6 @@ def _run(session: Session, window_T: Tensor, head: int, piece: int | None) -> tu
 def _trace(program: Program, packed: dict[str, list[Any]], text: Text, head: int) -> Trace | None:
     if not packed:
         return None
-    caps = cache_aware(program)
     meta: dict[str, str | int | float] = {
         "model": program.info.name,
         "digest": program.info.digest,
@@ -241,7 +247,7 @@ def _trace(program: Program, packed: dict[str, list[Any]], text: Text, head: int
         "text_digest": text.digest,
         "prefill": head,
         "source": "recorded",
-        "capacities": ",".join(f"{s}={c}" for s, (_, c) in sorted(caps.items())) or "none",
+        "capacities": capacities_text(program),
     }
     units = {s.name: s.units for s in lower(program).sites if s.name in packed}
     return Trace({site: np.concatenate(rows) for site, rows in packed.items()}, units, meta)

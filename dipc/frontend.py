@@ -78,10 +78,15 @@ def _from_config(path: Path) -> Source:
                 f"{path}: its model's code comes with the checkpoint, and from a config alone it is never run"
             ) from error
         raise BadFile(f"{path}: not a model's config.json: {first_line(error)}") from error
+    if getattr(config, "auto_map", None):
+        raise UnsupportedModel(f"{path}: its model's code comes with the checkpoint, and from a config it is never run")
     _require_decoder(config, str(path))
     bits = 8.0 * (_config_dtype(config) or torch.float16).itemsize  # read before from_config overwrites it
-    with quiet(), torch.device("meta"):
-        twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        with quiet(), torch.device("meta"):
+            twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:
+        raise UnsupportedModel(f"{path}: no model can be made of it: {first_line(error)}") from error
     name = path.stem if path.name != "config.json" else path.resolve().parent.name
     return Source(twin, config, name, bits)
 

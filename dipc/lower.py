@@ -14,7 +14,7 @@ from torch import fx
 from dipc import ops
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.ops.operator import Read, argument, has_argument, set_argument
-from dipc.program import Program, is_buffer
+from dipc.program import Mlp, Program, is_buffer
 from dipc.traffic import Site, TrafficProgram
 
 
@@ -74,16 +74,15 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
     """
     check_bits(bits_per_weight)
     bits = program.info.weight_bits if bits_per_weight is None else bits_per_weight
-    layer_of = {name: m.layer for m in program.mlps for name in (m.gate, m.up, m.down)}
+    owner = {name: m for m in program.mlps for name in (m.gate, m.up, m.down)}
     sites: dict[str, list[Read]] = {}
-    for read in _mlp_reads(program, set(layer_of)).values():
-        sites.setdefault(_label(read, layer_of), []).append(read)
-    apart = [name for name in program.weights if name not in layer_of and not is_buffer(name)]
+    for read in _mlp_reads(program, set(owner)).values():
+        sites.setdefault(_label(read, owner), []).append(read)
+    apart = [name for name in program.weights if name not in owner and not is_buffer(name)]
     resident = sum(program.weights[name].numel() for name in apart) * bits / 8
-    looked_up = set(apart) - {r.weight for n in program.graph.nodes if not _looks_up(n) for r in reads_of(n)}
-    unread = sum(program.weights[name].numel() for name in looked_up) * bits / 8
+    unread = sum(program.weights[name].numel() for name in _looked_up(program) & set(apart)) * bits / 8
     kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
-    made = tuple(_site(program, name, reads, layer_of, bits) for name, reads in sites.items())
+    made = tuple(_site(program, name, reads, owner, bits) for name, reads in sites.items())
     return TrafficProgram(resident, made, kv, program.info.name, unread)
 
 
@@ -95,36 +94,38 @@ def check_bits(bits_per_weight: float | None) -> None:
 
 def _mlp_reads(program: Program, weights: set[str]) -> dict[str, Read]:
     """How each MLP weight is read: once per token, whole if anything reads it whole."""
-    found: dict[str, Read] = {}
-    for node in program.graph.nodes:
-        for read in reads_of(node):
-            before = found.get(read.weight)
-            if read.weight not in weights or (before is not None and before.mask is None):
-                continue
-            if before is not None and read.mask is not None and (before.mask, before.axis) != (read.mask, read.axis):
-                raise UnsupportedModel(f"{read.weight} is read by two different masks, which have no common units")
-            found[read.weight] = read
+    reads = [r for node in program.graph.nodes for r in reads_of(node) if r.weight in weights]
+    found = {r.weight: r for r in reads if r.mask is None}
+    for read in reads:
+        first = found.setdefault(read.weight, read)
+        if first.mask is not None and (first.mask, first.axis) != (read.mask, read.axis):
+            raise UnsupportedModel(f"{read.weight} is read by two different masks, which have no common units")
     return found
 
 
-def _label(read: Read, layer_of: Mapping[str, int]) -> str:
+def _label(read: Read, owner: Mapping[str, Mlp]) -> str:
     if read.mask is not None:
         return site_name(read.mask)
-    return f"layers.{layer_of[read.weight]}.{read.weight.removesuffix('.weight').rsplit('.', 1)[-1]}"
+    return f"{owner[read.weight].site_prefix}.{read.weight.removesuffix('.weight').rsplit('.', 1)[-1]}"
 
 
-def _site(program: Program, name: str, reads: list[Read], layer_of: Mapping[str, int], bits: float) -> Site:
+def _site(program: Program, name: str, reads: list[Read], owner: Mapping[str, Mlp], bits: float) -> Site:
     """A unit is a row or a column of every matrix that the mask decides, fetched together."""
     by_rows = reads[0].axis == "rows"
     units = int(program.weights[reads[0].weight].shape[0 if by_rows else 1])
     size = sum(program.weights[r.weight].numel() for r in reads) * bits / 8
     matrices = tuple(r.weight for r in reads)
-    return Site(name, layer_of[reads[0].weight], units, size / units, matrices, reads[0].mask is None)
+    return Site(name, owner[reads[0].weight].layer, units, size / units, matrices, reads[0].mask is None)
 
 
-def _looks_up(node: fx.Node) -> bool:
-    """An embedding reads one row of its table per token: next to nothing."""
-    return node.op == "call_function" and node.target is torch.ops.aten.embedding.default
+def _looked_up(program: Program) -> set[str]:
+    """Weights of which a token reads one row, next to nothing: embedding tables that nothing else reads."""
+    tables: set[str] = set()
+    others: set[str] = set()
+    for node in program.graph.nodes:
+        weights = {str(a.target) for a in node.all_input_nodes if a.op == "get_attr"}
+        (tables if node.target is torch.ops.aten.embedding.default else others).update(weights)
+    return tables - others
 
 
 def _position_bytes(shape: tuple[int | str, ...]) -> float:
@@ -154,6 +155,11 @@ def cache_aware(program: Program) -> dict[str, tuple[str, int]]:
     """Site -> (policy, capacity) of every cache-aware selection in the program."""
     nodes = cache_aware_nodes(program)
     return {site: (str(argument(n, "policy")), int(argument(n, "capacity"))) for site, n in nodes.items()}
+
+
+def capacities_text(program: Program) -> str:
+    """The capacities that cache-aware selections followed, as a trace records them."""
+    return ",".join(f"{site}={c}" for site, (_, c) in sorted(cache_aware(program).items())) or "none"
 
 
 def with_capacities(program: Program, capacities: Mapping[str, int]) -> Program:

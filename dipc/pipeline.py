@@ -216,7 +216,7 @@ def run_pipeline(
         passes: as parsed; what they require is inserted.
         allow_noop: accept a pass that matched nothing.
         check_numerics: also compare the logits of each pass's `exact()` form with its input's, on random tokens.
-        watch: called with index, pass and program after each pass (and before the first, with index -1 is not called).
+        watch: called with index, pass and program after each pass.
 
     Raises:
         UnsupportedModel: a pass matched nothing.

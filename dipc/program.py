@@ -61,6 +61,13 @@ class Mlp:
     d_model: int
     d_ff: int
     activation: str
+    place: int | None = None
+    """Which of its layer's MLPs it is, where a layer has several."""
+
+    @property
+    def site_prefix(self) -> str:
+        """What the names of its sites begin with: `layers.3`, or `layers.3.1` where a layer has several MLPs."""
+        return f"layers.{self.layer}" + ("" if self.place is None else f".{self.place}")
 
 
 @dataclass(frozen=True)

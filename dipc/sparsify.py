@@ -129,9 +129,7 @@ class Glu:
 
     def site(self, where: str) -> str:
         """The site's name in traces and reports, claimed once: two selections at one place could not be told apart."""
-        beside = [m.name for m in self.program.mlps if m.layer == self.mlp.layer]
-        place = f".{beside.index(self.mlp.name)}" if len(beside) > 1 else ""
-        name = f"layers.{self.mlp.layer}{place}.{where}"
+        name = f"{self.mlp.site_prefix}.{where}"
         if name in self.sites:
             raise UsageError(f"a method may select once at {where!r} of each MLP; {name} is taken")
         self.sites.add(name)

@@ -17,7 +17,7 @@ class Site:
     """Weights that are fetched from flash and cached unit by unit."""
 
     name: str
-    """Key of the site in a trace and an allocation, such as "0.glu"."""
+    """Key of the site in a trace and an allocation, such as "layers.0.glu"."""
     layer: int
     """The MLP layer that it belongs to; DRAM is shared equally over the layers."""
     units: int
@@ -50,7 +50,7 @@ class TrafficProgram:
     kv_bytes_per_position: float
     """KV cache of all layers for one position."""
     label: str
-    """What a report calls it, such as "dip{density=0.5}"."""
+    """What messages call it: the model's name."""
     resident_unread_bytes: float = 0.0
     """The part of `resident_bytes` that takes space but is not read per token, such as an untied embedding table."""
 

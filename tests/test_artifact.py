@@ -90,6 +90,9 @@ def test_what_is_saved_comes_back(compiled: dict[str, Compiled], saved: dict[str
     found = load(saved[text])
     assert found.program.text() == result.program.text()
     assert torch.equal(probe_logits(found.program), probe_logits(result.program))
+    dense, original = found.program.reference, result.program.reference
+    assert dense is not found.program and dense.text() == original.text()
+    assert torch.equal(probe_logits(dense), probe_logits(original))
     assert found.program.inputs == result.program.inputs
     assert found.program.outputs == result.program.outputs
     assert found.program.info == result.program.info

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import outlined, random_ids, relative, tiny_llama
 from torch import fx, nn
 
-from dipc.api import capture, compile, evaluate
+from dipc.api import capture, compile, evaluate, load, save
 from dipc.backends.eager import Session
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.evaluation import _encode
 from dipc.frontend import _require_decoder
-from dipc.lower import lower, program_density
+from dipc.lower import cache_aware, lower, program_density
 from dipc.passes.dip import Dip
 from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
 from dipc.sparsify import Glu, SparsityPass
@@ -151,3 +152,63 @@ def test_a_checkpoint_with_its_own_code_is_not_refused_for_its_type() -> None:
     Own.auto_map = {}
     with pytest.raises(UnsupportedModel):
         _require_decoder(Own(), "foo")
+
+
+def test_an_artifact_of_a_family_with_fused_weights_keeps_both_graphs(tmp_path: Path) -> None:
+    from helpers import tiny_model
+
+    result = compile(capture(tiny_model("phi3")), "dip{density=0.5}")
+    save(result, tmp_path / "out")
+    found = load(tmp_path / "out")
+    assert found.text() == result.program.text()
+    ids = random_ids(6)
+    for got, meant in ((found, result.program), (found.reference, result.program.reference)):
+        assert torch.equal(Session(got).step(ids).logits, Session(meant).step(ids).logits)
+
+
+def test_a_weight_that_changed_under_its_name_cannot_be_saved(tmp_path: Path) -> None:
+    program = Dip().run(outlined()).program
+    name = next(n for n in program.weights if n.endswith("up_proj.weight"))
+    for changed in (program.weights[name] + 1, program.weights[name].half()):
+        broken = program.replace(weights={**program.weights, name: changed})
+        with pytest.raises(UnsupportedModel, match="differs between the program and its dense reference"):
+            save(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_biases_are_read_and_embedding_tables_are_looked_up() -> None:
+    """Untied: all of the table's bytes are resident and none is read; the MLPs' biases are read."""
+    program = run_pipeline(tiny_llama(mlp_bias=True), parse_pipeline("dip")).program
+    table = program.weights["model.embed_tokens.weight"].numel() * program.info.weight_bits / 8
+    assert lower(program).resident_unread_bytes == table
+    assert lower(program.reference).resident_unread_bytes == table
+    tied = run_pipeline(tiny_llama(tie_word_embeddings=True), parse_pipeline("dip")).program
+    assert lower(tied).resident_unread_bytes == 0
+
+
+def test_a_device_of_one_pass_leaves_the_other_pass_alone() -> None:
+    text = 'dip-ca{layers=0 capacity=0.25},dip-ca{layers=1 hw=a18 dram="90%" context=0}'
+    program = run_pipeline(outlined(), parse_pipeline(text)).program
+    capacities = {site: c for site, (_, c) in cache_aware(program).items()}
+    assert capacities["layers.0.input"] == 8 and capacities["layers.1.input"] > 16
+
+
+def test_what_is_no_gated_pair_is_not_split() -> None:
+    """A third of three chunks is no half."""
+    from helpers import tiny_model
+
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(32, 144, bias=False), nn.Linear(48, 32, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate, up, _ = self.a(x).chunk(3, -1)
+            out: torch.Tensor = self.b(nn.functional.silu(gate) * up)
+            return out
+
+    model = tiny_model("llama")
+    model.model.layers[0].mlp = Three()  # type: ignore[union-attr, index]
+    result = compile(capture(model), "outline-glu", check_numerics=True)
+    assert [m.layer for m in result.program.mlps] == [1]
+    assert result.log[0].mismatches

@@ -17,10 +17,10 @@ import torch
 from dipc.backends.pricing import Price, price
 from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState
-from dipc.errors import UsageError
+from dipc.errors import UnsupportedModel, UsageError
 from dipc.evaluation import Score, Text, evaluate
 from dipc.hardware import Device, device_for
-from dipc.lower import active_units, cache_aware, cache_aware_nodes, lower, with_capacities
+from dipc.lower import active_units, cache_aware, cache_aware_nodes, capacities_text, lower, with_capacities
 from dipc.ops.operator import argument
 from dipc.program import Method, Program
 from dipc.trace import Trace
@@ -92,7 +92,7 @@ def estimate(
     """
     context = program.info.usual_context if context is None else context
     if not program.mlps:
-        raise UsageError(f"{program.info.name} has no outlined MLP; compile it with outline-glu or a method first")
+        raise UnsupportedModel(f"{program.info.name} has no outlined gated MLP to cache; `dipc explain` says why")
     traffic = lower(program, bits_per_weight)
     dense_traffic = lower(program.reference, bits_per_weight)
     device = device_for(hardware, dram, flash, dense_traffic.total_bytes)
@@ -145,7 +145,7 @@ def _check_trace(trace: Trace, program: Program) -> str:
         )
     if trace.meta.get("method", program.method.options) != program.method.options:
         raise UsageError(f"the trace is of {trace.meta['method']}, and the program is {program.method.options}")
-    now = ",".join(f"{s}={c}" for s, (_, c) in sorted(cache_aware(program).items())) or "none"
+    now = capacities_text(program)
     same = trace.meta.get("capacities", now) == now
     return "a given trace" + ("" if same else ", selected at another cache capacity (not a closed loop)")
 
@@ -169,6 +169,8 @@ def synthetic_trace(program: Program, seed: int, tokens: int = SYNTHETIC_TOKENS)
     parts = [Trace.synthetic(plain, {s: active[s] for s in plain}, tokens, seed, meta)] if plain else []
     sites = dict(parts[0].sites) if parts else {}
     for site, node in cache_aware_nodes(program).items():
+        if site not in units:
+            continue
         score = torch.from_numpy(np.abs(generator.standard_normal((tokens, units[site]), dtype=np.float32)))
         state = CacheState.empty(units[site])
         options = [argument(node, n) for n in ("k", "capacity", "gamma", "policy")]

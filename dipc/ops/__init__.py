@@ -40,10 +40,4 @@ def operator_of(node_target: object) -> Operator | None:
     return OPERATORS.get(name.replace("_", "-"))
 
 
-def load_all() -> None:
-    """Import every operator, so that torch knows them all (needed before a saved graph is read)."""
-    for name in OPERATORS.names():
-        OPERATORS.get(name)
-
-
-__all__ = ["OPERATORS", "Operator", "Read", "load_all", "operator_of", "target"]
+__all__ = ["OPERATORS", "Operator", "Read", "operator_of", "target"]

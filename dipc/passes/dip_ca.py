@@ -9,7 +9,7 @@ from torch import fx
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware import device_for
-from dipc.lower import check_bits, lower, with_capacities
+from dipc.lower import cache_aware, check_bits, lower, with_capacities
 from dipc.passes.dip import Dip
 from dipc.pipeline import PassResult
 from dipc.program import Program
@@ -50,8 +50,9 @@ class DipCa(Dip):
             raise UsageError(
                 f"{self.name}: capacity={self.capacity:g} is outside [0, 1]; it is a fraction of the units"
             )
-        if self.dram is not None and self.hw is None:
-            raise UsageError(f"{self.name}: dram={self.dram} needs a device: add hw=a18")
+        for option in ("dram", "context", "bits_per_weight"):
+            if getattr(self, option) is not None and self.hw is None:
+                raise UsageError(f"{self.name}: {option}={getattr(self, option)} needs a device: add hw=a18")
         get_policy(self.policy)
 
     def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
@@ -69,4 +70,5 @@ class DipCa(Dip):
         device = device_for(self.hw, self.dram, None, traffic.total_bytes)
         context = program.info.usual_context if self.context is None else self.context
         room = allocate(traffic, device.dram_available, context)
-        return PassResult(with_capacities(result.program, room.capacities), result.matches, result.mismatches)
+        own = {site: c for site, c in room.capacities.items() if site not in cache_aware(program)}
+        return PassResult(with_capacities(result.program, own), result.matches, result.mismatches)

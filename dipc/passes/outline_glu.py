@@ -6,6 +6,7 @@ pattern per activation. Every method starts from the `glu` nodes and needs to kn
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,9 +68,18 @@ class OutlineGlu(Pass):
                 module, Mismatch("no product of an activated gate with a second linear: not a gated MLP", module)
             )
         graph.eliminate_dead_code()
-        after = program.replace(graph=graph, weights=weights, mlps=(*program.mlps, *mlps))
+        after = program.replace(graph=graph, weights=weights, mlps=(*program.mlps, *_placed(mlps)))
         skipped = tuple(failures[m] for m in sorted(failures, key=_natural) if m not in done)
         return PassResult(after, tuple(m.name for m in mlps), skipped)
+
+
+def _placed(mlps: list[Mlp]) -> list[Mlp]:
+    """Number the MLPs of layers that have several."""
+    layers = [m.layer for m in mlps]
+    return [
+        dataclasses.replace(m, place=layers[:i].count(m.layer)) if layers.count(m.layer) > 1 else m
+        for i, m in enumerate(mlps)
+    ]
 
 
 def split_fused(graph: fx.Graph, weights: dict[str, Any]) -> None:
@@ -87,7 +97,7 @@ def split_fused(graph: fx.Graph, weights: dict[str, Any]) -> None:
         if not any(user.target in GATES for part in parts.values() for user in part.users):
             continue
         rows = weights[fused.args[1].target].shape[0]
-        if cut.target is aten.split.Tensor and cut.args[1] * 2 != rows:
+        if cut.args[1] != (2 if cut.target is aten.chunk.default else rows // 2) or rows % 2:
             continue
         for index, label in enumerate(("gate_proj", "up_proj")):
             with graph.inserting_before(fused):
@@ -148,7 +158,7 @@ def _outline(
     graph.eliminate_dead_code()
     d_ff, d_model = weights[b["up"].target].shape
     gate, up, down = (str(b[k].target) for k in ("gate", "up", "down"))
-    return Mlp(name, int(layer[-1]) if layer else len(before), gate, up, down, d_model, d_ff, activation)
+    return Mlp(name, int(layer[0]) if layer else len(before), gate, up, down, d_model, d_ff, activation)
 
 
 def mlp_path(module: str) -> str:

@@ -38,7 +38,7 @@ def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
     judged = []
     for mlp in program.mlps:
         by = next((entry.text for entry in reversed(methods) if mlp.name in entry.matches), None)
-        sites = tuple(r for r in rows if r.layer == mlp.layer)
+        sites = tuple(r for r in rows if r.name.rpartition(".")[0] == mlp.site_prefix)
         total = sum(r.size_bytes for r in sites)
         kept = sum(r.size_bytes * r.active / r.units for r in sites)
         reasons = () if by else tuple(_reason(e, mlp.name) for e in methods if _left(e, mlp.name))
