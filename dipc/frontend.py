@@ -55,15 +55,28 @@ def capture(
     return trace(source)
 
 
-def _open(model: str, dtype: str, trust_remote_code: bool) -> Source:
+def find_model(model: str) -> Path | str:
+    """The file or folder that a model's name means, or the name itself where it is a Hugging Face id.
+
+    Raises:
+        UsageError: it is none of these.
+        BadFile: a folder without a config.json.
+    """
     path = DEMO if model == "demo" else Path(model)
-    if path.is_file():
-        return _from_config(path)
-    if not path.is_dir() and ("/" not in model or model.startswith((".", "/")) or model.count("/") != 1):
-        raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id (try 'demo')")
     if path.is_dir() and not (path / "config.json").is_file():
         raise BadFile(f"{path}: no config.json in this folder, so it is no Hugging Face model")
-    return _from_pretrained(path if path.is_dir() else model, model, dtype, trust_remote_code)
+    if path.exists():
+        return path
+    if model.count("/") != 1 or model.startswith((".", "/")):
+        raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id (try 'demo')")
+    return model
+
+
+def _open(model: str, dtype: str, trust_remote_code: bool) -> Source:
+    where = find_model(model)
+    if isinstance(where, Path) and where.is_file():
+        return _from_config(where)
+    return _from_pretrained(where, model, dtype, trust_remote_code)
 
 
 def _from_config(path: Path) -> Source:

@@ -16,16 +16,14 @@ def describe_model(model: str, trust_remote_code: bool) -> dict[str, Any]:
         UsageError: there is no such model.
         BadFile: its config.json is missing or no JSON object.
     """
-    import dipc
+    from dipc.frontend import find_model
 
-    path = Path(dipc.__file__).parent / "demo" if model == "demo" else Path(model)
-    if path.is_file():
-        return _described(model, "a config, no weights", _read(path))
-    if path.is_dir():
-        return _described(model, "a folder", _read(path / "config.json"))
-    if model.count("/") != 1 or model.startswith((".", "/")):
-        raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id (try 'demo')")
-    return _described(model, "a Hugging Face id", _from_hub(model, trust_remote_code))
+    where = find_model(model)
+    if isinstance(where, str):
+        return _described(model, "a Hugging Face id", _from_hub(model, trust_remote_code))
+    if where.is_file():
+        return _described(model, "a config, no weights", _read(where))
+    return _described(model, "a folder", _read(where / "config.json"))
 
 
 def _described(model: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -35,8 +33,6 @@ def _described(model: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise BadFile(f"{path.parent}: no config.json in this folder, so it is no Hugging Face model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -49,9 +45,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _from_hub(model: str, trust_remote_code: bool) -> dict[str, Any]:
     from transformers import AutoConfig
 
+    from dipc.tracer import first_line
+
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(f"no model {model!r}: no such folder, and the hub did not give it: {reason[:200]}") from error
+        raise UsageError(f"no model {model!r}: the hub did not give it: {first_line(error)}") from error
     return dict(config.to_dict())
