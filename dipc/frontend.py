@@ -5,6 +5,7 @@ This file finds and opens the model; `tracer.py` traces it.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def find_model(model: str) -> Path | str:
     if path.exists():
         return path
     if model.count("/") != 1 or model.startswith((".", "/")):
-        raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id (try 'demo')")
+        beside = [entry.name for entry in Path().iterdir() if (entry / "config.json").is_file()]
+        close = difflib.get_close_matches(model, ["demo", *beside], n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else " (try 'demo')"
+        raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id{guess}")
     return model
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clitools import CONTEXT, Cli, cli, model, out, text  # noqa: F401
 
+from dipc.cli import main
 from dipc.errors import VerificationFailed
 
 
@@ -188,3 +189,8 @@ def test_an_interruption(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("dipc.hardware.device_names", interrupt)
     cli("hw", "list").fails(130, "interrupted")
+
+
+def test_a_misspelt_model_gets_a_guess(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", "dem0", "--passes", "dip", "--dry-run"]) == 2
+    assert "did you mean 'demo'?" in capfd.readouterr().err

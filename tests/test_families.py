@@ -56,7 +56,8 @@ def test_family(family: str) -> None:
     assert not any(entry.mismatches for entry in result.log)
     assert all(entry.deviation is not None and entry.deviation <= TOLERANCE for entry in result.log)
     assert ("model.layers.0.mlp.gate_up_proj.weight" in program.weights) == (family in FUSED)
-    assert "model.layers.0.mlp.up_proj.weight" in result.program.weights
+    half = "gate_up_proj.up_proj" if family in FUSED else "up_proj"
+    assert f"model.layers.0.mlp.{half}.weight" in result.program.weights
 
     sparse = Session(Dip(density=0.5).run(outlined[0]).program, record=True)
     steps = [sparse.step(p) for p in pieces]
