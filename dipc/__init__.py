@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         evaluate,
         generate,
         load,
-        open_program,
         save,
         to_dict,
     )
@@ -40,7 +39,6 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
-    "open_program",
     "save",
     "to_dict",
 ]

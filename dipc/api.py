@@ -35,7 +35,6 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
-    "open_program",
     "save",
     "to_dict",
 ]
@@ -82,10 +81,3 @@ def to_dict(result: Compiled | Estimate | Score) -> dict[str, Any]:
 def load(path: str | Path) -> Program:
     """Read an artifact's program. No code from the artifact is run."""
     return _artifact.load(Path(path)).program
-
-
-def open_program(target: str | Path, **capture_options: Any) -> Program:
-    """An artifact folder's program, or a model's: captured, with its MLPs outlined where there are any."""
-    if _artifact.is_artifact(Path(target)):
-        return load(target)
-    return compile(str(target), "outline-glu", allow_noop=True, **capture_options).program

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipc.api import compile as compile_program
+from dipc.api import to_dict
 from dipc.pattern import Mismatch
 from dipc.pipeline import Pass, PassLog
 from dipc.report import compiled_dict, estimate_dict, score_dict
@@ -184,3 +185,4 @@ def test_results_name_all_that_they_depend_on() -> None:
     use = price["sparse"]["dram"]
     assert sum(use.values()) == pytest.approx(price["device"]["dram_available_bytes"])
     json.dumps([log, score, price], allow_nan=False)
+    assert to_dict(result) == log

@@ -31,33 +31,31 @@ class Session:
     Args:
         program: with weights.
         record: also return every site's masks.
-        device: where to run, as torch names it.
 
     Raises:
         UsageError: the program was captured from a config alone.
     """
 
-    def __init__(self, program: Program, *, record: bool = False, device: str = "cpu") -> None:
+    def __init__(self, program: Program, *, record: bool = False) -> None:
         if not program.info.has_weights:
             raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to run with")
         self.program = program
-        self.device = device
         self._sites = selections(program) if record else {}
-        self._module = _module_with(program, list(self._sites.values()), device)
+        self._module = _module_with(program, list(self._sites.values()))
         self._values: dict[str, Tensor] = {}
         self._position = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: KV cache, selection state, weight cache."""
-        self._values = {p.name: empty_port(p, 0, 0, self.device) for p in self.program.carried}
+        self._values = {p.name: empty_port(p, 0, 0) for p in self.program.carried}
         self._position = 0
 
     def new_sequence(self) -> None:
         """Forget the text but keep the weight cache warm, as a device does between two prompts."""
         for port in self.program.carried:
             if port.kind == "kv":
-                self._values[port.name] = empty_port(port, 0, 0, self.device)
+                self._values[port.name] = empty_port(port, 0, 0)
         self._position = 0
 
     @property
@@ -76,7 +74,7 @@ class Session:
         Raises:
             UsageError: no token, or more than the model's context holds.
         """
-        ids_T = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        ids_T = torch.as_tensor(ids, dtype=torch.long)
         count, context = len(ids_T), self.program.info.context
         if count == 0:
             raise UsageError("there is no token to run; give some text")
@@ -84,8 +82,8 @@ class Session:
             raise UsageError(f"{self._position + count} tokens are more than the model's context of {context}")
         given = {
             "tokens": ids_T[None],
-            "positions": torch.arange(self._position, self._position + count, device=self.device)[None],
-            "dense": torch.full((1, count), dense, device=self.device),
+            "positions": torch.arange(self._position, self._position + count)[None],
+            "dense": torch.full((1, count), dense),
         }
         results = self._module(
             *(self._values[p.name] if p.name in self._values else given[p.kind] for p in self.program.inputs)
@@ -97,19 +95,13 @@ class Session:
         return Step(results[0][0].float(), masks)
 
 
-def _module_with(program: Program, extra: Sequence[fx.Node], device: str) -> fx.GraphModule:
-    """The program as a callable that also returns some inner values, on a device."""
-    if not extra and device == "cpu":
+def _module_with(program: Program, extra: Sequence[fx.Node]) -> fx.GraphModule:
+    """The program as a callable that also returns some inner values."""
+    if not extra:
         return program.module
     positions = {n: i for i, n in enumerate(program.graph.nodes)}
     graph = program.edit()
     nodes = list(graph.nodes)
     output = next(n for n in nodes if n.op == "output")
     output.args = ((*output.args[0], *(nodes[positions[n]] for n in extra)),)
-    if device != "cpu":
-        from torch.utils._pytree import tree_map_only
-
-        for node in nodes:
-            if node.op == "call_function":
-                node.kwargs = tree_map_only(torch.device, lambda _: torch.device(device), node.kwargs)
-    return fx.GraphModule({n: w.to(device) for n, w in program.weights.items()}, graph, class_name="Program")
+    return fx.GraphModule(dict(program.weights), graph, class_name="Program")
