@@ -7,7 +7,7 @@
           tokenizer/            what transformers' AutoTokenizer reads; absent where there is none
           reports/NAME.json     results that were kept
 
-DESIGN, section 8, stores the program as torch's `.pt2`. We do not: `torch.export.load` unpickles, and hands shape
+The program is not stored as torch's `.pt2`: `torch.export.load` unpickles, and hands shape
 expressions to sympy's parser, which evaluates them, so that both can run code from the file. Our own JSON is data.
 
 What is trusted: nothing in the folder is run. The graph may only call operators on an allow-list, weights are

@@ -1,7 +1,7 @@
 """Lowering a program to its memory traffic: what is resident, and what is cached in which units.
 
 The graph is walked once; every operator states what it reads (its traffic rule), and an ATen node reads its weights
-whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (DESIGN: capacity).
+whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (backends/README.md).
 """
 
 from __future__ import annotations

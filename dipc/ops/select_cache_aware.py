@@ -32,7 +32,7 @@ def reference(
     """Token by token: s = score * (c + gamma (1 - c)), mask = topK(s, k), c = cache_update(c, mask).
 
     score [..., U] holds magnitudes; the tokens are its leading dimensions in order. State: cached bool[U],
-    freq i64[U], last_used i64[U], t i64[] (DESIGN: the weight cache). Returns mask bool[..., U] and the next state, so
+    freq i64[U], last_used i64[U], t i64[] (cache/README.md). Returns mask bool[..., U] and the next state, so
     that one call with many tokens and many calls with one give the same bits. Eq. 10 also divides by max|x|, which
     scales all units of a token alike; leaving it out saves a rounding. Where `dense`, the mask is full and the state
     stays as it is.
