@@ -68,7 +68,7 @@ def reference(
             continue
         weighed = np.where(state.cached, row, row * np.float32(gamma))
         rank = np.where(np.isnan(weighed), np.inf, weighed)
-        order = sorted(range(len(row)), key=lambda i: (not np.isnan(weighed[i]), -rank[i], i))
+        order = sorted(range(len(row)), key=lambda i: (-rank[i], i))
         masks[token, order[:k]] = True
         state.update(masks[token], capacity, policy)
     return masks

@@ -19,6 +19,8 @@ from dipc.ops import select_cache_aware, select_topk
 from dipc.ops.operator import Read
 
 dipc = torch.ops.dipc
+for name in ops.OPERATORS.names():
+    ops.OPERATORS.get(name)  # An operator is known to torch once its file is imported.
 
 
 def row(*values: float) -> Tensor:
@@ -40,9 +42,32 @@ def test_topk_keeps_the_largest_and_of_equals_the_lower_index() -> None:
     assert kept(dipc.select_topk(row(0.0, 0.0, 0.0, 0.0), 3)) == [[0, 1, 2]]
 
 
-def test_topk_compares_values_not_magnitudes_and_counts_nan_as_largest() -> None:
+def test_topk_compares_values_not_magnitudes() -> None:
     assert kept(dipc.select_topk(row(-5.0, 1.0, 0.5), 1)) == [[1]]
-    assert kept(dipc.select_topk(row(1.0, float("inf"), float("nan")), 1)) == [[2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("function", [dipc.select_topk, select_topk.reference])
+def test_topk_counts_nan_as_infinity(function: Any, dtype: torch.dtype) -> None:
+    nan, inf = float("nan"), float("inf")
+    score = torch.tensor([[[1.0, inf, nan, 2.0], [nan, 1.0, inf, nan], [-inf, 1.0, 2.0, nan]]], dtype=dtype)
+    assert kept(function(score, 1)) == [[1], [0], [3]]
+    assert kept(function(score, 2)) == [[1, 2], [0, 2], [2, 3]]
+    assert kept(function(score, 3)) == [[1, 2, 3], [0, 2, 3], [1, 2, 3]]
+    assert kept(function(score, 1, "", torch.tensor([[False, True, False]]))) == [[1], [0, 1, 2, 3], [3]]
+
+
+@pytest.mark.parametrize("function", [dipc.select_cache_aware, select_cache_aware.reference])
+def test_cache_aware_counts_nan_as_infinity_whether_cached_or_not(function: Any) -> None:
+    nan, inf = float("nan"), float("inf")
+    # Units 0 and 1 are cached after the first token; then NaN, infinity and 0.2 times either weigh the same.
+    first = function(row(9.0, 8.0, 1.0, 1.0), *cold(4), 2, 2, 0.2)
+    assert kept(first[0]) == [[0, 1]] and first[1].tolist() == [True, True, False, False]
+    assert kept(function(row(1.0, inf, nan, 2.0), *first[1:], 1, 2, 0.2)[0]) == [[1]]
+    assert kept(function(row(1.0, 5.0, nan, inf), *first[1:], 1, 2, 0.2)[0]) == [[2]]
+    assert kept(function(row(nan, 5.0, nan, inf), *first[1:], 2, 2, 0.2)[0]) == [[0, 2]]
+    # With gamma 0 an infinite score outside the cache is 0 times infinity: NaN, and so infinity again.
+    assert kept(function(row(7.0, 5.0, inf, 6.0), *first[1:], 1, 2, 0.0)[0]) == [[2]]
 
 
 def test_topk_takes_none_and_all() -> None:
@@ -133,6 +158,22 @@ def test_selection_over_512_tokens_is_the_same_bits_however_it_is_computed(polic
             assert all(torch.equal(a, b) for a, b in zip(state, whole[1:], strict=True))
     rows = [select_topk.reference(part, 12) for part in score.split(1, 1)]
     assert torch.equal(torch.cat(rows, 1), dipc.select_topk(score, 12))
+
+
+@given(st.integers(1, 40), st.integers(0, 2**16), st.booleans(), st.sampled_from([0.0, 0.2, 1.0]))
+@settings(max_examples=80, deadline=None)
+def test_selection_among_nan_and_infinity_is_the_reference_bit_for_bit(
+    units: int, seed: int, some_dense: bool, gamma: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.tensor([float("nan"), float("inf"), 0.0, -0.0, 1e-45, 3.4e38, 1.0, 2.0])
+    score = values[torch.randint(len(values), (1, 5, units), generator=generator)]
+    dense = torch.rand(1, 5, generator=generator) < 0.4 if some_dense else None
+    for k in {0, 1, units // 2, units}:
+        assert torch.equal(dipc.select_topk(score, k, "", dense), select_topk.reference(score, k, "", dense))
+        args = (score, *cold(units), k, units // 2, gamma, "lru", "", dense)
+        for a, b in zip(dipc.select_cache_aware(*args), select_cache_aware.reference(*args), strict=True):
+            assert torch.equal(a, b)
 
 
 # --- Products ---

@@ -9,14 +9,14 @@
 
 namespace dipc {
 
-// Maps floats to integers of the same order. Zeros of either sign are equal, and NaN comes above everything, as in a
-// stable descending torch.sort.
+// Maps floats to integers of the same order. Zeros of either sign are equal, and NaN counts as +infinity.
 inline uint32_t ordered(float value) {
+  constexpr uint32_t kInfinity = 0xFF800000u;
   const float unsigned_zero = value + 0.0f;
   uint32_t bits;
   std::memcpy(&bits, &unsigned_zero, sizeof bits);
   const uint32_t flip = (bits >> 31) ? 0xFFFFFFFFu : 0x80000000u;
-  return value != value ? 0xFFFFFFFFu : bits ^ flip;
+  return value != value ? kInfinity : bits ^ flip;
 }
 
 class Selector {

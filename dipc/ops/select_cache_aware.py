@@ -34,8 +34,8 @@ def reference(
     score [..., U] holds magnitudes; the tokens are its leading dimensions in order. State: cached bool[U],
     freq i64[U], last_used i64[U], t i64[] (cache/README.md). Returns mask bool[..., U] and the next state, so
     that one call with many tokens and many calls with one give the same bits. Eq. 10 also divides by max|x|, which
-    scales all units of a token alike; leaving it out saves a rounding. Where `dense`, the mask is full and the state
-    stays as it is.
+    scales all units of a token alike; leaving it out saves a rounding. A product s that is NaN counts as +infinity.
+    Where `dense`, the mask is full and the state stays as it is.
     """
     rule = get_policy(policy)
     state = CacheState(cached, freq, last_used, t)
@@ -110,7 +110,7 @@ def traffic(node: fx.Node) -> tuple[Read, ...]:
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
-    """Scores with ties from an empty and from a used cache; every bound of k and capacity."""
+    """Scores with ties from an empty and from a used cache; every bound of k and capacity; NaN and infinity."""
     score = torch.randint(0, 7, (1, tokens, units), generator=generator).float()
     dense = torch.rand(1, tokens, generator=generator) < 0.5
     empty = (torch.zeros(units, dtype=torch.bool), torch.zeros(units).long(), torch.full((units,), -1), torch.tensor(0))
@@ -118,8 +118,10 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     cases: list[tuple[Any, ...]] = [
         (score, *empty, k, c, 0.2) for k in (0, units // 2, units) for c in (0, units // 3, units)
     ]
+    odd = torch.tensor([0, 1, 2, 3, 4, torch.nan, torch.inf])[score.long()]
     return [
         *cases,
+        (odd, *used, units // 2, units // 3, 0.2),
         (score, *used, units // 2, units // 3, 0.5, "lru"),
         (score, *used, units // 2, 1, 0.2, "lfu", "", dense),
     ]

@@ -14,10 +14,11 @@ from dipc.ops.operator import Operator, Read
 def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
     """topK of Eq. 7 and 8. score [..., U] -> mask bool[..., U] with k units per token (all, where `dense`).
 
-    A stable descending sort, because `torch.topk` does not promise which of equal scores it takes. NaN counts as the
-    largest. `site` names the place of selection in traces and reports; it changes nothing.
+    A stable descending sort, because `torch.topk` does not promise which of equal scores it takes. NaN counts as
+    +infinity. `site` names the place of selection in traces and reports; it changes nothing.
     """
-    kept = torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :k]
+    rank = torch.where(score.isnan(), torch.inf, score)
+    kept = torch.sort(rank, dim=-1, descending=True, stable=True).indices[..., :k]
     mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, kept, True)
     return mask if dense is None else mask | dense.unsqueeze(-1)
 
@@ -44,10 +45,11 @@ def traffic(node: fx.Node) -> tuple[Read, ...]:
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
-    """Scores with many ties, and k from none to all."""
+    """Scores with many ties, NaN and infinity among them, and k from none to all."""
     score = torch.randint(0, 5, (1, tokens, units), generator=generator).float()
     dense = torch.rand(1, tokens, generator=generator) < 0.5
-    return [(score, 0), (score, units // 2, "here"), (score, units), (score, units // 3, "", dense)]
+    odd = torch.tensor([0, 1, torch.nan, torch.inf, -torch.inf])[score.long()]
+    return [(score, 0), (score, units // 2, "here"), (score, units), (score, units // 3, "", dense), (odd, units // 2)]
 
 
 OPERATOR = Operator(
