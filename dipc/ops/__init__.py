@@ -24,7 +24,9 @@ def _find(module: ModuleType) -> Operator | None:
     return found
 
 
-OPERATORS: Registry[Operator] = register_kind(Registry("operator", "dipc.ops", _find, frozenset({"operator"})))
+OPERATORS: Registry[Operator] = register_kind(
+    Registry("operator", "dipc.ops", _find, frozenset({"operator", "onnx_form"}))
+)
 
 
 def target(name: str) -> object:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from dipc.ops.onnx_form import OnnxForm
+
 Axis = Literal["columns", "rows", "all"]
 
 _LIBRARY = torch.library.Library("dipc", "FRAGMENT")
@@ -18,12 +20,19 @@ _LIBRARY = torch.library.Library("dipc", "FRAGMENT")
 class Read:
     """A weight that a node reads for every token: whole, or only the columns (or rows) that the mask keeps.
 
-    `mask` is the node that made the mask; nodes that read by the same mask fetch their units together.
+    Attributes:
+        weight: its name; of a quantised weight its codes'.
+        axis: what a unit is.
+        mask: the node that made the mask; nodes that read by the same mask fetch their units together.
+        travelling: scales and zeros of which each unit has its own column (or row), fetched with it.
+        resident: scales and zeros that several units share, read whole for every token.
     """
 
     weight: str
     axis: Axis
     mask: fx.Node | None = None
+    travelling: tuple[str, ...] = ()
+    resident: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Operator:
         traffic: what a node reads from memory, per token.
         kernel: a faster implementation that gives the same bits and falls back to the reference where it must.
         examples: arguments for the contract tests, from a seeded generator and a size.
+        onnx: what it becomes in an ONNX file; a program that calls an operator without it cannot be exported.
     """
 
     name: str
@@ -47,6 +57,7 @@ class Operator:
     traffic: Callable[[fx.Node], tuple[Read, ...]]
     examples: Callable[[torch.Generator, int, int], list[tuple[Any, ...]]]
     kernel: Callable[..., Any] | None = None
+    onnx: OnnxForm | None = None
 
     def __post_init__(self) -> None:
         _LIBRARY.define(f"{self.name}{self.schema}")
@@ -85,8 +96,41 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
         node.kwargs = {**node.kwargs, name: value}
 
 
+def is_dequantized(value: Any) -> bool:
+    """Whether a value is a weight that a `dequantize` node makes of its codes."""
+    schema = getattr(value.target, "_schema", None) if isinstance(value, fx.Node) else None
+    return schema is not None and schema.name == "dipc::dequantize"
+
+
 def weight_name(value: Any) -> str:
-    """The weight that an argument names."""
+    """The weight that an argument names; where it is dequantised, that of the codes.
+
+    Raises ValueError where the graph computes it in another way.
+    """
+    if is_dequantized(value):
+        value = argument(value, "codes")
     if isinstance(value, fx.Node) and value.op == "get_attr":
         return str(value.target)
     raise ValueError(f"{value} is computed by the graph; a weight was expected")
+
+
+def weight_read(value: Any, axis: Axis, mask: fx.Node | None = None) -> Read:
+    """The read of the weight that an argument names, with the scales and zeros of a quantised one.
+
+    Groups along a unit give it scales of its own, which travel with it: a column has them where groups run along
+    dim 0, a row where they run along dim 1. In the other direction units share their scales. Raises as `weight_name`.
+    """
+    if not is_dequantized(value):
+        return Read(weight_name(value), axis, mask)
+    along_unit = argument(value, "axis") == {"columns": 0, "rows": 1}.get(axis, argument(value, "axis"))
+    return quantized_read(
+        argument(value, "codes"), argument(value, "scales"), argument(value, "zeros"), axis, mask, along_unit
+    )
+
+
+def quantized_read(
+    codes: fx.Node, scales: fx.Node, zeros: fx.Node | None, axis: Axis, mask: fx.Node | None, along_unit: bool
+) -> Read:
+    """The read of codes whose groups run along a unit (its scales travel with it) or across units (they stay)."""
+    tables = tuple(weight_name(t) for t in (scales, zeros) if t is not None)
+    return Read(weight_name(codes), axis, mask, *((tables, ()) if along_unit else ((), tables)))
