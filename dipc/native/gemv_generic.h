@@ -1,0 +1,254 @@
+// The inner loops in plain C++, for compilers to vectorise: each instruction set includes them for what it does not do
+// by hand. Everything is in an unnamed namespace, so that code compiled for one processor is never linked for another.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "gemv_kernels.h"
+
+namespace dipc {
+namespace {
+
+inline float from_bfloat16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+// Exact for every float16, infinities and NaN included: the exponent is moved by a multiplication.
+inline float from_float16(uint16_t bits) {
+  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7FFF) << 13;
+  float value;
+  std::memcpy(&value, &magnitude, sizeof value);
+  value *= 0x1p112f;
+  uint32_t wide;
+  std::memcpy(&wide, &value, sizeof wide);
+  if ((bits & 0x7C00) == 0x7C00) wide |= 0x7F800000u;
+  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+struct AsFloat32 {
+  using Stored = float;
+  static float load(float value) { return value; }
+};
+struct AsFloat16 {
+  using Stored = uint16_t;
+  static float load(uint16_t value) { return from_float16(value); }
+};
+struct AsBfloat16 {
+  using Stored = uint16_t;
+  static float load(uint16_t value) { return from_bfloat16(value); }
+};
+
+template <class Type>
+const typename Type::Stored* float_row(const UnitMatrix& matrix, int64_t unit) {
+  return static_cast<const typename Type::Stored*>(matrix.data) + unit * matrix.length;
+}
+
+inline const uint8_t* code_row(const UnitMatrix& matrix, int64_t unit) {
+  const int64_t bytes = matrix.format == kInt4 ? matrix.length / 2 : matrix.length;
+  return static_cast<const uint8_t*>(matrix.data) + unit * bytes;
+}
+
+inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
+  if (matrix.format == kInt8) return row[i];
+  return i & 1 ? row[i / 2] >> 4 : row[i / 2] & 15;
+}
+
+inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
+
+inline int64_t groups_along(const UnitMatrix& matrix) { return (matrix.length + matrix.group - 1) / matrix.group; }
+
+template <class Type>
+void add_floats_of(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t begin,
+                   int64_t end, float* y) {
+  int64_t j = 0;
+  for (; j + 4 <= count; j += 4) {
+    const auto* r0 = float_row<Type>(matrix, unit[j]);
+    const auto* r1 = float_row<Type>(matrix, unit[j + 1]);
+    const auto* r2 = float_row<Type>(matrix, unit[j + 2]);
+    const auto* r3 = float_row<Type>(matrix, unit[j + 3]);
+    const float a0 = x[j], a1 = x[j + 1], a2 = x[j + 2], a3 = x[j + 3];
+    for (int64_t o = begin; o < end; ++o) {
+      y[o] = y[o] + a0 * Type::load(r0[o]) + a1 * Type::load(r1[o]) + a2 * Type::load(r2[o]) + a3 * Type::load(r3[o]);
+    }
+  }
+  for (; j < count; ++j) {
+    const auto* row = float_row<Type>(matrix, unit[j]);
+    const float a = x[j];
+    for (int64_t o = begin; o < end; ++o) y[o] += a * Type::load(row[o]);
+  }
+}
+
+inline void add_floats(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t begin,
+                       int64_t end, float* y) {
+  if (matrix.format == kFloat32) return add_floats_of<AsFloat32>(matrix, unit, x, count, begin, end, y);
+  if (matrix.format == kFloat16) return add_floats_of<AsFloat16>(matrix, unit, x, count, begin, end, y);
+  return add_floats_of<AsBfloat16>(matrix, unit, x, count, begin, end, y);
+}
+
+constexpr int64_t kTile = 256;  // outputs whose sums are kept in registers or the nearest cache
+
+inline void sum_codes(const UnitMatrix& matrix, const Chunk& chunk, int64_t begin, int64_t count, int32_t* sum) {
+  std::memset(sum, 0, count * sizeof *sum);
+  for (int64_t j = 0; j < chunk.count; ++j) {
+    const int32_t q = chunk.q[j];
+    if (q == 0) continue;
+    const uint8_t* row = code_row(matrix, chunk.unit[j]);
+    if (matrix.format == kInt8) {
+      for (int64_t o = 0; o < count; ++o) sum[o] += q * row[begin + o];
+    } else if (begin % 2 == 0) {
+      for (int64_t o = 0; o < count / 2; ++o) {
+        sum[2 * o] += q * (row[begin / 2 + o] & 15);
+        sum[2 * o + 1] += q * (row[begin / 2 + o] >> 4);
+      }
+      if (count % 2) sum[count - 1] += q * code_at(matrix, row, begin + count - 1);
+    } else {
+      for (int64_t o = 0; o < count; ++o) sum[o] += q * code_at(matrix, row, begin + o);
+    }
+  }
+}
+
+inline void add_codes(const UnitMatrix& matrix, const Chunk& chunk, int64_t begin, int64_t end, float* y) {
+  int32_t sum[kTile];
+  const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
+  const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
+  for (int64_t from = begin; from < end; from += kTile) {
+    const int64_t count = end - from < kTile ? end - from : kTile;
+    sum_codes(matrix, chunk, from, count, sum);
+    for (int64_t o = 0; o < count; ++o) {
+      const int32_t zero = zeros ? zeros[from + o] : middle(matrix);
+      const float whole = static_cast<float>(sum[o] - zero * chunk.sum);
+      y[from + o] += whole * (chunk.step * from_float16(scales[from + o]));
+    }
+  }
+}
+
+inline int byte_of(int32_t quad, int64_t i) { return static_cast<int8_t>(static_cast<uint32_t>(quad) >> (8 * i)); }
+
+inline void add_scaled_codes(const UnitMatrix& matrix, const ScaledChunk& chunk, int64_t begin, int64_t end, float* y) {
+  int16_t q[kChunk];
+  int32_t sum[kTile];
+  for (int64_t g = 0; g < chunk.groups; ++g) {
+    for (int64_t j = 0; j < chunk.count; ++j) {
+      const int64_t at = j / 4 * chunk.groups + g;
+      q[j] = static_cast<int16_t>(128 * byte_of(chunk.high[at], j % 4) + byte_of(chunk.low[at], j % 4));
+    }
+    const Chunk part{chunk.unit, q, nullptr, nullptr, chunk.count, 0, 0.0f, 0};
+    const int64_t first = (chunk.first_group + g) * matrix.group;
+    const int64_t last = first + matrix.group < end ? first + matrix.group : end;
+    for (int64_t from = first < begin ? begin : first; from < last; from += kTile) {
+      const int64_t count = last - from < kTile ? last - from : kTile;
+      sum_codes(matrix, part, from, count, sum);
+      for (int64_t o = 0; o < count; ++o) {
+        y[from + o] += static_cast<float>(sum[o] - chunk.zero_sum[g]) * chunk.step[g];
+      }
+    }
+  }
+}
+
+// The nearest integer, halves to even, without a call: adding and taking off 1.5 * 2^23 rounds to a whole number.
+inline int32_t nearest(float value) {
+  const float shifted = value + 12582912.0f;
+  int32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  return bits - 0x4B400000;
+}
+
+// 128 * high + low = q.
+inline int32_t high_of(int32_t q) { return (q + 64) >> 7; }
+
+inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count,
+                        int64_t first_group, int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step,
+                        int32_t* zero_sum) {
+  const int64_t all = groups_along(matrix);
+  for (int64_t g = 0; g < groups; ++g) step[g] = 0.0f, zero_sum[g] = 0;
+  for (int64_t j = 0; j < count; ++j) {
+    const uint16_t* scales = matrix.scales + unit[j] * all + first_group;
+    float* products = scratch + j * groups;
+    for (int64_t g = 0; g < groups; ++g) {
+      const float product = x[j] * from_float16(scales[g]);
+      const float size = product < 0 ? -product : product;
+      products[g] = product;
+      step[g] = size > step[g] ? size : step[g];
+    }
+  }
+  for (int64_t g = 0; g < groups; ++g) step[g] = step[g] / static_cast<float>(kLargest);
+  for (int64_t j = 0; j < count; ++j) {
+    const float* products = scratch + j * groups;
+    const uint8_t* zeros = matrix.zeros ? matrix.zeros + unit[j] * all + first_group : nullptr;
+    int32_t* high_row = high + j / 4 * groups;
+    int32_t* low_row = low + j / 4 * groups;
+    const int shift = static_cast<int>(8 * (j % 4));
+    for (int64_t g = 0; g < groups; ++g) {
+      const int32_t q = step[g] > 0 ? nearest(products[g] / step[g]) : 0;
+      const int32_t upper = high_of(q), lower = q - 128 * upper;
+      if (shift == 0) high_row[g] = low_row[g] = 0;
+      high_row[g] |= static_cast<int32_t>(static_cast<uint32_t>(upper & 255) << shift);
+      low_row[g] |= static_cast<int32_t>(static_cast<uint32_t>(lower & 255) << shift);
+      zero_sum[g] += q * (zeros ? zeros[g] : middle(matrix));
+    }
+  }
+}
+
+template <class Type>
+float dot_floats_of(const UnitMatrix& matrix, int64_t unit, const float* x) {
+  constexpr int64_t kLanes = 32;
+  const auto* row = float_row<Type>(matrix, unit);
+  float sum[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= matrix.length; i += kLanes) {
+    for (int64_t k = 0; k < kLanes; ++k) sum[k] += Type::load(row[i + k]) * x[i + k];
+  }
+  for (; i < matrix.length; ++i) sum[i % kLanes] += Type::load(row[i]) * x[i];
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t k = 0; k < width; ++k) sum[k] += sum[k + width];
+  }
+  return sum[0];
+}
+
+inline float dot_floats(const UnitMatrix& matrix, int64_t unit, const float* x) {
+  if (matrix.format == kFloat32) return dot_floats_of<AsFloat32>(matrix, unit, x);
+  if (matrix.format == kFloat16) return dot_floats_of<AsFloat16>(matrix, unit, x);
+  return dot_floats_of<AsBfloat16>(matrix, unit, x);
+}
+
+inline int32_t dot_codes(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, const int16_t* q) {
+  const uint8_t* row = code_row(matrix, unit);
+  int32_t sum = 0;
+  if (matrix.format == kInt8) {
+    for (int64_t i = begin; i < end; ++i) sum += q[i] * row[i];
+    return sum;
+  }
+  for (int64_t i = begin / 2; i < end / 2; ++i) sum += q[2 * i] * (row[i] & 15) + q[2 * i + 1] * (row[i] >> 4);
+  return end % 2 ? sum + q[end - 1] * (row[end / 2] & 15) : sum;
+}
+
+inline void widen(const UnitMatrix& matrix, int64_t unit, float* row) {
+  const int64_t length = matrix.length;
+  if (matrix.format == kFloat32) {
+    std::memcpy(row, float_row<AsFloat32>(matrix, unit), length * sizeof *row);
+  } else if (matrix.format == kFloat16) {
+    const uint16_t* stored = float_row<AsFloat16>(matrix, unit);
+    for (int64_t i = 0; i < length; ++i) row[i] = from_float16(stored[i]);
+  } else if (matrix.format == kBfloat16) {
+    const uint16_t* stored = float_row<AsBfloat16>(matrix, unit);
+    for (int64_t i = 0; i < length; ++i) row[i] = from_bfloat16(stored[i]);
+  } else {
+    const uint8_t* codes = code_row(matrix, unit);
+    const int64_t stride = matrix.axis == 0 ? 1 : 0;
+    const int64_t at = matrix.axis == 0 ? unit / matrix.group * length : unit * groups_along(matrix);
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t g = stride ? at + i : at + i / matrix.group;
+      const int zero = matrix.zeros ? matrix.zeros[g] : middle(matrix);
+      row[i] = static_cast<float>(code_at(matrix, codes, i) - zero) * from_float16(matrix.scales[g]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dipc

@@ -1,0 +1,67 @@
+// What an instruction set has to offer: the inner loops of the sparse products, over a range of outputs or of units.
+//
+// Each instruction set fills one table, in a file compiled for it; gemv.cc picks a table once per process. The integer
+// kernels give the same bits on all of them: sums of integers are exact, and what follows is rounded in one order.
+#pragma once
+
+#include <cstdint>
+
+#include "gemv.h"
+
+namespace dipc {
+
+// Units whose sums stay within 32 bits: 128 activations of 15 bits times codes of 8.
+constexpr int64_t kChunk = 128;
+// An activation is rounded to an integer of at most this magnitude, 128 * high + low with |high| <= 127, |low| <= 64.
+constexpr int kLargest = 127 * 128;
+
+// Activations of up to kChunk units, rounded to multiples of `step`; padded with zeros to a multiple of four units.
+struct Chunk {
+  const int32_t* unit;  // [count]
+  const int16_t* q;     // [count]
+  const int32_t* high;  // [count / 4], four signed bytes each
+  const int32_t* low;   // [count / 4]
+  int64_t count;
+  int64_t group;        // which row of the scales belongs to all of them
+  float step;
+  int32_t sum;          // of q
+};
+
+// Activations of up to kChunk units by groups of outputs: each is x times the unit's scale there. G' groups in range.
+struct ScaledChunk {
+  const int32_t* unit;  // [count]
+  const int32_t* high;  // [count / 4, groups]
+  const int32_t* low;   // [count / 4, groups]
+  int64_t count;
+  int64_t first_group, groups;
+  const float* step;        // [groups]
+  const int32_t* zero_sum;  // [groups], sum of q times the unit's zero point
+};
+
+struct Kernels {
+  const char* name;
+  // y[begin:end] += sum over j of x[j] matrix[unit[j], begin:end], for the float formats.
+  void (*add_floats)(const UnitMatrix&, const int32_t* unit, const float* x, int64_t count, int64_t begin, int64_t end,
+                     float* y);
+  // y[begin:end] += step * scales[group, :] * (sum of q * (codes - zeros[group, :])), for the integer formats.
+  void (*add_codes)(const UnitMatrix&, const Chunk&, int64_t begin, int64_t end, float* y);
+  // The same where the scales travel with the units; begin and end bound whole groups of outputs (or the end of all).
+  void (*add_scaled_codes)(const UnitMatrix&, const ScaledChunk&, int64_t begin, int64_t end, float* y);
+  // Rounds x[j] * scales[unit[j], group] for `groups` groups: what ScaledChunk points to.
+  void (*scale_chunk)(const UnitMatrix&, const int32_t* unit, const float* x, int64_t count, int64_t first_group,
+                      int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step, int32_t* zero_sum);
+  // matrix[unit, :] . x for the float formats.
+  float (*dot_floats)(const UnitMatrix&, int64_t unit, const float* x);
+  // Sum over i in [begin, end) of q[i] * code[unit, i], for the integer formats; begin is even, at most kChunk values.
+  int32_t (*dot_codes)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, const int16_t* q);
+  // row[0:N] = matrix[unit, :] as float32.
+  void (*widen)(const UnitMatrix&, int64_t unit, float* row);
+};
+
+const Kernels& portable_kernels();
+#if defined(DIPC_X86)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+}  // namespace dipc
