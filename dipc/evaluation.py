@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay
 from dipc.errors import UsageError
@@ -120,7 +120,7 @@ def evaluate(
         raise UsageError(f"tokens_per_call is {tokens_per_call}; it must be at least 1")
     head = _prefill(program, prefill, seq_len)
     windows = _windows(program, text, seq_len, max_tokens, head)
-    sparse, dense = Session(program, record=True), Session(program.reference)
+    sparse, dense = EagerSession(program, record=True), EagerSession(program.reference)
     nll, dense_nll, divergence, count, bytes_scored = 0.0, 0.0, 0.0, 0, 0
     masks: dict[str, list[Any]] = {}
     priced = {site.name for site in lower(program).sites}
@@ -224,7 +224,7 @@ def _encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, 
     return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
 
 
-def _run(session: Session, window_T: Tensor, head: int, piece: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(session: EagerSession, window_T: Tensor, head: int, piece: int | None) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits [T, V] and masks [T, U] of a window: the head dense in one call, the rest in pieces."""
     pieces = [(window_T[:head], True)] if head else []
     rest = window_T[head:]
@@ -257,8 +257,8 @@ def measured_density(program: Program, trace: Trace | None) -> float:
     """Weights read of all weights of the MLPs, as the masks had it."""
     kept = total = 0.0
     for site in lower(program).sites:
-        total += site.size_bytes
-        kept += site.size_bytes * (1.0 if site.full or trace is None else trace.density(site.name))
+        total += site.weights
+        kept += site.weights * (1.0 if site.full or trace is None else trace.density(site.name))
     return kept / total if total else 1.0
 
 

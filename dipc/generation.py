@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
 from dipc.program import Method, Program
 
@@ -67,7 +67,7 @@ def generate(
         raise UsageError("the prompt is empty; give some text")
     if len(ids) >= context:
         raise UsageError(f"the prompt is {len(ids)} tokens, and the model's context is {context}; shorten the prompt")
-    session, new = Session(program), []
+    session, new = EagerSession(program), []
     generator = torch.Generator().manual_seed(seed)
     shown, start = "", time.perf_counter()
     logits = session.step(ids, dense=True).logits[-1]

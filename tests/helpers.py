@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from dipc.api import Program, capture
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.passes.outline_glu import OutlineGlu
 from dipc.program import Mlp, ModelInfo, Port, TensorType
 from dipc.shapes import verify_structure
@@ -66,9 +66,9 @@ def random_ids(count: int, vocab: int = SIZES["vocab_size"], seed: int = 0) -> T
     return torch.randint(3, vocab, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def run_pieces(program: Program, ids_T: Tensor, piece: int) -> tuple[Tensor, dict[str, Tensor], Session]:
+def run_pieces(program: Program, ids_T: Tensor, piece: int) -> tuple[Tensor, dict[str, Tensor], EagerSession]:
     """Logits [T, V], masks [T, U] of every site, and the session, from calls of `piece` tokens."""
-    session = Session(program, record=True)
+    session = EagerSession(program, record=True)
     steps = [session.step(chunk) for chunk in ids_T.split(piece)]
     masks = {site: torch.cat([s.masks[site] for s in steps]) for site in steps[0].masks}
     return torch.cat([s.logits for s in steps]), masks, session

@@ -11,7 +11,7 @@ import torch
 from helpers import random_ids, relative, tiny_llama, tiny_model
 
 from dipc.api import capture, compile
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile, DipcError, UnsupportedModel, UsageError
 from dipc.lower import lower
 
@@ -59,7 +59,7 @@ def test_a_tied_embedding_is_one_weight() -> None:
     assert "lm_head.weight" not in program.weights and "model.embed_tokens.weight" in program.weights
     assert program.parameter_count == sum(p.numel() for p in model.parameters())
     with torch.no_grad():
-        assert relative(Session(program).step(ids).logits, model(ids[None]).logits[0]) <= 1e-5
+        assert relative(EagerSession(program).step(ids).logits, model(ids[None]).logits[0]) <= 1e-5
 
 
 def test_a_digest_says_which_weights_they_are() -> None:
@@ -79,7 +79,7 @@ def test_a_program_in_bfloat16_runs(folder: Path) -> None:
     program = compile(folder, "dip-ca", dtype="bfloat16", name="other").program
     assert program.info.name == "other"
     assert program.weights["lm_head.weight"].dtype == torch.bfloat16
-    session = Session(program)
+    session = EagerSession(program)
     logits = torch.cat([session.step(part).logits for part in random_ids(12).split(5)])
     assert logits.dtype == torch.float32 and bool(logits.isfinite().all())
 
@@ -93,7 +93,7 @@ def test_a_bare_config_gives_the_same_graph_without_weights(folder: Path, tmp_pa
     assert lower(bare) == lower(full)
     assert all(w.device.type == "meta" for w in bare.weights.values())
     with pytest.raises(UsageError, match="captured from a config alone: it has no weights"):
-        Session(bare)
+        EagerSession(bare)
 
 
 def refused(model: Any, **options: Any) -> DipcError:

@@ -14,7 +14,7 @@ import torch
 from helpers import agreement, outlined, random_ids, relative, run_pieces, tiny_llama
 from torch import Tensor, fx
 
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.cache import get_policy, policy_names
 from dipc.cache.policy import POLICIES
 from dipc.errors import UsageError
@@ -276,7 +276,7 @@ def test_method_rewrites_the_layers_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_method_leaves_a_prompt_dense_if_its_scope_is_decode(name: str) -> None:
     program, ids = apply(name, scope="decode"), random_ids(16)
-    sparse, dense = Session(program, record=True), Session(tiny_llama())
+    sparse, dense = EagerSession(program, record=True), EagerSession(tiny_llama())
     prompt = sparse.step(ids[:12], dense=True)
     assert relative(prompt.logits, dense.step(ids[:12]).logits) <= ROUNDING
     assert all(mask.all() for mask in prompt.masks.values())

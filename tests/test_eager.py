@@ -16,7 +16,7 @@ from helpers import SHARED, agreement, outlined, random_ids, run_pieces, tiny_ll
 from torch import Tensor
 
 from dipc.api import Program, Text, capture, compile, evaluate
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState, update
 from dipc.errors import UsageError
@@ -115,7 +115,7 @@ def test_recorded_masks_and_state_follow_the_cache_rule() -> None:
 
 def test_a_new_sequence_forgets_the_text_and_keeps_the_cache() -> None:
     program, ids = compile(tiny_llama(), "dip-ca").program, random_ids(20)
-    session = Session(program, record=True)
+    session = EagerSession(program, record=True)
     cold = session.step(ids)
     state = {p.name: session.state(p.name).clone() for p in program.carried if p.kind == "state"}
     assert session.position == 20
@@ -131,7 +131,7 @@ def test_a_new_sequence_forgets_the_text_and_keeps_the_cache() -> None:
 
 
 def test_a_new_sequence_of_a_program_without_a_cache_starts_afresh() -> None:
-    session, ids = Session(compile(tiny_llama(), "dip").program), random_ids(10)
+    session, ids = EagerSession(compile(tiny_llama(), "dip").program), random_ids(10)
     first = session.step(ids).logits
     session.new_sequence()
     assert torch.equal(session.step(ids).logits, first)
@@ -152,7 +152,7 @@ def inputs(program: Program) -> list[Tensor]:
 
 
 def test_what_a_session_refuses() -> None:
-    session = Session(tiny_llama())
+    session = EagerSession(tiny_llama())
     with pytest.raises(UsageError, match="there is no token to run"):
         session.step([])
     session.step(random_ids(60))
@@ -162,7 +162,7 @@ def test_what_a_session_refuses() -> None:
     assert session.position == 64
     bare = tiny_llama().replace(info=dataclasses.replace(tiny_llama().info, has_weights=False))
     with pytest.raises(UsageError, match="captured from a config alone"):
-        Session(bare)
+        EagerSession(bare)
 
 
 # --- Evaluation ---
@@ -170,7 +170,7 @@ def test_what_a_session_refuses() -> None:
 
 def nll_of(program: Program, rows: list[Tensor], first: int) -> tuple[float, int]:
     """Negative log-likelihood of tokens `first`... of every row, each row in a fresh KV cache, and their number."""
-    session, total, count = Session(program), 0.0, 0
+    session, total, count = EagerSession(program), 0.0, 0
     for row in rows:
         session.new_sequence()
         log_p = torch.log_softmax(session.step(row).logits, -1)
@@ -206,7 +206,7 @@ def test_perplexity_is_what_the_logits_say(passes: str, bos: int | None) -> None
 def test_kl_is_from_the_dense_model_to_the_sparse() -> None:
     program = lettered("dip{density=0.3}")
     ids = torch.tensor(Letters()(TEXT.text)["input_ids"])[:40]
-    p, q = (torch.log_softmax(Session(m).step(ids).logits, -1)[:-1] for m in (tiny_llama(), program))
+    p, q = (torch.log_softmax(EagerSession(m).step(ids).logits, -1)[:-1] for m in (tiny_llama(), program))
     expected = float((p.exp() * (p - q)).sum(-1).mean())
     assert evaluate(program, TEXT, seq_len=40, max_tokens=40).kl_to_dense == pytest.approx(expected, rel=1e-4)
 
@@ -228,7 +228,7 @@ def test_the_hit_rate_is_that_of_the_carried_caches() -> None:
     program = lettered("dip-ca{gamma=0.3 capacity=0.4}")
     score = evaluate(program, TEXT, seq_len=40, max_tokens=80)
     ids = torch.tensor(Letters()(TEXT.text)["input_ids"])[:80]
-    session, hits, accesses = Session(program, record=True), 0.0, 0.0
+    session, hits, accesses = EagerSession(program, record=True), 0.0, 0.0
     for window in ids.split(40):
         session.new_sequence()
         for token in window.split(1):
@@ -264,7 +264,7 @@ def test_with_scope_decode_the_head_of_each_window_is_dense_and_not_scored() -> 
     score = evaluate(program, TEXT, seq_len=40, max_tokens=80, prefill=30, record=True)
     assert (score.prefill, score.windows, score.tokens) == (30, 2, 20)
     ids = torch.tensor(Letters()(TEXT.text)["input_ids"])[:80]
-    session, nll = Session(program), 0.0
+    session, nll = EagerSession(program), 0.0
     for window in ids.split(40):
         session.new_sequence()
         logits = torch.cat([session.step(window[:30], dense=True).logits, session.step(window[30:]).logits])
@@ -321,7 +321,7 @@ def test_generation_is_greedy_decoding_with_the_carried_state() -> None:
     got = generate(program, "The fox", max_new_tokens=6)
     ids = Letters()("The fox")["input_ids"]
     for _ in range(6):
-        ids.append(int(Session(program).step(ids).logits[-1].argmax()))
+        ids.append(int(EagerSession(program).step(ids).logits[-1].argmax()))
     assert got.text == Letters().decode(ids[7:]) and (got.prompt_tokens, got.new_tokens) == (7, 6)
     assert got.method == program.method
     with pytest.raises(UsageError, match="70 tokens, and the model's context is 64"):

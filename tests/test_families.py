@@ -12,7 +12,7 @@ import torch
 from helpers import random_ids, relative, tiny_model
 
 from dipc.api import Program, capture, compile
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel
 from dipc.passes.dip import Dip
 
@@ -44,7 +44,7 @@ def test_family(family: str) -> None:
     program = capture(model)
     assert program.info.family == family and program.info.layers == 2
     assert program.parameter_count == sum(p.numel() for p in model.parameters())
-    session = Session(program)
+    session = EagerSession(program)
     pieces = [ids[:9], *ids[9:].split(1)]
     assert relative(torch.cat([session.step(p).logits for p in pieces]), expected) <= TOLERANCE
 
@@ -59,7 +59,7 @@ def test_family(family: str) -> None:
     half = "gate_up_proj.up_proj" if family in FUSED else "up_proj"
     assert f"model.layers.0.mlp.{half}.weight" in result.program.weights
 
-    sparse = Session(Dip(density=0.5).run(outlined[0]).program, record=True)
+    sparse = EagerSession(Dip(density=0.5).run(outlined[0]).program, record=True)
     steps = [sparse.step(p) for p in pieces]
     logits = torch.cat([s.logits for s in steps])
     assert bool(logits.isfinite().all()) and relative(logits, expected) > 1e-3

@@ -11,7 +11,7 @@ from helpers import outlined, random_ids, relative, tiny_llama
 from torch import fx, nn
 
 from dipc.api import capture, compile, evaluate, load, save
-from dipc.backends.eager import Session
+from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.evaluation import _encode
 from dipc.frontend import _require_decoder
@@ -64,9 +64,9 @@ class Nowhere(SparsityPass):
 def test_the_reference_is_the_dense_model_whatever_the_method_writes() -> None:
     program = Zeroing().run(outlined()).program
     ids = random_ids(12)
-    dense = Session(program.reference).step(ids).logits
-    assert relative(dense, Session(tiny_llama()).step(ids).logits) < 1e-5
-    assert relative(dense, Session(program).step(ids).logits) > 1e-3
+    dense = EagerSession(program.reference).step(ids).logits
+    assert relative(dense, EagerSession(tiny_llama()).step(ids).logits) < 1e-5
+    assert relative(dense, EagerSession(program).step(ids).logits) > 1e-3
 
 
 def test_a_matrix_that_is_read_twice_is_counted_once() -> None:
@@ -163,7 +163,7 @@ def test_an_artifact_of_a_family_with_fused_weights_keeps_both_graphs(tmp_path: 
     assert found.text() == result.program.text()
     ids = random_ids(6)
     for got, meant in ((found, result.program), (found.reference, result.program.reference)):
-        assert torch.equal(Session(got).step(ids).logits, Session(meant).step(ids).logits)
+        assert torch.equal(EagerSession(got).step(ids).logits, EagerSession(meant).step(ids).logits)
 
 
 def test_a_weight_that_changed_under_its_name_cannot_be_saved(tmp_path: Path) -> None:

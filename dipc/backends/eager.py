@@ -1,32 +1,24 @@
 """The eager backend: run a program in torch, call after call, with its KV cache and its selection state carried along.
 
-Shape legend: T tokens of a call, V vocabulary, U units of a site.
+Shape legend: T tokens of a call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
+from dipc.backends.session import Identity, Step, check_call
 from dipc.errors import UsageError
 from dipc.lower import selections
 from dipc.program import Program
 from dipc.shapes import empty_port
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one call gave: logits [T, V] in float32, and the mask [T, U] of every site if they were asked for."""
-
-    logits: Tensor
-    masks: dict[str, Tensor]
-
-
-class Session:
-    """A running program.
+class EagerSession:
+    """A running program: a `Session` (dipc.backends.session).
 
     Args:
         program: with weights.
@@ -40,6 +32,7 @@ class Session:
         if not program.info.has_weights:
             raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to run with")
         self.program = program
+        self.identity = Identity.of(program, "eager")
         self._sites = selections(program) if record else {}
         self._module = _module_with(program, list(self._sites.values()))
         self._values: dict[str, Tensor] = {}
@@ -75,11 +68,8 @@ class Session:
             UsageError: no token, or more than the model's context holds.
         """
         ids_T = torch.as_tensor(ids, dtype=torch.long)
-        count, context = len(ids_T), self.program.info.context
-        if count == 0:
-            raise UsageError("there is no token to run; give some text")
-        if self._position + count > context:
-            raise UsageError(f"{self._position + count} tokens are more than the model's context of {context}")
+        count = len(ids_T)
+        check_call(count, self._position, self.identity.context)
         given = {
             "tokens": ids_T[None],
             "positions": torch.arange(self._position, self._position + count)[None],
