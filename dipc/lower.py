@@ -1,20 +1,22 @@
 """Lowering a program to its memory traffic: what is resident, and what is cached in which units.
 
 The graph is walked once; every operator states what it reads (its traffic rule), and an ATen node reads its weights
-whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (backends/README.md).
+whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (backends/README.md). Of a
+quantised weight the scales that travel with a unit belong to the unit, and those that units share are resident.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import fx
 
 from dipc import ops
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.ops.operator import Read, argument, has_argument, set_argument
+from dipc.ops.operator import Read, argument, has_argument, is_dequantized, set_argument, weight_read
 from dipc.program import Mlp, Program, is_buffer
+from dipc.storage import parameters_per_entry, weight_of
 from dipc.traffic import Site, TrafficProgram
 
 
@@ -25,7 +27,7 @@ def reads_of(node: fx.Node) -> tuple[Read, ...]:
     operator = ops.operator_of(node.target)
     if operator is not None:
         return operator.traffic(node)
-    return tuple(Read(str(a.target), "all") for a in node.all_input_nodes if a.op == "get_attr")
+    return tuple(weight_read(a, "all") for a in node.all_input_nodes if a.op == "get_attr" or is_dequantized(a))
 
 
 def selection_of(mask: fx.Node) -> fx.Node:
@@ -61,29 +63,37 @@ def active_units(program: Program) -> dict[str, int]:
 
 
 def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProgram:
-    """The traffic of one token.
+    """The traffic of one token. Quantised weights count the bytes that they have, scales and zeros included.
 
     Args:
         program: with its MLPs outlined (`outline-glu`); an MLP that was not is counted as resident.
-        bits_per_weight: price every weight at this width, scales included (INT4 with a 16-bit scale per 64 weights is
-            4.25); by default at the width of the checkpoint.
+        bits_per_weight: price every weight that is not quantised at this width, scales included (INT4 with a 16-bit
+            scale per 64 weights is 4.25); by default at the width of the checkpoint.
 
     Raises:
         UnsupportedModel: a weight is read by two different masks.
         UsageError: the width is none that a weight can have.
     """
     check_bits(bits_per_weight)
-    bits = program.info.weight_bits if bits_per_weight is None else bits_per_weight
-    owner = {name: m for m in program.mlps for name in (m.gate, m.up, m.down)}
-    sites: dict[str, list[Read]] = {}
-    for read in _mlp_reads(program, set(owner)).values():
-        sites.setdefault(_label(read, owner), []).append(read)
-    apart = [name for name in program.weights if name not in owner and not is_buffer(name)]
-    resident = sum(program.weights[name].numel() for name in apart) * bits / 8
-    unread = sum(program.weights[name].numel() for name in _looked_up(program) & set(apart)) * bits / 8
+    stored = _Stored(program, program.info.weight_bits if bits_per_weight is None else bits_per_weight)
+    owned = _mlp_reads(program)
+    sites: dict[str, list[tuple[Read, Mlp]]] = {}
+    for read, mlp in owned.values():
+        sites.setdefault(_label(read, mlp), []).append((read, mlp))
+    cached = {name for read, _ in owned.values() for name in (read.weight, *read.travelling)}
+    apart = {name for name in program.weights if name not in cached and not is_buffer(name)}
+    resident = sum(map(stored.size_bytes, sorted(apart)))
+    unread = sum(map(stored.size_bytes, sorted(_looked_up(program) & apart)))
     kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
-    made = tuple(_site(program, name, reads, owner, bits) for name, reads in sites.items())
+    made = tuple(_site(name, reads, stored) for name, reads in sites.items())
     return TrafficProgram(resident, made, kv, program.info.name, unread)
+
+
+def mean_bits(program: Program, bits_per_weight: float | None = None) -> float:
+    """Bits that a parameter takes on average, with the scales and zeros of quantised weights."""
+    if not parameters_per_entry(program.graph):
+        return program.info.weight_bits if bits_per_weight is None else bits_per_weight
+    return 8 * lower(program, bits_per_weight).total_bytes / program.parameter_count
 
 
 def check_bits(bits_per_weight: float | None) -> None:
@@ -92,30 +102,68 @@ def check_bits(bits_per_weight: float | None) -> None:
         raise UsageError(f"bits_per_weight is {bits_per_weight:g}; it must be above 0 and at most 64")
 
 
-def _mlp_reads(program: Program, weights: set[str]) -> dict[str, Read]:
+class _Stored:
+    """The weights of a program as they are stored."""
+
+    def __init__(self, program: Program, bits: float) -> None:
+        self.weights, self.bits, self.held = program.weights, bits, parameters_per_entry(program.graph)
+
+    def size_bytes(self, name: str) -> float:
+        """A quantised tensor has its own size, any other takes the given bits per weight."""
+        weight = self.weights[name]
+        return weight.numel() * (float(weight.element_size()) if name in self.held else self.bits / 8)
+
+    def parameters(self, name: str) -> int:
+        """Parameters of the model that a tensor holds."""
+        return self.weights[name].numel() * self.held.get(name, 1)
+
+    def units(self, read: Read) -> int:
+        """Rows, or columns, of which one byte of codes may hold several."""
+        rows, entries = self.weights[read.weight].shape
+        return int(rows if read.axis == "rows" else entries * self.held.get(read.weight, 1))
+
+
+def _reads_by_mlp(program: Program) -> Iterator[tuple[Read, Mlp]]:
+    """Reads of the MLPs' weights: those under their names, and what else the MLP's module reads by a mask.
+
+    A pass may store a weight anew under another name; what a method adds and reads whole, a predictor, is resident.
+    """
+    by_weight = {name: m for m in program.mlps for name in (m.gate, m.up, m.down)}
+    by_module = {m.name: m for m in program.mlps}
+    for node in program.graph.nodes:
+        for read in reads_of(node):
+            mlp = by_weight.get(weight_of(read.weight))
+            if mlp is None and read.mask is not None:
+                mlp = by_module.get(str(node.meta.get("module", "")))
+            if mlp is not None:
+                yield read, mlp
+
+
+def _mlp_reads(program: Program) -> dict[str, tuple[Read, Mlp]]:
     """How each MLP weight is read: once per token, whole if anything reads it whole."""
-    reads = [r for node in program.graph.nodes for r in reads_of(node) if r.weight in weights]
-    found = {r.weight: r for r in reads if r.mask is None}
-    for read in reads:
-        first = found.setdefault(read.weight, read)
+    reads = list(_reads_by_mlp(program))
+    found = {read.weight: (read, mlp) for read, mlp in reads if read.mask is None}
+    for read, mlp in reads:
+        first = found.setdefault(read.weight, (read, mlp))[0]
         if first.mask is not None and (first.mask, first.axis) != (read.mask, read.axis):
             raise UnsupportedModel(f"{read.weight} is read by two different masks, which have no common units")
     return found
 
 
-def _label(read: Read, owner: Mapping[str, Mlp]) -> str:
+def _label(read: Read, mlp: Mlp) -> str:
     if read.mask is not None:
         return site_name(read.mask)
-    return f"{owner[read.weight].site_prefix}.{read.weight.removesuffix('.weight').rsplit('.', 1)[-1]}"
+    return f"{mlp.site_prefix}.{weight_of(read.weight).removesuffix('.weight').rsplit('.', 1)[-1]}"
 
 
-def _site(program: Program, name: str, reads: list[Read], owner: Mapping[str, Mlp], bits: float) -> Site:
-    """A unit is a row or a column of every matrix that the mask decides, fetched together."""
-    by_rows = reads[0].axis == "rows"
-    units = int(program.weights[reads[0].weight].shape[0 if by_rows else 1])
-    size = sum(program.weights[r.weight].numel() for r in reads) * bits / 8
-    matrices = tuple(r.weight for r in reads)
-    return Site(name, owner[reads[0].weight].layer, units, size / units, matrices, reads[0].mask is None)
+def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
+    """A unit is a row or a column of every matrix that the mask decides, fetched together with its scales."""
+    first, mlp = reads[0]
+    units = stored.units(first)
+    matrices = tuple(read.weight for read, _ in reads)
+    size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.travelling))
+    weights = sum(map(stored.parameters, matrices))
+    return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units)
 
 
 def _looked_up(program: Program) -> set[str]:
@@ -140,8 +188,8 @@ def program_density(program: Program) -> float:
     """Kept weights of all weights of the MLPs, by the fixed k of every selection (DIP: (2 rho_in + rho_glu) / 3)."""
     active, kept, total = active_units(program), 0.0, 0.0
     for site in lower(program).sites:
-        total += site.size_bytes
-        kept += site.size_bytes * (1.0 if site.full else active.get(site.name, site.units) / site.units)
+        total += site.weights
+        kept += site.weights * (1.0 if site.full else active.get(site.name, site.units) / site.units)
     return kept / total if total else 1.0
 
 

@@ -161,8 +161,14 @@ class Program:
 
     @property
     def parameter_count(self) -> int:
-        """Parameters of the model: every weight but the buffers (rotary frequencies and the like)."""
-        return sum(w.numel() for name, w in self.weights.items() if not is_buffer(name))
+        """Parameters of the model: every weight but the buffers (rotary frequencies and the like).
+
+        A quantised weight counts as what it stands for: two parameters to a byte of 4-bit codes, none to a scale.
+        """
+        from dipc.storage import parameters_per_entry
+
+        held = parameters_per_entry(self.graph)
+        return sum(w.numel() * held.get(name, 1) for name, w in self.weights.items() if not is_buffer(name))
 
     def nodes_of(self, target: Callable[..., Any]) -> list[fx.Node]:
         """The nodes that call this operator, in program order."""

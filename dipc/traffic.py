@@ -28,6 +28,8 @@ class Site:
     """Weights that a unit takes a column or a row of."""
     full: bool
     """Every token reads all units, as in the dense model."""
+    unit_weights: float
+    """Weights in one unit, however wide they are stored: what densities count."""
 
     def __post_init__(self) -> None:
         if self.units < 1 or not self.unit_bytes > 0:
@@ -37,6 +39,11 @@ class Site:
     def size_bytes(self) -> float:
         """Bytes of all units."""
         return self.units * self.unit_bytes
+
+    @property
+    def weights(self) -> float:
+        """Weights of all units."""
+        return self.units * self.unit_weights
 
 
 @dataclass(frozen=True)

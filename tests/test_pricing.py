@@ -29,7 +29,7 @@ def device(flash: float = 1 * GB, dram: float = 60 * GB, overlap: bool = True) -
 
 
 def site(name: str, layer: int, units: int, unit_bytes: float, full: bool = False) -> Site:
-    return Site(name, layer, units, unit_bytes, (f"{name}.weight",), full)
+    return Site(name, layer, units, unit_bytes, (f"{name}.weight",), full, unit_weights=1)
 
 
 def program(*sites: Site, resident: float = 0, kv: float = 0, unread: float = 0) -> TrafficProgram:

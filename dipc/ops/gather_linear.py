@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.ops.operator import Operator, Read, argument, weight_name
+from dipc.ops.operator import Operator, Read, argument, weight_read
 
 
 def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,7 +25,7 @@ def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
 def traffic(node: fx.Node) -> tuple[Read, ...]:
     """The kept columns."""
-    return (Read(weight_name(argument(node, "weight")), "columns", argument(node, "mask")),)
+    return (weight_read(argument(node, "weight"), "columns", argument(node, "mask")),)
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.ops.operator import Operator, Read, argument, weight_name
+from dipc.ops.operator import Operator, Read, argument, weight_read
 
 # Name of the activation -> the ATen call that computes it (target, keyword arguments).
 ACTIVATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -44,7 +44,7 @@ def fake(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *args: Any, **
 
 def traffic(node: fx.Node) -> tuple[Read, ...]:
     """All three matrices, whole, for every token."""
-    return tuple(Read(weight_name(argument(node, name)), "all") for name in ("w_gate", "w_up", "w_down"))
+    return tuple(weight_read(argument(node, name), "all") for name in ("w_gate", "w_up", "w_down"))
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
