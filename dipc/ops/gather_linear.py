@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
+from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read, argument, weight_read
 
 
@@ -36,6 +37,24 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     return [(x, mask, weight), (x, mask, weight, torch.randn(units + 3, generator=generator))]
 
 
+BODY = """
+GatherLinear (x, mask, weight) => (y)
+{
+    zero = Constant <value_float = 0.0> ()
+    kept = Where (mask, x, zero)
+    wide = CastLike (weight, x)
+    columns = Transpose <perm = [1, 0]> (wide)
+    y = MatMul (kept, columns)
+}
+"""
+
+
+def lower(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """`GatherLinear`, and the bias after it."""
+    y = onnx_node("GatherLinear", (x, mask, weight), {}, (x.dtype, (*x.shape[:-1], weight.shape[0])))
+    return y if bias is None else y + bias
+
+
 OPERATOR = Operator(
     "gather_linear",
     "(Tensor x, Tensor mask, Tensor weight, Tensor? bias=None) -> Tensor",
@@ -43,4 +62,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    onnx=OnnxForm(lower, {"GatherLinear": BODY}),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
+from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read, argument, weight_read
 
 
@@ -36,6 +37,24 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     return [(x, mask, weight), (x, mask, weight, torch.randn(units, generator=generator))]
 
 
+BODY = """
+RowLinear (x, mask, weight) => (y)
+{
+    zero = Constant <value_float = 0.0> ()
+    wide = CastLike (weight, x)
+    columns = Transpose <perm = [1, 0]> (wide)
+    all = MatMul (x, columns)
+    y = Where (mask, all, zero)
+}
+"""
+
+
+def lower(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """`RowLinear`, and the bias of the kept rows after it."""
+    y = onnx_node("RowLinear", (x, mask, weight), {}, (x.dtype, mask.shape))
+    return y if bias is None else y + torch.where(mask, bias, 0.0)
+
+
 OPERATOR = Operator(
     "row_linear",
     "(Tensor x, Tensor mask, Tensor weight, Tensor? bias=None) -> Tensor",
@@ -43,4 +62,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    onnx=OnnxForm(lower, {"RowLinear": BODY}),
 )

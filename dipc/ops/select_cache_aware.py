@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.cache.policy import get_policy
+from dipc.cache.policy import clamp_capacity, get_policy
 from dipc.cache.state import CacheState, update
+from dipc.errors import UnsupportedModel
 from dipc.ops import select_topk
+from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read
 
 Selection = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -127,6 +129,110 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     ]
 
 
+# Policy -> the weight of a unit's count in its key, above which stands the time of its last use.
+FREQUENCY_WEIGHTS = {"none": 0, "lru": 0, "lfu": 2**25}
+
+# 1125899906842624 is 2**KEY_BITS: the tier stands above the key.
+BODY = """
+SelectCacheAware <k, capacity, gamma, policy, frequency_weight, site>
+    (score, dense, cached, freq, last_used, t) => (mask, next_cached, next_freq, next_last_used, next_t)
+{
+    shape = Shape (score)
+    any = Constant <value_ints = [-1]> ()
+    units = Shape <start = -1> (score)
+    by_token = Concat <axis = 0> (any, units)
+    rows = Reshape (score, by_token)
+    skips = Reshape (dense, any)
+    first = Constant <value_ints = [0]> ()
+    k = Constant <value_int: int = @k> ()
+    kept_count = Unsqueeze (k, first)
+    capacity = Constant <value_int: int = @capacity> ()
+    cached_count = Unsqueeze (capacity, first)
+    gamma = Constant <value_float: float = @gamma> ()
+    weight = Constant <value_int: int = @frequency_weight> ()
+    one_time = Constant <value_float = 1.0> ()
+    infinity = Constant <value_float = inf> ()
+    one = Constant <value_int = 1> ()
+    two = Constant <value_int = 2> ()
+    tier_size = Constant <value_int = 1125899906842624> ()
+    next_cached, next_freq, next_last_used, next_t, masks = Scan <num_scan_inputs = 2, body = token (
+        bool[U] c, int64[U] f, int64[U] l, int64 now, float[U] s, bool skip
+    ) => (bool[U] c_next, int64[U] f_next, int64[U] l_next, int64 now_next, bool[U] m) {
+        factor = Where (c, one_time, gamma)
+        scaled = Mul (s, factor)
+        broken = IsNaN (scaled)
+        ranked = Where (broken, infinity, scaled)
+        largest, kept = TopK <axis = 0, largest = 1, sorted = 1> (ranked, kept_count)
+        zeros = Sub (f, f)
+        kept_shape = Shape (kept)
+        kept_ones = Expand (one, kept_shape)
+        touched = ScatterElements <axis = 0> (zeros, kept, kept_ones)
+        chosen = Cast <to = 9> (touched)
+        counts = Add (f, touched)
+        times = Where (chosen, now, l)
+        was = Cast <to = 7> (c)
+        twice = Mul (touched, two)
+        tier = Add (twice, was)
+        above = Mul (tier, tier_size)
+        weighed = Mul (counts, weight)
+        since = Add (times, one)
+        below = Add (weighed, since)
+        key = Add (above, below)
+        best_key, best = TopK <axis = 0, largest = 1, sorted = 1> (key, cached_count)
+        candidate = Cast <to = 9> (tier)
+        best_fits = Gather <axis = 0> (candidate, best)
+        fits = Cast <to = 7> (best_fits)
+        stays = ScatterElements <axis = 0> (zeros, best, fits)
+        stay = Cast <to = 9> (stays)
+        after = Add (now, one)
+        m = Or (chosen, skip)
+        unchanged = And (skip, c)
+        works = Not (skip)
+        changed = And (works, stay)
+        c_next = Or (unchanged, changed)
+        f_next = Where (skip, f, counts)
+        l_next = Where (skip, l, times)
+        now_next = Where (skip, now, after)
+    }> (cached, freq, last_used, t, rows, skips)
+    mask = Reshape (masks, shape)
+}
+"""
+
+
+def lower(
+    score: Tensor,
+    cached: Tensor,
+    freq: Tensor,
+    last_used: Tensor,
+    t: Tensor,
+    k: int,
+    capacity: int,
+    gamma: float,
+    policy: str = "lfu",
+    site: str = "",
+    dense: Tensor | None = None,
+) -> Any:
+    """`SelectCacheAware` for the built-in policies; `dense` is false everywhere where it is not given."""
+    if policy not in FREQUENCY_WEIGHTS:
+        raise UnsupportedModel(
+            f"the policy {policy!r} at {site or 'a site'} has no ONNX form; only {', '.join(FREQUENCY_WEIGHTS)} have"
+        )
+    if dense is None:
+        dense = torch.zeros(score.shape[:-1], dtype=torch.bool)
+    attributes: dict[str, int | float | str] = {
+        "k": k,
+        "capacity": clamp_capacity(get_policy(policy), capacity, score.shape[-1]),
+        "gamma": float(gamma),
+        "policy": policy,
+        "frequency_weight": FREQUENCY_WEIGHTS[policy],
+        "site": site,
+    }
+    state = (cached, freq, last_used, t)
+    results = [(score, torch.bool), *((s, s.dtype) for s in state)]
+    typed = [(dtype, like.shape) for like, dtype in results]
+    return onnx_node("SelectCacheAware", (score, dense, *state), attributes, *typed)
+
+
 OPERATOR = Operator(
     "select_cache_aware",
     "(Tensor score, Tensor cached, Tensor freq, Tensor last_used, Tensor t, int k, int capacity, float gamma, "
@@ -136,4 +242,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
+    onnx=OnnxForm(lower, {"SelectCacheAware": BODY}),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
+from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read
 
 
@@ -52,6 +53,33 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     return [(score, 0), (score, units // 2, "here"), (score, units), (score, units // 3, "", dense), (odd, units // 2)]
 
 
+# TopK promises an order of equal values only where its result is sorted.
+BODY = """
+SelectTopk <k, site> (score) => (mask)
+{
+    infinity = Constant <value_float = inf> ()
+    broken = IsNaN (score)
+    ranked = Where (broken, infinity, score)
+    k = Constant <value_int: int = @k> ()
+    first = Constant <value_ints = [0]> ()
+    count = Unsqueeze (k, first)
+    largest, kept = TopK <axis = -1, largest = 1, sorted = 1> (ranked, count)
+    shape = Shape (score)
+    none = ConstantOfShape <value = int8[1] {0}> (shape)
+    kept_shape = Shape (kept)
+    ones = ConstantOfShape <value = int8[1] {1}> (kept_shape)
+    marked = ScatterElements <axis = -1> (none, kept, ones)
+    mask = Cast <to = 9> (marked)
+}
+"""
+
+
+def lower(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Any:
+    """`SelectTopk`, and the dense tokens' full masks after it."""
+    mask = onnx_node("SelectTopk", (score,), {"k": k, "site": site}, (torch.bool, score.shape))
+    return mask if dense is None else mask | dense.unsqueeze(-1)
+
+
 OPERATOR = Operator(
     "select_topk",
     "(Tensor score, int k, str site='', Tensor? dense=None) -> Tensor",
@@ -60,4 +88,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
+    onnx=OnnxForm(lower, {"SelectTopk": BODY}),
 )
