@@ -1,6 +1,7 @@
-// The C interface of libdipc_native: what dipc/native/__init__.py loads with ctypes.
+// The C interface of libdipc_native: what dipc/native/loader.py opens with ctypes.
 //
-// Shapes in comments: T tokens, U units of one selection site. Arrays are dense and row-major.
+// Shapes in comments: T tokens, U units of one selection site, N values of one unit, F = N / 2 where a unit is a gate
+// column followed by an up column. Arrays are dense and row-major.
 // Every function that takes sizes returns a Status and changes nothing when it is not kOk.
 #pragma once
 
@@ -14,8 +15,8 @@
 
 namespace dipc {
 
-// Raised whenever a signature or a meaning below changes; dipc/native/__init__.py holds the same number.
-constexpr int kAbiVersion = 1;
+// Raised whenever a signature or a meaning below changes; dipc/native/loader.py holds the same number.
+constexpr int kAbiVersion = 2;
 
 enum Status : int { kOk = 0, kBadArgument = 1, kOutOfMemory = 2 };
 
@@ -37,3 +38,40 @@ DIPC_EXPORT int dipc_select_cache_aware(const float* score, const uint8_t* dense
 // Replays `mask` u8[T,U] from an empty cache; `hits_out` i64[T] counts the active units found in the cache.
 DIPC_EXPORT int dipc_cache_replay(const uint8_t* mask, int64_t tokens, int64_t units, int64_t capacity, int policy,
                                   int64_t* hits_out);
+
+// A unit-major matrix [U, N]. README.md states the formats.
+struct dipc_units {
+  const void* data;        // [U, N] values, uint8 codes, or [U, N / 2] pairs of 4-bit codes, the low one first
+  const uint16_t* scales;  // float16 bits: [ceil(U / group), N] where axis is 0, [U, ceil(N / group)] where it is 1
+  const uint8_t* zeros;    // as scales, or null for the middle code
+  int64_t units, length;   // U, N
+  int64_t group;           // 0 where there are no scales
+  int32_t format;          // 0 float32, 1 float16, 2 bfloat16, 3 8-bit codes, 4 4-bit codes
+  int32_t axis;            // 0 groups across units, 1 groups along the unit
+};
+
+// y f32[T,N] = bias f32[N] + the sum over kept i of x f32[T,i] times unit i. `mask` u8[T,U]; `bias` may be null.
+DIPC_EXPORT int dipc_gather_linear(const dipc_units* units, const float* x, const uint8_t* mask, const float* bias,
+                                   int64_t tokens, float* y);
+
+// hidden f32[T,F] = act(z[:, :F]) * z[:, F:] with z = dipc_gather_linear(...); activation: 0 silu, 1 gelu,
+// 2 gelu by tanh, 3 relu.
+DIPC_EXPORT int dipc_gather_glu(const dipc_units* units, const float* x, const uint8_t* mask, const float* bias,
+                                int32_t activation, int64_t tokens, float* hidden);
+
+// y f32[T,U] = unit u times x f32[T,N], plus bias f32[U], where `mask` u8[T,U] keeps u; 0 elsewhere.
+DIPC_EXPORT int dipc_row_linear(const dipc_units* units, const float* x, const uint8_t* mask, const float* bias,
+                                int64_t tokens, float* y);
+
+// How many threads work on one call, the caller's included; 0 takes the physical cores that the process may run on.
+// Inside ONNX Runtime its own threads are used instead.
+DIPC_EXPORT int dipc_set_threads(int32_t threads);
+
+// How many they are now.
+DIPC_EXPORT int32_t dipc_threads();
+
+// The instruction set in use: "avx512-vnni", "avx2" or "portable". The environment variable DIPC_ISA forces a lower one.
+DIPC_EXPORT const char* dipc_isa();
+
+// seconds f64[repeats]: how long all threads together took to read `data` once, as fast as the machine lets them.
+DIPC_EXPORT int dipc_read_bandwidth(const void* data, int64_t bytes, int64_t repeats, double* seconds);

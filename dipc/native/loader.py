@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """The interface these wrappers speak: `kAbiVersion` in dipc_native.h, raised together with it."""
 
 _FILE_NAME = "libdipc_native.dll" if sys.platform == "win32" else "libdipc_native.so"
@@ -65,3 +65,15 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.dipc_select_topk.restype = number
     opened.dipc_cache_replay.argtypes = [pointer, *[size] * 3, number, pointer]
     opened.dipc_cache_replay.restype = number
+    opened.dipc_gather_linear.argtypes = [*[pointer] * 4, size, pointer]
+    opened.dipc_gather_linear.restype = number
+    opened.dipc_gather_glu.argtypes = [*[pointer] * 4, ctypes.c_int32, size, pointer]
+    opened.dipc_gather_glu.restype = number
+    opened.dipc_row_linear.argtypes = [*[pointer] * 4, size, pointer]
+    opened.dipc_row_linear.restype = number
+    opened.dipc_set_threads.argtypes = [ctypes.c_int32]
+    opened.dipc_set_threads.restype = number
+    opened.dipc_threads.argtypes = []
+    opened.dipc_threads.restype = ctypes.c_int32
+    opened.dipc_isa.argtypes = []
+    opened.dipc_isa.restype = ctypes.c_char_p
