@@ -87,6 +87,7 @@ _OPTION = re.compile(r"""\s*([A-Za-z_]\w*)\s*=\s*("[^"]*"|[^\s"{}]+)""")
 
 def _option_text(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    text = text.lower() if isinstance(value, bool) else text
     return f'"{text}"' if re.search(r"[\s,=]", text) or text == "" else text
 
 

@@ -228,9 +228,9 @@ class SparsityPass(Pass):
 
 
 def joined(first: Method, second: Method) -> Method:
-    """The method of a program on which two were applied, each to its own layers."""
+    """The method of a program on which two were applied, each to its own layers; a dense one may be quantised."""
     if first.name == "dense":
-        return second
+        return dataclasses.replace(second, options=",".join(filter(None, (first.options, second.options))))
     if first.scope != second.scope:
         raise UsageError(f"{first.options} and {second.options} differ in scope; a program has one")
     return Method(f"{first.name}+{second.name}", second.density, second.scope, f"{first.options},{second.options}")

@@ -117,6 +117,8 @@ def test_operator_token_by_token_equals_one_call(name: str) -> None:
     """An operator with several results carries state: result i > 0 is the next value of argument i."""
     operator = OPERATORS.get(name)
     for tokens, args in cases(name):
+        if not any(of_tokens(a, tokens) for a in args):
+            continue  # It works on weights alone.
         whole = call(operator, args)
         state = list(args[1 : len(whole)])
         for given, after in zip(state, whole[1:], strict=True):

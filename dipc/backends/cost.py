@@ -20,7 +20,7 @@ from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.evaluation import Score, Text, evaluate
 from dipc.hardware import Device, device_for
-from dipc.lower import active_units, cache_aware, cache_aware_nodes, capacities_text, lower, with_capacities
+from dipc.lower import active_units, cache_aware, cache_aware_nodes, capacities_text, lower, mean_bits, with_capacities
 from dipc.ops.operator import argument
 from dipc.program import Method, Program
 from dipc.trace import Trace
@@ -78,7 +78,8 @@ def estimate(
         flash: flash bandwidth, such as "1 GB/s", instead of the file's.
         policy: eviction policy; by default that of the program's cache-aware selection, else lfu.
         context: positions of KV cache in DRAM; by default the model's context, at most 2,048. The paper counts none.
-        bits_per_weight: width of a stored weight, scales included; by default the checkpoint's.
+        bits_per_weight: width of a stored weight, scales included; by default the checkpoint's. Weights that a pass
+            quantised are priced by the bytes that they have.
         trace: replay this trace instead of running the program on text.
         text: what to run the program on; by default the sample that comes with dipc.
         seq_len: tokens of a window, as in `evaluate`.
@@ -127,7 +128,7 @@ def estimate(
         device=device,
         policy=name,
         context=context,
-        bits_per_weight=program.info.weight_bits if bits_per_weight is None else bits_per_weight,
+        bits_per_weight=mean_bits(program.reference, bits_per_weight),
         model_bytes=dense_traffic.total_bytes,
         source=source,
         seed=used_seed,

@@ -121,6 +121,8 @@ def pass_info_tables(name: str, kind: type[Pass]) -> list[RenderableType]:
 
 def value_text(value: Any) -> str:
     """An option's value as the pipeline text has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return NONE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -27,6 +27,7 @@ class SiteRow:
     units: int
     active: int
     unit_bytes: float
+    unit_weights: float
     size_bytes: float
     policy: str | None
     capacity: int | None
@@ -37,17 +38,16 @@ def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
     from dipc.lower import active_units, cache_aware
 
     active, aware = active_units(program), cache_aware(program)
-    return [
-        SiteRow(s.name, s.layer, s.units, active.get(s.name, s.units), s.unit_bytes, s.size_bytes, *aware[s.name])
-        if s.name in aware
-        else SiteRow(s.name, s.layer, s.units, active.get(s.name, s.units), s.unit_bytes, s.size_bytes, None, None)
-        for s in traffic.sites
-    ]
+    rows = []
+    for s in traffic.sites:
+        sizes = (s.units, active.get(s.name, s.units), s.unit_bytes, s.unit_weights, s.size_bytes)
+        rows.append(SiteRow(s.name, s.layer, *sizes, *aware.get(s.name, (None, None))))
+    return rows
 
 
 def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = None) -> dict[str, Any]:
     """Model, method, passes, sites (of one layer, or all) and totals in bytes."""
-    from dipc.lower import lower, program_density
+    from dipc.lower import lower, mean_bits, program_density
 
     traffic = lower(program)
     return document(
@@ -60,6 +60,7 @@ def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = N
             "mlp_bytes": traffic.mlp_bytes,
             "resident_bytes": traffic.resident_bytes,
             "kv_bytes_per_position": traffic.kv_bytes_per_position,
+            "bits_per_weight": mean_bits(program),
             "density": program_density(program),
         },
     )
@@ -89,8 +90,13 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
 
 
 def _model_facts(program: Program) -> list[tuple[str, str]]:
+    from dipc.lower import mean_bits
+    from dipc.storage import parameters_per_entry
+
     info, method = program.info, program.method
-    weights = f"{info.weight_bits:g} bits each" if info.has_weights else f"absent; {info.weight_bits:g} bits each"
+    bits, exact = mean_bits(program), not parameters_per_entry(program.graph)
+    width = f"{bits:g} bits each" if exact else f"{bits:.3g} bits each on average, scales included"
+    weights = width if info.has_weights else f"absent; {width}"
     rows = [
         ("name", info.name),
         ("family", f"{info.family}, {info.layers} layers, d_model {info.d_model:,}, vocabulary {info.vocab:,}"),

@@ -1,0 +1,16 @@
+"""`int8`: weights of 8 bits with a scale per group, rounded to the nearest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dipc.quantizing_pass import QuantizingPass
+
+
+@dataclass(frozen=True)
+class Int8(QuantizingPass):
+    """Round the weights of linear layers to 8 bits: 8.25 bits per weight with the 16-bit scales of groups of 64."""
+
+    bits: ClassVar[int] = 8
+    tolerance: ClassVar[float] = 0.05
