@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Compiled,
         Estimate,
         Generation,
+        OwnScore,
         Program,
         Score,
         Text,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         evaluate,
         generate,
         load,
+        perplexity,
         save,
         to_dict,
     )
@@ -29,6 +31,7 @@ __all__ = [
     "Compiled",
     "Estimate",
     "Generation",
+    "OwnScore",
     "Program",
     "Score",
     "Text",
@@ -39,6 +42,7 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
+    "perplexity",
     "save",
     "to_dict",
 ]

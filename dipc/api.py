@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
-from dipc.evaluation import Score, Text, evaluate
+from dipc.evaluation import OwnScore, Score, evaluate, perplexity
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline
 from dipc.program import Program
+from dipc.text import Text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,7 @@ __all__ = [
     "Compiled",
     "Estimate",
     "Generation",
+    "OwnScore",
     "Program",
     "Score",
     "Text",
@@ -35,6 +37,7 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
+    "perplexity",
     "save",
     "to_dict",
 ]

@@ -156,17 +156,20 @@ def _read_weights(path: Path, shapes: Mapping[str, _Weight]) -> dict[str, torch.
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not (folder / "tokenizer").is_dir():
-        return None
+    return read_tokenizer(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer whose files are in a folder; none of its code is run. BadFile if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     from dipc.tracer import first_line, quiet
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False, local_files_only=True)
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise BadFile(f"{folder / 'tokenizer'}: cannot be loaded: {first_line(error)}") from error
+        raise BadFile(f"{folder}: cannot be loaded: {first_line(error)}") from error
 
 
 def list_files(folder: Path) -> list[str]:

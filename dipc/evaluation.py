@@ -1,4 +1,4 @@
-"""Measuring a program on text: perplexity, bits per byte, distance to the dense model, density, and the activity trace.
+"""Measuring a model on text: perplexity, bits per byte, distance to the dense model, density, and the activity trace.
 
 The text is one row of tokens, cut into windows that do not overlap (the paper's protocol with its window of 2,048). The
 weight cache stays warm from window to window, as on a device; the KV cache does not.
@@ -8,9 +8,9 @@ Shape legend: T tokens of a window, V vocabulary, U units of a site.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,39 +20,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from dipc.backends.eager import EagerSession
+from dipc.backends.session import Identity, Session
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay
 from dipc.errors import UsageError
-from dipc.generation import tokenizer_of
 from dipc.lower import cache_aware, capacities_text, lower
 from dipc.program import Method, Program
+from dipc.running import Backend, Kernels, open_session
+from dipc.text import Text, Window, sample_text, windows
 from dipc.trace import Trace
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
-
 
 @dataclass(frozen=True)
-class Text:
-    """Text to measure on: its name, and a digest that says which text a result belongs to."""
-
-    name: str
-    text: str
-
-    @property
-    def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Score:
-    """What was measured, with all that the figures depend on. The dense figures are of the same tokens."""
+class OwnScore:
+    """What was measured of one model by itself, with all that the figures depend on."""
 
     model: str
     digest: str
     method: Method
+    backend: str
     text: str
     text_digest: str
     seq_len: int
@@ -61,6 +47,12 @@ class Score:
     tokens: int
     perplexity: float
     bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Score(OwnScore):
+    """What was measured of a program beside the dense one, on the same tokens and by the same backend."""
+
     dense_perplexity: float
     dense_bits_per_byte: float
     kl_to_dense: float
@@ -68,24 +60,6 @@ class Score:
     hit_rate: float | None
     cache_policy: str
     trace: Trace | None = None
-
-
-def read_text(path: Path) -> Text:
-    """A UTF-8 text file. UsageError if it is absent, empty or something else."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    if not text.strip():
-        raise UsageError(f"{path}: the file is empty; perplexity needs text")
-    return Text(path.name, text)
-
-
-def sample_text() -> Text:
-    """The text that comes with dipc."""
-    return Text("the sample text of dipc", SAMPLE.read_text(encoding="utf-8"))
 
 
 def evaluate(
@@ -97,6 +71,9 @@ def evaluate(
     prefill: int | None = None,
     tokens_per_call: int | None = None,
     record: bool = False,
+    backend: Backend = "eager",
+    kernels: Kernels = "auto",
+    exported: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
     """Perplexity and its kin, sparse beside dense.
@@ -109,58 +86,40 @@ def evaluate(
         prefill: with `scope=decode`, tokens of each window that are left dense and not scored; by default half of it.
         tokens_per_call: feed a window in pieces; by default at once. The selection is the same either way.
         record: keep the activity trace, for replay and estimates.
+        backend: what runs both, the program and the dense one: `eager` or `onnx`.
+        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
+        exported: with `onnx`: the program's own export; by default it is made anew and thrown away, as the dense one is.
         progress: called with windows done and windows in all.
 
     Raises:
         UsageError: a window longer than the context, or nothing to predict in the text.
     """
-    text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
-    seq_len = program.info.usual_context if seq_len is None else seq_len
-    if tokens_per_call is not None and tokens_per_call < 1:
-        raise UsageError(f"tokens_per_call is {tokens_per_call}; it must be at least 1")
-    head = _prefill(program, prefill, seq_len)
-    windows = _windows(program, text, seq_len, max_tokens, head)
-    sparse, dense = EagerSession(program, record=True), EagerSession(program.reference)
-    nll, dense_nll, divergence, count, bytes_scored = 0.0, 0.0, 0.0, 0, 0
+    plan = _plan(Identity.of(program, backend), text, seq_len, max_tokens, prefill, tokens_per_call)
+    sums, dense_sums, divergence = _Sums(), _Sums(), 0.0
     masks: dict[str, list[Any]] = {}
     priced = {site.name for site in lower(program).sites}
-    for done, (window_T, end_T) in enumerate(windows):
-        sparse.new_sequence()
-        dense.new_sequence()
-        logits_TV, seen = _run(sparse, window_T, head, tokens_per_call)
-        dense_TV = logits_TV if program.dense is None else _run(dense, window_T, head, None)[0]
-        first = max(head, 1) - 1
-        guesses, truths, expected = logits_TV[first:-1], window_T[first + 1 :], dense_TV[first:-1]
-        nll += float(cross_entropy(guesses, truths, reduction="sum"))
-        dense_nll += float(cross_entropy(expected, truths, reduction="sum"))
-        log_p, log_q = log_softmax(expected, -1), log_softmax(guesses, -1)
-        divergence += float((log_p.exp() * (log_p - log_q)).sum())
-        count += len(truths)
-        bytes_scored += int(end_T[-1] - end_T[first])
-        for site, mask in seen.items():
-            if site not in priced:
-                continue
-            masks.setdefault(site, []).append(np.packbits(mask[head:].numpy(), axis=-1))
-        if progress is not None:
-            progress(done + 1, len(windows))
-    if not bytes_scored:
-        raise UsageError(f"{text.name}: the tokens to predict hold no whole character; give more text")
-    trace = _trace(program, masks, text, head)
+    with ExitStack() as stack:
+        sparse = stack.enter_context(open_session(program, backend, kernels=kernels, exported=exported, record=True))
+        dense = None
+        if program.dense is not None:
+            dense = stack.enter_context(open_session(program.dense, backend, kernels=kernels))
+        for row, logits_TV, seen in plan.run(sparse, progress):
+            dense_TV = logits_TV
+            if dense is not None:
+                dense.new_sequence()
+                dense_TV = plan.feed(dense, row.ids)[0]
+            guesses, expected = sums.add(plan, row, logits_TV), dense_sums.add(plan, row, dense_TV)
+            log_p, log_q = log_softmax(expected, -1), log_softmax(guesses, -1)
+            divergence += float((log_p.exp() * (log_p - log_q)).sum())
+            for site in priced & seen.keys():
+                masks.setdefault(site, []).append(np.packbits(seen[site][plan.head :].numpy(), axis=-1))
+        own = sums.score(plan, sparse.identity)
+    trace = _trace(program, masks, plan.text, plan.head)
     return Score(
-        model=program.info.name,
-        digest=program.info.digest,
-        method=program.method,
-        text=text.name,
-        text_digest=text.digest,
-        seq_len=seq_len,
-        prefill=head,
-        windows=len(windows),
-        tokens=count,
-        perplexity=math.exp(nll / count),
-        bits_per_byte=nll / math.log(2) / bytes_scored,
-        dense_perplexity=math.exp(dense_nll / count),
-        dense_bits_per_byte=dense_nll / math.log(2) / bytes_scored,
-        kl_to_dense=divergence / count,
+        **vars(own),
+        dense_perplexity=dense_sums.perplexity,
+        dense_bits_per_byte=dense_sums.bits_per_byte,
+        kl_to_dense=divergence / sums.count,
         density=measured_density(program, trace),
         hit_rate=_hit_rate(program, trace),
         cache_policy=", ".join(sorted({p for p, _ in cache_aware(program).values()})) or "none",
@@ -168,8 +127,85 @@ def evaluate(
     )
 
 
-def _prefill(program: Program, prefill: int | None, seq_len: int) -> int:
-    if program.method.scope == "all":
+def perplexity(
+    session: Session,
+    text: Text | str | None = None,
+    *,
+    seq_len: int | None = None,
+    max_tokens: int | None = None,
+    prefill: int | None = None,
+    tokens_per_call: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> OwnScore:
+    """Perplexity of something that runs, such as an exported model without the program that it was made from.
+
+    Args:
+        session: what runs; it is reset first.
+        text: what to measure on, and the other arguments, as for `evaluate`.
+        seq_len: see `evaluate`.
+        max_tokens: see `evaluate`.
+        prefill: see `evaluate`.
+        tokens_per_call: see `evaluate`.
+        progress: see `evaluate`.
+
+    Raises:
+        UsageError: a window longer than the context, or nothing to predict in the text.
+    """
+    plan, sums = _plan(session.identity, text, seq_len, max_tokens, prefill, tokens_per_call), _Sums()
+    session.reset()
+    for row, logits_TV, _ in plan.run(session, progress):
+        sums.add(plan, row, logits_TV)
+    return sums.score(plan, session.identity)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is fed: windows whose first `head` tokens are dense and not scored, in calls of `piece` tokens."""
+
+    text: Text
+    seq_len: int
+    head: int
+    piece: int | None
+    windows: list[Window]
+
+    def run(
+        self, session: Session, progress: Callable[[int, int], None] | None
+    ) -> Iterator[tuple[Window, Tensor, dict[str, Tensor]]]:
+        """Every window with its logits [T, V] and masks [T, U]; the weight cache stays warm."""
+        for done, window in enumerate(self.windows, 1):
+            session.new_sequence()
+            yield window, *self.feed(session, window.ids)
+            if progress is not None:
+                progress(done, len(self.windows))
+
+    def feed(self, session: Session, ids_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits [T, V] and masks [T, U] of a window: the head dense in one call, the rest in pieces."""
+        pieces = [(ids_T[: self.head], True)] if self.head else []
+        rest = ids_T[self.head :]
+        pieces += [(chunk, False) for chunk in rest.split(self.piece or len(rest))]
+        steps = [session.step(chunk, dense=dense) for chunk, dense in pieces]
+        masks = {site: torch.cat([s.masks[site] for s in steps]) for site in steps[0].masks}
+        return torch.cat([s.logits for s in steps]), masks
+
+
+def _plan(
+    model: Identity,
+    text: Text | str | None,
+    seq_len: int | None,
+    max_tokens: int | None,
+    prefill: int | None,
+    piece: int | None,
+) -> _Plan:
+    text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
+    seq_len = model.usual_context if seq_len is None else seq_len
+    if piece is not None and piece < 1:
+        raise UsageError(f"tokens_per_call is {piece}; it must be at least 1")
+    head = _prefill(model.method, prefill, seq_len)
+    return _Plan(text, seq_len, head, piece, windows(model, text, seq_len, max_tokens, head))
+
+
+def _prefill(method: Method, prefill: int | None, seq_len: int) -> int:
+    if method.scope == "all":
         if prefill:
             raise UsageError("prefill is for programs of scope=decode; this one sparsifies every token")
         return 0
@@ -179,59 +215,51 @@ def _prefill(program: Program, prefill: int | None, seq_len: int) -> int:
     return head
 
 
-def _windows(
-    program: Program, text: Text, seq_len: int, max_tokens: int | None, head: int
-) -> list[tuple[Tensor, Ints]]:
-    """Rows of at most `seq_len` tokens, each with the byte of the text at which every token ends.
+@dataclass
+class _Sums:
+    """Negative log-likelihood in nats, over so many tokens that make so many bytes of text."""
 
-    Where the tokenizer starts a text with a token of its own, so does each row.
-    """
-    tokenizer, context = tokenizer_of(program), program.info.context
-    if not 2 <= seq_len <= context:
-        raise UsageError(f"seq_len is {seq_len}; it must be between 2 and the model's context of {context}")
-    if max_tokens is not None and max_tokens < 2:
-        raise UsageError(f"max_tokens is {max_tokens}; it must be at least 2")
-    ids_T, ends_T = _encode(tokenizer, text.text, max_tokens)
-    lead = [t for t in tokenizer("a", verbose=False)["input_ids"][:1] if t == tokenizer.bos_token_id]
-    step, rows = seq_len - len(lead), []
-    for start in range(0, len(ids_T), step):
-        row = torch.cat([torch.tensor(lead, dtype=torch.long), ids_T[start : start + step]])
-        begin = ends_T[start - 1] if start else 0
-        if len(row) > max(head, 1):
-            rows.append((row, np.concatenate([np.full(len(lead), begin), ends_T[start : start + step]])))
-    if not rows:
-        count = len(ids_T)
-        raise UsageError(f"{text.name}: {count} tokens leave nothing to predict; give more text or a smaller seq_len")
-    return rows
+    nll: float = 0.0
+    count: int = 0
+    size_bytes: int = 0
 
+    def add(self, plan: _Plan, window: Window, logits_TV: Tensor) -> Tensor:
+        """Count a window; the logits that were scored."""
+        first = max(plan.head, 1) - 1
+        guesses, truths = logits_TV[first:-1], window.ids[first + 1 :]
+        self.nll += float(cross_entropy(guesses, truths, reduction="sum"))
+        self.count += len(truths)
+        self.size_bytes += int(window.ends[-1] - window.ends[first])
+        return guesses
 
-def _encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, Ints]:
-    """Token ids [T], and the byte of the UTF-8 text at which each ends."""
-    fast = getattr(tokenizer, "is_fast", False)
-    encoded = tokenizer(
-        text, add_special_tokens=False, verbose=False, **{"return_offsets_mapping": True} if fast else {}
-    )
-    ids = encoded["input_ids"][:max_tokens]
-    if fast:
-        characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        widths = 1 + (characters >= 0x80).astype(np.int64) + (characters >= 0x800) + (characters >= 0x10000)
-        until = np.concatenate([[0], np.cumsum(widths)])
-        ends = until[np.array([end for _, end in encoded["offset_mapping"][:max_tokens]], dtype=np.int64)]
-    else:
-        # No offsets to be had: the pieces' own lengths, scaled to the text's.
-        ends = np.cumsum([len(tokenizer.decode([token]).encode()) for token in encoded["input_ids"]])
-        ends = (ends * len(text.encode()) / max(1, ends[-1] if len(ends) else 1))[:max_tokens]
-    return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(self.nll / self.count)
 
+    @property
+    def bits_per_byte(self) -> float:
+        """Of the text."""
+        return self.nll / math.log(2) / self.size_bytes
 
-def _run(session: EagerSession, window_T: Tensor, head: int, piece: int | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits [T, V] and masks [T, U] of a window: the head dense in one call, the rest in pieces."""
-    pieces = [(window_T[:head], True)] if head else []
-    rest = window_T[head:]
-    pieces += [(chunk, False) for chunk in rest.split(piece or len(rest))]
-    steps = [session.step(chunk, dense=dense) for chunk, dense in pieces]
-    masks = {site: torch.cat([s.masks[site] for s in steps]) for site in steps[0].masks}
-    return torch.cat([s.logits for s in steps]), masks
+    def score(self, plan: _Plan, model: Identity) -> OwnScore:
+        """The figures with what they depend on. UsageError if there are none."""
+        if not self.size_bytes:
+            raise UsageError(f"{plan.text.name}: the tokens to predict hold no whole character; give more text")
+        return OwnScore(
+            model=model.name,
+            digest=model.digest,
+            method=model.method,
+            backend=model.backend,
+            text=plan.text.name,
+            text_digest=plan.text.digest,
+            seq_len=plan.seq_len,
+            prefill=plan.head,
+            windows=len(plan.windows),
+            tokens=self.count,
+            perplexity=self.perplexity,
+            bits_per_byte=self.bits_per_byte,
+        )
 
 
 def _trace(program: Program, packed: dict[str, list[Any]], text: Text, head: int) -> Trace | None:

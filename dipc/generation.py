@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 
-from dipc.backends.eager import EagerSession
+from dipc.backends.session import Identity, Session
 from dipc.errors import UsageError
 from dipc.program import Method, Program
+from dipc.running import Backend, Kernels, open_session
+from dipc.text import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Generation:
     method: Method
     temperature: float
     seed: int
+    backend: str
 
     @property
     def tokens_per_second(self) -> float:
@@ -35,72 +38,94 @@ class Generation:
 
 
 def generate(
-    program: Program,
+    model: Program | Session,
     prompt: str,
     *,
     max_new_tokens: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
+    backend: Backend = "eager",
+    kernels: Kernels = "auto",
+    exported: Path | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> Generation:
     """Continue a prompt.
 
     Args:
-        program: with weights and a tokenizer. With `scope=decode` the prompt is dense and only what follows is sparse.
+        model: a program with weights and a tokenizer, or a session, which is reset first. With `scope=decode` the
+            prompt is dense and only what follows is sparse.
         prompt: text; it must leave room in the model's context.
         max_new_tokens: stop after so many; the model's end token and the end of its context stop earlier.
         temperature: 0 takes the likeliest token; above 0 samples.
         seed: of the sampling.
+        backend: what runs a program: `eager` or `onnx`. A session is what it is.
+        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
+        exported: with `onnx`: the program's own export; by default it is made anew and thrown away.
         on_text: called with each new piece of text.
 
     Raises:
         UsageError: no weights, no tokenizer, an empty prompt or one that fills the context.
     """
-    tokenizer = tokenizer_of(program)
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if temperature < 0:
         raise UsageError(f"temperature is {temperature:g}; it must be 0 (the likeliest token) or above")
-    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
-    context = program.info.context
+    writer = _Writer(max_new_tokens, temperature, torch.Generator().manual_seed(seed), on_text)
+    if not isinstance(model, Program):
+        model.reset()
+        return writer.write(model, prompt, _prompt_ids(model.identity, prompt), seed)
+    ids = _prompt_ids(Identity.of(model, backend), prompt)
+    with open_session(model, backend, kernels=kernels, exported=exported) as session:
+        return writer.write(session, prompt, ids, seed)
+
+
+def _prompt_ids(model: Identity, prompt: str) -> list[int]:
+    ids: list[int] = tokenizer_of(model)(prompt, verbose=False)["input_ids"]
     if not ids:
         raise UsageError("the prompt is empty; give some text")
-    if len(ids) >= context:
-        raise UsageError(f"the prompt is {len(ids)} tokens, and the model's context is {context}; shorten the prompt")
-    session, new = EagerSession(program), []
-    generator = torch.Generator().manual_seed(seed)
-    shown, start = "", time.perf_counter()
-    logits = session.step(ids, dense=True).logits[-1]
-    prefill = time.perf_counter() - start
-    while True:
-        token = _choose(logits, temperature, generator)
-        if token == tokenizer.eos_token_id:
-            break
-        new.append(token)
-        text = tokenizer.decode(new)
-        if on_text is not None and not text.endswith("\ufffd"):
-            on_text(text[len(shown) :])
-            shown = text
-        if len(new) == max_new_tokens or session.position == context:
-            break
-        logits = session.step([token]).logits[-1]
-    decode = time.perf_counter() - start - prefill
-    text = tokenizer.decode(new)
-    if on_text is not None and len(text) > len(shown):
-        on_text(text[len(shown) :])
-    return Generation(text, prompt, len(ids), len(new), prefill, decode, program.method, temperature, seed)
+    if len(ids) >= model.context:
+        raise UsageError(
+            f"the prompt is {len(ids)} tokens, and the model's context is {model.context}; shorten the prompt"
+        )
+    return ids
+
+
+@dataclass(frozen=True)
+class _Writer:
+    max_new_tokens: int
+    temperature: float
+    generator: torch.Generator
+    on_text: Callable[[str], None] | None
+
+    def write(self, session: Session, prompt: str, ids: list[int], seed: int) -> Generation:
+        """Feed the prompt, then a token at a time."""
+        model, new = session.identity, []
+        shown, start = "", time.perf_counter()
+        logits = session.step(ids, dense=True).logits[-1]
+        prefill = time.perf_counter() - start
+        while True:
+            token = _choose(logits, self.temperature, self.generator)
+            if token == model.tokenizer.eos_token_id:
+                break
+            new.append(token)
+            text = model.tokenizer.decode(new)
+            if self.on_text is not None and not text.endswith("\ufffd"):
+                self.on_text(text[len(shown) :])
+                shown = text
+            if len(new) == self.max_new_tokens or session.position == model.context:
+                break
+            logits = session.step([token]).logits[-1]
+        decode = time.perf_counter() - start - prefill
+        text = model.tokenizer.decode(new)
+        if self.on_text is not None and len(text) > len(shown):
+            self.on_text(text[len(shown) :])
+        count, temperature = len(new), self.temperature
+        return Generation(
+            text, prompt, len(ids), count, prefill, decode, model.method, temperature, seed, model.backend
+        )
 
 
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
-
-
-def tokenizer_of(program: Program) -> Any:
-    """The program's tokenizer. UsageError if it came without one."""
-    if program.tokenizer is None:
-        raise UsageError(
-            f"{program.info.name} came without a tokenizer; it can be inspected and estimated, not run on text"
-        )
-    return program.tokenizer

@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 import dipc
-from dipc.evaluation import read_text, sample_text
+from dipc.text import read_text, sample_text
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch import fx, nn
 from dipc.api import capture, compile, evaluate, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.evaluation import _encode
 from dipc.frontend import _require_decoder
 from dipc.lower import cache_aware, lower, program_density
 from dipc.passes.dip import Dip
 from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
 from dipc.sparsify import Glu, SparsityPass
+from dipc.text import encode
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def test_token_ends_are_counted_in_bytes() -> None:
     from clitools import byte_tokenizer
 
     text = "a\u00e9\u6f22\U0001f600b"  # 1 + 2 + 3 + 4 + 1 bytes
-    ids, ends = _encode(byte_tokenizer(), text, None)
+    ids, ends = encode(byte_tokenizer(), text, None)
     assert len(ids) == len(ends) and ends[-1] == len(text.encode()) == 11
     assert (ends[1:] >= ends[:-1]).all()
 

@@ -18,11 +18,12 @@ from dipc.backends.pricing import Price, price
 from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.evaluation import Score, Text, evaluate
+from dipc.evaluation import Score, evaluate
 from dipc.hardware import Device, device_for
 from dipc.lower import active_units, cache_aware, cache_aware_nodes, capacities_text, lower, mean_bits, with_capacities
 from dipc.ops.operator import argument
 from dipc.program import Method, Program
+from dipc.text import Text
 from dipc.trace import Trace
 from dipc.traffic import allocate
 

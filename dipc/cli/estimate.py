@@ -71,7 +71,7 @@ def command(
     device = load_device(hw)
     if policy is not None:
         get_policy(policy)
-    from dipc.evaluation import read_text
+    from dipc.text import read_text
     from dipc.trace import Trace
 
     given = None if text is None else read_text(text)

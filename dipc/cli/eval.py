@@ -62,7 +62,7 @@ def command(
     """
     if save_trace is not None:
         _check_file(save_trace)
-    from dipc.evaluation import read_text
+    from dipc.text import read_text
 
     given = None if text is None else read_text(text)
     program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program

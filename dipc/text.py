@@ -1,0 +1,114 @@
+"""Text to measure on, and how it becomes windows of tokens.
+
+Shape legend: T tokens of a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dipc.backends.session import Identity
+from dipc.errors import UsageError
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text to measure on: its name, and a digest that says which text a result belongs to."""
+
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hex digits of the SHA-256."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def read_text(path: Path) -> Text:
+    """A UTF-8 text file. UsageError if it is absent, empty or something else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text.strip():
+        raise UsageError(f"{path}: the file is empty; perplexity needs text")
+    return Text(path.name, text)
+
+
+def sample_text() -> Text:
+    """The text that comes with dipc."""
+    return Text("the sample text of dipc", SAMPLE.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Token ids [T], and the byte of the text at which each ends [T]."""
+
+    ids: Tensor
+    ends: Ints
+
+
+def windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None, head: int) -> list[Window]:
+    """Rows of at most `seq_len` tokens.
+
+    Where the tokenizer starts a text with a token of its own, so does each row. Rows of no more than `head` tokens,
+    which would leave nothing to score, are left out.
+
+    Raises:
+        UsageError: no tokenizer, a window longer than the context, or nothing to predict in the text.
+    """
+    tokenizer, context = tokenizer_of(model), model.context
+    if not 2 <= seq_len <= context:
+        raise UsageError(f"seq_len is {seq_len}; it must be between 2 and the model's context of {context}")
+    if max_tokens is not None and max_tokens < 2:
+        raise UsageError(f"max_tokens is {max_tokens}; it must be at least 2")
+    ids_T, ends_T = encode(tokenizer, text.text, max_tokens)
+    lead = [t for t in tokenizer("a", verbose=False)["input_ids"][:1] if t == tokenizer.bos_token_id]
+    step, rows = seq_len - len(lead), []
+    for start in range(0, len(ids_T), step):
+        row = torch.cat([torch.tensor(lead, dtype=torch.long), ids_T[start : start + step]])
+        begin = ends_T[start - 1] if start else 0
+        if len(row) > max(head, 1):
+            rows.append(Window(row, np.concatenate([np.full(len(lead), begin), ends_T[start : start + step]])))
+    if not rows:
+        count = len(ids_T)
+        raise UsageError(f"{text.name}: {count} tokens leave nothing to predict; give more text or a smaller seq_len")
+    return rows
+
+
+def encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, Ints]:
+    """Token ids [T], and the byte of the UTF-8 text at which each ends."""
+    fast = getattr(tokenizer, "is_fast", False)
+    encoded = tokenizer(
+        text, add_special_tokens=False, verbose=False, **{"return_offsets_mapping": True} if fast else {}
+    )
+    ids = encoded["input_ids"][:max_tokens]
+    if fast:
+        characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        widths = 1 + (characters >= 0x80).astype(np.int64) + (characters >= 0x800) + (characters >= 0x10000)
+        until = np.concatenate([[0], np.cumsum(widths)])
+        ends = until[np.array([end for _, end in encoded["offset_mapping"][:max_tokens]], dtype=np.int64)]
+    else:
+        # No offsets to be had: the pieces' own lengths, scaled to the text's.
+        ends = np.cumsum([len(tokenizer.decode([token]).encode()) for token in encoded["input_ids"]])
+        ends = (ends * len(text.encode()) / max(1, ends[-1] if len(ends) else 1))[:max_tokens]
+    return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
+
+
+def tokenizer_of(model: Identity) -> Any:
+    """The model's tokenizer. UsageError if it came without one."""
+    if model.tokenizer is None:
+        raise UsageError(f"{model.name} came without a tokenizer; it can be inspected and estimated, not run on text")
+    return model.tokenizer
