@@ -1,6 +1,6 @@
 """The optional native kernels: a C library loaded with ctypes, and typed numpy wrappers around its functions.
 
-Nothing in dipc needs the library: every kernel has a reference that gives the same bits. Callers ask `library()` first.
+Nothing in dipc needs the library: every kernel has a reference in torch. Callers ask `library()` first.
 """
 
 from __future__ import annotations
@@ -14,15 +14,37 @@ from dipc.native.cache_scan import (
     select_topk,
 )
 from dipc.native.loader import ABI_VERSION, describe, library
+from dipc.native.unit_products import (
+    ACTIVATIONS,
+    Bools,
+    Buffer,
+    Floats,
+    UnitMatrix,
+    gather_glu,
+    gather_linear,
+    instruction_set,
+    row_linear,
+    set_threads,
+)
 
 __all__ = [
     "ABI_VERSION",
+    "ACTIVATIONS",
     "POLICIES",
+    "Bools",
+    "Buffer",
+    "Floats",
+    "UnitMatrix",
     "cache_replay",
     "covers_scan",
     "covers_topk",
     "describe",
+    "gather_glu",
+    "gather_linear",
+    "instruction_set",
     "library",
+    "row_linear",
     "select_cache_aware",
     "select_topk",
+    "set_threads",
 ]

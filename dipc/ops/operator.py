@@ -45,9 +45,11 @@ class Operator:
         reference: the meaning, in torch, short enough to be read as the definition.
         fake: the shape rule: given arguments on the meta device, results of the right shape and dtype.
         traffic: what a node reads from memory, per token.
-        kernel: a faster implementation that gives the same bits and falls back to the reference where it must.
+        kernel: a faster implementation that gives the same bits, or within `tolerance`, and falls back to the reference where it must.
         examples: arguments for the contract tests, from a seeded generator and a size.
         onnx: what it becomes in an ONNX file; a program that calls an operator without it cannot be exported.
+        tolerance: how far a product of the kernel may be from the reference's, relative to the largest; masks
+            and state never do.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Operator:
     examples: Callable[[torch.Generator, int, int], list[tuple[Any, ...]]]
     kernel: Callable[..., Any] | None = None
     onnx: OnnxForm | None = None
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         _LIBRARY.define(f"{self.name}{self.schema}")

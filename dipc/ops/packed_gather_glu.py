@@ -1,0 +1,127 @@
+"""`packed_gather_glu`: gate and up of a gated MLP in one product; a unit's two columns are fetched together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dipc import native
+from dipc.ops import packed, packed_gather_linear
+from dipc.ops.glu import ACTIVATIONS
+from dipc.ops.operator import Operator, Read
+from dipc.ops.packed import PackedMatrix
+
+
+def reference(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+    activation: str = "silu",
+) -> Tensor:
+    """act(z[:F] + b_gate) * (z[F:] + b_up) with z = `packed_gather_linear`, in float32.
+
+    x [..., U], mask bool[..., U], W [U, 2 F] (of a unit its gate column, then its up column) -> [..., F].
+    """
+    bias = _joined(bias_gate, bias_up, PackedMatrix(units, scales, zeros, bits, group, axis))
+    z = packed_gather_linear.reference(x.float(), mask, units, scales, zeros, bias, bits, group, axis)
+    gate, up = z.chunk(2, -1)
+    act, options = ACTIVATIONS[activation]
+    hidden: Tensor = act(gate, **options) * up
+    return hidden.to(x.dtype)
+
+
+def kernel(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+    activation: str = "silu",
+) -> Tensor:
+    """The native product where it covers the case, else the reference."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    bias = _joined(bias_gate, bias_up, matrix)
+    hidden = packed.natively(native.gather_glu, x, mask, matrix, bias, activation)
+    if hidden is None:
+        return reference(x, mask, *matrix.tensors, bias_gate, bias_up, *matrix.format, activation)
+    return hidden
+
+
+def _joined(gate: Tensor | None, up: Tensor | None, matrix: PackedMatrix) -> Tensor | None:
+    """Both biases as that of the bundled matrix, [2 F]."""
+    if gate is None and up is None:
+        return None
+    nothing = torch.zeros(matrix.shape[1] // 2, device=matrix.units.device)
+    return torch.cat([nothing if b is None else b.float() for b in (gate, up)])
+
+
+def fake(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+    activation: str = "silu",
+) -> Tensor:
+    """[..., U] -> [..., F]."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    count, length = matrix.shape
+    if activation not in ACTIVATIONS or length % 2:
+        raise ValueError(f"activation {activation!r} and units of {length} values do not fit a gate and an up column")
+    packed.check_fit(x, mask, matrix, count, (bias_gate, length // 2), (bias_up, length // 2))
+    return x.new_empty(*x.shape[:-1], length // 2)
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """The kept units, gate and up together."""
+    return packed.read_of(node)
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """U units of a gate and an up column of about U + 3 values, in every format, with every activation."""
+    x = torch.randn(1, tokens, units, generator=generator)
+    mask = torch.rand(1, tokens, units, generator=generator) < 0.5
+    half = packed.even(units + 3)
+    gate, up = torch.randn(2, half, generator=generator)
+    matrices = packed.example_matrices(generator, units, 2 * half)
+    odd = torch.randn(units, 2 * (half - 1), generator=generator)
+    biases = ((None, None), (gate, up), (None, up))
+    return [
+        *((x, mask, *m.tensors, *biases[i % 3], *m.format) for i, m in enumerate(matrices)),
+        *((x, mask, odd, None, None, None, None, 0, 0, 0, activation) for activation in ACTIVATIONS),
+        (x.bfloat16(), mask, odd.bfloat16()),
+        (x, torch.ones_like(mask), odd),
+        (x, torch.zeros_like(mask), odd),
+    ]
+
+
+OPERATOR = Operator(
+    "packed_gather_glu",
+    f"({packed.MATRIX}, Tensor? bias_gate=None, Tensor? bias_up=None, {packed.FORMAT}, "
+    "str activation='silu') -> Tensor",
+    reference,
+    fake,
+    traffic,
+    examples,
+    kernel=kernel,
+    tolerance=packed.TOLERANCE,
+)

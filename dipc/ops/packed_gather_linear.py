@@ -1,0 +1,100 @@
+"""`packed_gather_linear`: `gather_linear` from a unit-major matrix, of which only the kept units are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dipc import native
+from dipc.ops import packed
+from dipc.ops.operator import Operator, Read
+from dipc.ops.packed import PackedMatrix
+
+
+def reference(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """y = b + the sum of x_i W_i over kept units i, in float32. x [..., U], mask bool[..., U], W [U, N] -> y [..., N].
+
+    `packed.PackedMatrix` says how W is stored.
+    """
+    y = torch.where(mask, x, 0).float() @ PackedMatrix(units, scales, zeros, bits, group, axis).values()
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def kernel(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """The native product where it covers the case, else the reference."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    y = packed.natively(native.gather_linear, x, mask, matrix, bias)
+    return reference(x, mask, *matrix.tensors, bias, *matrix.format) if y is None else y
+
+
+def fake(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """[..., U] -> [..., N]."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    count, length = matrix.shape
+    packed.check_fit(x, mask, matrix, count, (bias, length))
+    return x.new_empty(*x.shape[:-1], length)
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """The kept units."""
+    return packed.read_of(node)
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """U units of about U + 3 values, in every format; all units kept, and none."""
+    x = torch.randn(1, tokens, units, generator=generator)
+    mask = torch.rand(1, tokens, units, generator=generator) < 0.5
+    length = packed.even(units + 3)
+    bias = torch.randn(length, generator=generator)
+    matrices = packed.example_matrices(generator, units, length)
+    odd = torch.randn(units, length - 1, generator=generator)
+    return [
+        *((x, mask, *m.tensors, b, *m.format) for m in matrices for b in (None, bias)),
+        (x.bfloat16(), mask, odd.bfloat16()),
+        (x, torch.ones_like(mask), odd),
+        (x, torch.zeros_like(mask), odd),
+    ]
+
+
+OPERATOR = Operator(
+    "packed_gather_linear",
+    f"({packed.MATRIX}, Tensor? bias=None, {packed.FORMAT}) -> Tensor",
+    reference,
+    fake,
+    traffic,
+    examples,
+    kernel=kernel,
+    tolerance=packed.TOLERANCE,
+)

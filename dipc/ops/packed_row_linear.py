@@ -1,0 +1,100 @@
+"""`packed_row_linear`: `row_linear` of a unit-major matrix in any format, of which only the kept units are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dipc import native
+from dipc.ops import packed
+from dipc.ops.operator import Operator, Read
+from dipc.ops.packed import PackedMatrix
+
+
+def reference(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """y_u = W_u x + b_u for kept units u, else 0, in float32. x [..., N], mask bool[..., U], W [U, N] -> y [..., U].
+
+    `packed.PackedMatrix` says how W is stored.
+    """
+    y = x.float() @ PackedMatrix(units, scales, zeros, bits, group, axis).values().T
+    return torch.where(mask, y if bias is None else y + bias, 0).to(x.dtype)
+
+
+def kernel(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """The native product where it covers the case, else the reference."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    y = packed.natively(native.row_linear, x, mask, matrix, bias)
+    return reference(x, mask, *matrix.tensors, bias, *matrix.format) if y is None else y
+
+
+def fake(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """[..., N] -> [..., U]."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    count, length = matrix.shape
+    packed.check_fit(x, mask, matrix, length, (bias, count))
+    return x.new_empty(mask.shape)
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """The kept units."""
+    return packed.read_of(node)
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """U units of about U + 3 values, in every format; all units kept, and none."""
+    length = packed.even(units + 3)
+    x = torch.randn(1, tokens, length, generator=generator)
+    mask = torch.rand(1, tokens, units, generator=generator) < 0.5
+    bias = torch.randn(units, generator=generator)
+    matrices = packed.example_matrices(generator, units, length)
+    odd = torch.randn(units, length - 1, generator=generator)
+    return [
+        *((x, mask, *m.tensors, b, *m.format) for m in matrices for b in (None, bias)),
+        (x[..., 1:].bfloat16(), mask, odd.bfloat16()),
+        (x[..., 1:], torch.ones_like(mask), odd),
+        (x[..., 1:], torch.zeros_like(mask), odd),
+    ]
+
+
+OPERATOR = Operator(
+    "packed_row_linear",
+    f"({packed.MATRIX}, Tensor? bias=None, {packed.FORMAT}) -> Tensor",
+    reference,
+    fake,
+    traffic,
+    examples,
+    kernel=kernel,
+    tolerance=packed.TOLERANCE,
+)
