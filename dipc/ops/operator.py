@@ -45,11 +45,12 @@ class Operator:
         reference: the meaning, in torch, short enough to be read as the definition.
         fake: the shape rule: given arguments on the meta device, results of the right shape and dtype.
         traffic: what a node reads from memory, per token.
-        kernel: a faster implementation that gives the same bits, or within `tolerance`, and falls back to the reference where it must.
+        kernel: a faster implementation that gives the same bits, or within `tolerance`, and falls back to the reference
+            where it must.
         examples: arguments for the contract tests, from a seeded generator and a size.
         onnx: what it becomes in an ONNX file; a program that calls an operator without it cannot be exported.
-        tolerance: how far a product of the kernel may be from the reference's, relative to the largest; masks
-            and state never do.
+        tolerance: how far a product of the kernel may be from the reference's, relative to the largest; masks and state
+            are the same.
     """
 
     name: str
