@@ -88,7 +88,7 @@ def evaluate(
         record: keep the activity trace, for replay and estimates.
         backend: what runs both, the program and the dense one: `eager` or `onnx`.
         kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
-        exported: with `onnx`: the program's own export; by default it is made anew and thrown away, as the dense one is.
+        exported: with `onnx`: the program's own export; by default made anew and thrown away, as the dense one is.
         progress: called with windows done and windows in all.
 
     Raises:
@@ -97,7 +97,7 @@ def evaluate(
     plan = _plan(Identity.of(program, backend), text, seq_len, max_tokens, prefill, tokens_per_call)
     sums, dense_sums, divergence = _Sums(), _Sums(), 0.0
     masks: dict[str, list[Any]] = {}
-    priced = {site.name for site in lower(program).sites}
+    priced = [site.name for site in lower(program).sites]
     with ExitStack() as stack:
         sparse = stack.enter_context(open_session(program, backend, kernels=kernels, exported=exported, record=True))
         dense = None
@@ -111,7 +111,7 @@ def evaluate(
             guesses, expected = sums.add(plan, row, logits_TV), dense_sums.add(plan, row, dense_TV)
             log_p, log_q = log_softmax(expected, -1), log_softmax(guesses, -1)
             divergence += float((log_p.exp() * (log_p - log_q)).sum())
-            for site in priced & seen.keys():
+            for site in (s for s in priced if s in seen):
                 masks.setdefault(site, []).append(np.packbits(seen[site][plan.head :].numpy(), axis=-1))
         own = sums.score(plan, sparse.identity)
     trace = _trace(program, masks, plan.text, plan.head)
