@@ -127,6 +127,7 @@ void ThreadPool::run(int64_t n, void (*body)(void*, int64_t), void* context) {
   pieces_ = n;
   helpers_ = helpers;
   next_.store(0);
+  failed_.store(false);
   open_.store(true);
   job_.fetch_add(1);
   if (sleepers_.load() > 0) {
@@ -136,7 +137,9 @@ void ThreadPool::run(int64_t n, void (*body)(void*, int64_t), void* context) {
   take_pieces();
   open_.store(false);
   while (!spin_until([this] { return inside_.load() == 0; })) std::this_thread::yield();
+  const bool failed = failed_.load();
   busy_.store(false);
+  if (failed) throw std::bad_alloc();
 }
 
 void ThreadPool::start_workers(int wanted) {
@@ -167,7 +170,11 @@ uint64_t ThreadPool::await_job(uint64_t seen) {
 }
 
 void ThreadPool::take_pieces() {
-  for (int64_t piece; (piece = next_.fetch_add(1)) < pieces_;) body_(context_, piece);
+  try {
+    for (int64_t piece; (piece = next_.fetch_add(1)) < pieces_;) body_(context_, piece);
+  } catch (...) {
+    failed_.store(true);
+  }
 }
 
 }  // namespace dipc

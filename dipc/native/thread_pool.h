@@ -20,7 +20,7 @@ constexpr int kMaxThreads = 1024;
 
 // A fixed team of workers, started when first needed. Work is handed out piece by piece, so a worker that wakes late
 // costs nothing but its help. One call runs at a time: a call from another thread, or from inside a piece, runs on its
-// own thread alone. A piece must not throw.
+// own thread alone. Where a piece throws, so that some are left out, run throws std::bad_alloc.
 class ThreadPool final : public Parallel {
  public:
   // The pool of this process. It is never destroyed, because its threads may outlive every static object.
@@ -47,6 +47,7 @@ class ThreadPool final : public Parallel {
   std::atomic<bool> open_{false};      // its pieces may be taken
   std::atomic<int> inside_{0};         // workers that look at the job
   std::atomic<int64_t> next_{0};       // the piece to be taken next
+  std::atomic<bool> failed_{false};    // a piece threw
   std::atomic<uint64_t> job_{0};       // counts jobs
   std::atomic<int> sleepers_{0};       // workers that must be woken
   int workers_ = 0;                    // started so far; changed while busy
