@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from dipc import native
 from dipc.ops import dequantize
 from dipc.ops.operator import Read, argument, quantized_read, weight_name
+from dipc.quantize import QuantizedTensor
 
 MATRIX = "Tensor x, Tensor mask, Tensor units, Tensor? scales=None, Tensor? zeros=None"
 FORMAT = "int bits=0, int group=0, int axis=0"
@@ -65,6 +66,29 @@ class PackedMatrix:
     def shape(self) -> tuple[int, int]:
         """U and N."""
         return int(self.units.shape[0]), int(self.units.shape[1]) * (2 if self.bits == 4 else 1)
+
+    def transposed(self) -> PackedMatrix:
+        """The matrix [N, U] of the same values. ValueError for an odd number of units of 4 bits."""
+        if self.scales is None:
+            return PackedMatrix(self.units.T.contiguous())
+        turned = QuantizedTensor(self.units, self.scales, self.zeros, *self.format).transposed()
+        return PackedMatrix(turned.codes, turned.scales, turned.zeros, turned.bits, turned.group, turned.axis)
+
+    def beside(self, other: PackedMatrix) -> PackedMatrix | None:
+        """Units of both, this one's values first; None where they are stored in different ways.
+
+        So they are too where a group would run over from one matrix into the other.
+        """
+        runs_over = self.axis == 1 and self.group and self.shape[1] % self.group
+        alike = (self.format, self.units.dtype, self.zeros is None) == (
+            (other.format, other.units.dtype, other.zeros is None)
+        )
+        if not alike or runs_over or self.shape != other.shape:
+            return None
+        pairs = zip(self.tensors, other.tensors, strict=True)
+        units, scales, zeros = (None if a is None or b is None else torch.cat([a, b], 1) for a, b in pairs)
+        assert units is not None
+        return PackedMatrix(units, scales, zeros, *self.format)
 
     def values(self) -> Tensor:
         """The matrix in float32 [U, N]."""
