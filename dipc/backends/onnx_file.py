@@ -1,16 +1,17 @@
-"""The last steps to a file: function bodies, the names of dynamic sizes, metadata, and writing it in pieces."""
+"""The last steps to a file: function bodies, 4-bit types, the names of dynamic sizes, and writing it in pieces."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dipc.backends.onnx_functions import functions
-from dipc.ops.onnx_form import DOMAIN, OnnxForm
+from dipc.ops.onnx_form import DOMAIN, DOMAIN_VERSION, OnnxForm
 from dipc.program import Program
+from dipc.storage import parameters_per_entry
 from dipc.version import __version__
 
 if TYPE_CHECKING:
@@ -22,18 +23,41 @@ EXTERNAL_DATA_BYTES = 2**30
 
 def finish(model: ir.Model, program: Program, forms: Sequence[OnnxForm], metadata: Mapping[str, str]) -> dict[str, int]:
     """Complete a translated model in place; returns how often it calls each operator of `ai.dipc`."""
+    use_uint4(model, {name for name, count in parameters_per_entry(program.graph).items() if count == 2})
+    calls = add_functions(model, forms)
+    _name_sizes(model, program)
+    _forget_the_exporter(model)
+    model.producer_name, model.producer_version = "dipc", __version__
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+    return calls
+
+
+def add_functions(model: ir.Model, forms: Sequence[OnnxForm]) -> dict[str, int]:
+    """Append the body of every operator of `ai.dipc` that the model calls; returns how often it calls each."""
     import onnx_ir as ir
 
     calls = Counter(node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN)
     for proto in functions(calls, forms):
         function = ir.serde.deserialize_function(proto)
         model.functions[function.identifier()] = function
-    _name_sizes(model, program)
-    _forget_the_exporter(model)
-    model.producer_name, model.producer_version = "dipc", __version__
-    model.metadata_props.clear()
-    model.metadata_props.update(metadata)
+    if calls:
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION
     return dict(sorted(calls.items()))
+
+
+def use_uint4(model: ir.Model, names: Collection[str]) -> None:
+    """Turn initializers of two codes to a byte, uint8 [R, C / 2], into UINT4 [R, C]: the bytes are the same."""
+    import onnx_ir as ir
+
+    for name in names:
+        value = model.graph.initializers.get(name)
+        if value is None or value.const_value is None:
+            continue
+        codes = value.const_value.numpy()
+        shape = ir.Shape([codes.shape[0], 2 * codes.shape[1]])
+        value.const_value = ir.PackedTensor(codes, ir.DataType.UINT4, shape=shape, name=name)
+        value.shape, value.dtype = shape, ir.DataType.UINT4
 
 
 def _name_sizes(model: ir.Model, program: Program) -> None:

@@ -25,7 +25,7 @@ def _find(module: ModuleType) -> Operator | None:
 
 
 OPERATORS: Registry[Operator] = register_kind(
-    Registry("operator", "dipc.ops", _find, frozenset({"operator", "onnx_form", "packed"}))
+    Registry("operator", "dipc.ops", _find, frozenset({"operator", "onnx_form", "packed", "packed_onnx"}))
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read
 from dipc.quantize import BITS, round_to_nearest, unpack
 
@@ -23,7 +24,7 @@ def reference(
     rows, columns = wide.shape
 
     def spread(table: Tensor) -> Tensor:
-        return table.float().repeat_interleave(group, axis)[:rows, :columns]
+        return table.float().repeat_interleave(min(group, wide.shape[axis]), axis)[:rows, :columns]
 
     zero = 2 ** (bits - 1) if zeros is None else spread(zeros)
     return ((wide - zero) * spread(scales)).to(dtype)
@@ -60,6 +61,36 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     return made
 
 
+# Codes of 4 bits are UINT4 in an ONNX file, of 8 bits UINT8. Zero points may be one for all, [1, 1].
+ONNX_STEPS = """
+    wide_scales = Cast <to = 1> (scales)
+    groups = Shape (scales)
+    every_zero = Expand (zeros, groups)
+    zero_codes = CastLike (every_zero, {codes})
+    {values} = DequantizeLinear <axis: int = @axis, block_size: int = @group> ({codes}, wide_scales, zero_codes)
+"""
+
+BODY = f"""
+Dequantize <bits, group, axis> (codes, scales, zeros) => (w)
+{{{ONNX_STEPS.format(codes="codes", values="w")}}}
+"""
+
+
+def lower(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
+) -> Any:
+    """`Dequantize`, in float32."""
+    shape = (codes.shape[0], codes.shape[1] * (8 // bits))
+    attributes: dict[str, int | float | str] = {"bits": bits, "group": group, "axis": axis}
+    inputs = (codes, scales, onnx_zeros(zeros, bits))
+    return onnx_node("Dequantize", inputs, attributes, (torch.float32, shape)).to(dtype)
+
+
+def onnx_zeros(zeros: Tensor | None, bits: int) -> Tensor:
+    """The zero points, or the middle code for all."""
+    return torch.full((1, 1), 2 ** (bits - 1), dtype=torch.uint8) if zeros is None else zeros
+
+
 OPERATOR = Operator(
     "dequantize",
     "(Tensor codes, Tensor scales, Tensor? zeros, int bits, int group, int axis, ScalarType dtype) -> Tensor",
@@ -67,4 +98,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    onnx=OnnxForm(lower, {"Dequantize": BODY}),
 )

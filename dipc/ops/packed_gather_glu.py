@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.ops import packed, packed_gather_linear
+from dipc.ops import packed, packed_gather_linear, packed_onnx
 from dipc.ops.glu import ACTIVATIONS
+from dipc.ops.onnx_form import OnnxForm
 from dipc.ops.operator import Operator, Read
 from dipc.ops.packed import PackedMatrix
 
@@ -114,6 +115,87 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     ]
 
 
+# Activation -> the ONNX operator's name, and its steps from `gate` to `active`.
+ONNX_ACTIVATIONS = {
+    "silu": (
+        "PackedGatherSwiGlu",
+        """
+    opened = Sigmoid (gate)
+    active = Mul (gate, opened)""",
+    ),
+    "gelu": (
+        "PackedGatherGeGlu",
+        """
+    root = Constant <value_float = 0.7071067811865476> ()
+    scaled = Mul (gate, root)
+    curve = Erf (scaled)
+    one = Constant <value_float = 1.0> ()
+    raised = Add (curve, one)
+    half = Constant <value_float = 0.5> ()
+    opened = Mul (raised, half)
+    active = Mul (gate, opened)""",
+    ),
+    "gelu_tanh": (
+        "PackedGatherGeGluTanh",
+        """
+    three = Constant <value_float = 3.0> ()
+    cube = Pow (gate, three)
+    small = Constant <value_float = 0.044715> ()
+    part = Mul (cube, small)
+    sum = Add (gate, part)
+    root = Constant <value_float = 0.7978845608028654> ()
+    scaled = Mul (sum, root)
+    curve = Tanh (scaled)
+    one = Constant <value_float = 1.0> ()
+    raised = Add (curve, one)
+    half = Constant <value_float = 0.5> ()
+    opened = Mul (raised, half)
+    active = Mul (gate, opened)""",
+    ),
+    "relu": (
+        "PackedGatherReGlu",
+        """
+    active = Relu (gate)""",
+    ),
+}
+
+STEPS = """
+    nothing = Constant <value_float = 0.0> ()
+    kept = Where (mask, x, nothing)
+    product = MatMul (kept, values)
+    both = Add (product, bias)
+    gate, up = Split <axis = -1, num_outputs = 2> (both){activation}
+    hidden = Mul (active, up)
+"""
+
+BODIES = {
+    onnx_name: body
+    for name, activation in ONNX_ACTIVATIONS.values()
+    for onnx_name, body in packed_onnx.bodies(name, "hidden", STEPS.format(activation=activation)).items()
+}
+
+
+def lower(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+    activation: str = "silu",
+) -> Tensor:
+    """The operator that the activation names, with the suffix of the format."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    _, length = matrix.shape
+    bias = packed_onnx.bias_of(_joined(bias_gate, bias_up, matrix), length)
+    name, _ = ONNX_ACTIVATIONS[activation]
+    return packed_onnx.node(name, x, mask, matrix, bias, (*x.shape[:-1], length // 2))
+
+
 OPERATOR = Operator(
     "packed_gather_glu",
     f"({packed.MATRIX}, Tensor? bias_gate=None, Tensor? bias_up=None, {packed.FORMAT}, "
@@ -123,5 +205,6 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
+    onnx=OnnxForm(lower, BODIES),
     tolerance=packed.TOLERANCE,
 )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.ops import packed
+from dipc.ops import packed, packed_onnx
+from dipc.ops.onnx_form import OnnxForm
 from dipc.ops.operator import Operator, Read
 from dipc.ops.packed import PackedMatrix
 
@@ -88,6 +89,32 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     ]
 
 
+STEPS = """
+    nothing = Constant <value_float = 0.0> ()
+    kept = Where (mask, x, nothing)
+    product = MatMul (kept, values)
+    y = Add (product, bias)
+"""
+
+
+def lower(
+    x: Tensor,
+    mask: Tensor,
+    units: Tensor,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    bias: Tensor | None = None,
+    bits: int = 0,
+    group: int = 0,
+    axis: int = 0,
+) -> Tensor:
+    """`PackedGatherLinear`, with the suffix of the format."""
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    _, length = matrix.shape
+    bias = packed_onnx.bias_of(bias, length)
+    return packed_onnx.node("PackedGatherLinear", x, mask, matrix, bias, (*x.shape[:-1], length))
+
+
 OPERATOR = Operator(
     "packed_gather_linear",
     f"({packed.MATRIX}, Tensor? bias=None, {packed.FORMAT}) -> Tensor",
@@ -96,5 +123,6 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
+    onnx=OnnxForm(lower, packed_onnx.bodies("PackedGatherLinear", "y", STEPS)),
     tolerance=packed.TOLERANCE,
 )
