@@ -19,6 +19,9 @@ from dipc.pipeline import PassLog
 from dipc.program import Method, Program
 from dipc.shapes import torch_dtype, verify_structure
 
+_APART = ("reports/", "onnx/")
+"""Folders with what is made from the artifact and is no part of it."""
+
 
 class _Weight(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -88,7 +91,7 @@ def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
             raise BadFile(f"{file}: cannot be read: {error.strerror}") from None
         if not same:
             raise BadFile(f"{file}: was changed after dipc wrote it; compile again")
-    extra = [n for n in list_files(folder) if n not in manifest.files and not n.startswith("reports/")]
+    extra = [n for n in list_files(folder) if n not in manifest.files and not n.startswith(_APART)]
     if extra:
         raise BadFile(f"{folder / extra[0]}: was added to the artifact after dipc wrote it; move it elsewhere")
     weights = "weights.safetensors" in manifest.files

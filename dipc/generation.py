@@ -20,6 +20,7 @@ from dipc.text import tokenizer_of
 class Generation:
     """What was written, how it was made, and how long it took on this machine."""
 
+    model: str
     text: str
     prompt: str
     prompt_tokens: int
@@ -121,7 +122,7 @@ class _Writer:
             self.on_text(text[len(shown) :])
         count, temperature = len(new), self.temperature
         return Generation(
-            text, prompt, len(ids), count, prefill, decode, model.method, temperature, seed, model.backend
+            model.name, text, prompt, len(ids), count, prefill, decode, model.method, temperature, seed, model.backend
         )
 
 

@@ -18,6 +18,11 @@ Kernels = Literal["auto"] | bool
 BACKENDS = ("eager", "onnx")
 
 
+def is_exported(path: Path) -> bool:
+    """Whether the path is an exported model: an ONNX file, or the folder of a `model.onnx`."""
+    return path.suffix == ".onnx" or (path / "model.onnx").is_file()
+
+
 @contextmanager
 def open_session(
     program: Program,

@@ -93,7 +93,7 @@ def test_a_trace_that_cannot_be_saved_is_said_before_the_work(
 
     monkeypatch.setattr("dipc.api.evaluate", fail)
     cli("eval", model, "--save-trace", tmp_path / "trace").fails(2, "--save-trace", "tiny selects no units")
-    monkeypatch.setattr("dipc.cli.eval.open_target", fail)
+    monkeypatch.setattr("dipc.cli.eval.open_running", fail)
     cli("eval", out, "--save-trace", tmp_path).fails(2, "--save-trace", "is a folder")
     cli("eval", out, "--save-trace", tmp_path / "no" / "trace").fails(2, "there is no folder", "/no")
     assert list(tmp_path.iterdir()) == []

@@ -138,12 +138,6 @@ def model_file(path: str | Path) -> Path:
     return file
 
 
-def is_onnx(path: str | Path) -> bool:
-    """Whether the path is an ONNX file, or a folder that holds `model.onnx` and is no artifact."""
-    path = Path(path)
-    return (path.is_file() and path.suffix == ".onnx") or (path / MODEL).is_file()
-
-
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
@@ -244,4 +238,4 @@ def _tokenizer(folder: Path) -> Any:
     return read_tokenizer(folder)
 
 
-__all__ = ["Carried", "Kernels", "OnnxSession", "Options", "is_onnx", "model_file", "registers"]
+__all__ = ["Carried", "Kernels", "OnnxSession", "Options", "model_file", "registers"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipc.cli.target import open_target
+from dipc.cli.backend import BackendName, NoKernels, open_running
 from dipc.cli.terminal import (
     Debug,
     Dtype,
@@ -49,6 +49,8 @@ def command(
     save_trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save which units each token touched, for `estimate --trace`.")
     ] = None,
+    backend: BackendName = "eager",
+    no_kernels: NoKernels = False,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,
@@ -58,35 +60,37 @@ def command(
 ) -> None:
     """Measure perplexity, dense beside sparse.
 
-    And bits per byte, distance to the dense model, density and hit rate.
+    And bits per byte, distance to the dense model, density and hit rate. Both run by the same backend; an exported
+    model by itself has nothing beside it.
     """
     if save_trace is not None:
         _check_file(save_trace)
     from dipc.text import read_text
 
     given = None if text is None else read_text(text)
-    program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
-    if save_trace is not None:
-        _check_sites(program)
+    model, options = open_running(target, backend, no_kernels, dtype=dtype, trust_remote_code=trust_remote_code)
     from dipc import api
-    from dipc.report.score import score_dict, score_table
+    from dipc.program import Program
+    from dipc.report.score import own_score_dict, own_score_table, score_dict, score_table
 
+    extent: dict[str, Any] = {"seq_len": seq_len, "max_tokens": max_tokens, "prefill": prefill}
     with counting("windows") as progress:
-        score = api.evaluate(
-            program,
-            given,
-            seq_len=seq_len,
-            max_tokens=max_tokens,
-            prefill=prefill,
-            record=save_trace is not None,
-            progress=progress,
-        )
+        if not isinstance(model, Program):
+            _check_no_trace(target, save_trace)
+            own = api.perplexity(model, given, **extent, progress=progress)
+            return show_json(own_score_dict(own)) if json else show([own_score_table(own)])
+        if save_trace is not None:
+            _check_sites(model)
+        record = save_trace is not None
+        score = api.evaluate(model, given, **extent, record=record, progress=progress, **options)
     if save_trace is not None and score.trace is not None:
         score.trace.save(save_trace)
-    if json:
-        show_json(score_dict(score))
-    else:
-        show([score_table(score)])
+    return show_json(score_dict(score)) if json else show([score_table(score)])
+
+
+def _check_no_trace(target: str, save_trace: Path | None) -> None:
+    if save_trace is not None:
+        raise UsageError(f"eval: --save-trace: {target} is an exported model by itself; name the compiled folder")
 
 
 def _check_file(file: Path) -> None:

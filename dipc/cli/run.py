@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.target import open_target
+from dipc.cli.backend import BackendName, NoKernels, open_running
 from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def command(
         float, typer.Option(metavar="X", min=0, help="0 takes the likeliest token; above 0 samples.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the sampling.")] = 0,
+    backend: BackendName = "eager",
+    no_kernels: NoKernels = False,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,
@@ -34,19 +36,20 @@ def command(
 
     The text goes to stdout as it is written, a summary to stderr.
     """
-    program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
     from dipc import api
 
+    model, options = open_running(target, backend, no_kernels, dtype=dtype, trust_remote_code=trust_remote_code)
     made = api.generate(
-        program,
+        model,
         prompt,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
         on_text=None if json else _stream,
+        **options,
     )
     if json:
-        return show_json(_document(program.info.name, made))
+        return show_json(_document(made))
     typer.echo("")
     if not quiet:
         typer.echo(_summary(made), err=True)
@@ -58,11 +61,11 @@ def _stream(text: str) -> None:
     sys.stdout.flush()
 
 
-def _document(model: str, made: Generation) -> dict[str, object]:
+def _document(made: Generation) -> dict[str, object]:
     from dipc.report.figures import document
 
     fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
-    return document("generation", model=model, **fields, tokens_per_second=made.tokens_per_second)
+    return document("generation", **fields, tokens_per_second=made.tokens_per_second)
 
 
 def _summary(made: Generation) -> str:
@@ -71,4 +74,5 @@ def _summary(made: Generation) -> str:
     speed = f"{number(made.tokens_per_second, 3)} tokens/s on this machine" if made.new_tokens > 1 else "one token"
     method = made.method
     kind = "dense" if method.name == "dense" else f"{method.name}, density {method.density:.3g}, scope {method.scope}"
+    kind += "" if made.backend == "eager" else f", {made.backend}"
     return f"{kind}: {made.new_tokens} tokens after a prompt of {made.prompt_tokens}, {speed}"

@@ -9,28 +9,40 @@ from dipc.report.figures import NONE, document, number, percent, share
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dipc.evaluation import Score
+    from dipc.evaluation import OwnScore, Score
+
+
+def own_score_dict(score: OwnScore) -> dict[str, Any]:
+    """The figures of a model by itself, and all that they depend on."""
+    return document("perplexity", **_own(score))
 
 
 def score_dict(score: Score) -> dict[str, Any]:
     """All figures and all that they depend on. The trace is saved apart (`Trace.save`)."""
     return document(
         "score",
-        model={"name": score.model, "digest": score.digest},
-        method=score.method,
-        text={"name": score.text, "digest": score.text_digest},
-        seq_len=score.seq_len,
-        prefill=score.prefill,
-        windows=score.windows,
-        tokens=score.tokens,
-        perplexity=score.perplexity,
-        bits_per_byte=score.bits_per_byte,
+        **_own(score),
         kl_to_dense=score.kl_to_dense,
         density=score.density,
         hit_rate=score.hit_rate,
         cache_policy=score.cache_policy,
         dense={"perplexity": score.dense_perplexity, "bits_per_byte": score.dense_bits_per_byte},
     )
+
+
+def _own(score: OwnScore) -> dict[str, Any]:
+    return {
+        "model": {"name": score.model, "digest": score.digest},
+        "method": score.method,
+        "backend": score.backend,
+        "text": {"name": score.text, "digest": score.text_digest},
+        "seq_len": score.seq_len,
+        "prefill": score.prefill,
+        "windows": score.windows,
+        "tokens": score.tokens,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+    }
 
 
 def score_table(score: Score) -> Group:
@@ -48,7 +60,25 @@ def score_table(score: Score) -> Group:
         ("scope", NONE, score.method.scope),
         ("tokens scored", number(score.tokens), number(score.tokens)),
     ]
+    columns = ("", ">dense", *([f">{score.method.name}"] if sparse else []))
+    return table(_title(score), columns, [row if sparse else row[:2] for row in rows if sparse or row[1] != NONE])
+
+
+def own_score_table(score: OwnScore) -> Group:
+    """The figures of a model by itself."""
+    from dipc.report.table import table
+
+    rows = [
+        ("perplexity", number(score.perplexity)),
+        ("bits per byte", number(score.bits_per_byte)),
+        ("density, as compiled", share(score.method.density)),
+        ("scope", score.method.scope),
+        ("tokens scored", number(score.tokens)),
+    ]
+    return table(_title(score), ("", f">{score.method.name}"), rows)
+
+
+def _title(score: OwnScore) -> str:
     title = f"{score.model} on {score.text}: {score.windows} windows of at most {score.seq_len} tokens"
     title += f", the first {score.prefill} of each dense and not scored" if score.prefill else ""
-    columns = ("", ">dense", *([f">{score.method.name}"] if sparse else []))
-    return table(title, columns, [row if sparse else row[:2] for row in rows if sparse or row[1] != NONE])
+    return title if score.backend == "eager" else f"{title}; {score.backend}"

@@ -1,0 +1,53 @@
+"""What runs a target, for the commands that run one: torch or ONNX Runtime, and with which kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dipc.errors import UsageError
+
+if TYPE_CHECKING:
+    from dipc.backends.onnx_session import OnnxSession
+    from dipc.program import Program
+
+BackendName = Annotated[
+    Literal["eager", "onnx"],
+    typer.Option("--backend", help="Run in torch (eager) or in ONNX Runtime; the latter runs an exported folder too."),
+]
+NoKernels = Annotated[
+    bool, typer.Option("--no-kernels", help="With --backend onnx: only what is in the file, no kernel of dipc.")
+]
+EXPORT = "onnx"
+"""The folder of an artifact in which its export is looked for."""
+
+
+def open_running(
+    target: str, backend: str, no_kernels: bool, **capture_options: Any
+) -> tuple[Program | OnnxSession, dict[str, Any]]:
+    """A target as a program, with the options of the library's call that run it, or an exported model by itself.
+
+    Raises:
+        UsageError: an exported model or `--no-kernels` without `--backend onnx`.
+    """
+    from dipc.artifact import is_artifact
+    from dipc.cli.target import open_target
+    from dipc.running import is_exported
+
+    kernels: Any = False if no_kernels else "auto"
+    exported = is_exported(Path(target)) and not is_artifact(Path(target))
+    if backend != "onnx":
+        if no_kernels:
+            raise UsageError("--no-kernels: this is for --backend onnx")
+        if exported:
+            raise UsageError(f"{target}: this is an exported model; run it with --backend onnx")
+        return open_target(target, **capture_options).program, {}
+    if exported:
+        from dipc.backends.onnx_session import OnnxSession, Options
+
+        return OnnxSession(target, options=Options(kernels)), {}
+    beside = Path(target) / EXPORT
+    options = {"backend": "onnx", "kernels": kernels, "exported": beside if is_exported(beside) else None}
+    return open_target(target, **capture_options).program, options
