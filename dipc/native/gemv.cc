@@ -46,18 +46,12 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Kept {
   std::vector<int32_t> unit;
   std::vector<float> x;
+  int64_t count;
 
   void find(const float* values, const uint8_t* mask, int64_t units) {
-    unit.resize(units);
-    x.resize(units);
-    int64_t count = 0;
-    for (int64_t i = 0; i < units; ++i) {
-      unit[count] = static_cast<int32_t>(i);
-      x[count] = values[i];
-      count += mask[i] != 0;
-    }
-    unit.resize(count);
-    x.resize(count);
+    unit.resize(units + 16);
+    x.resize(units + 16);
+    count = kernels().find_kept(values, mask, units, unit.data(), x.data());
   }
 };
 
@@ -66,8 +60,9 @@ struct Scratch {
   Kept kept;
   bool finite;
   std::vector<float> z;
-  std::vector<int32_t> unit, high, low, sum;
+  std::vector<int32_t> unit;
   std::vector<int16_t> q;
+  std::vector<int8_t> high, low;
   std::vector<Chunk> chunks;
   std::vector<float> products, step;
   std::vector<int32_t> scaled_high, scaled_low, zero_sum;
@@ -84,20 +79,11 @@ bool all_finite(const float* x, int64_t count) {
   return sum == 0.0f;
 }
 
-// Rounds finite activations to 15 bits; returns the step, 0 where all are (nearly) zero.
-float round_to(const float* x, int64_t count, int16_t* q) {
-  float most = 0.0f;
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::fabs(x[i]));
-  const float step = most / static_cast<float>(kLargest);
-  for (int64_t i = 0; i < count; ++i) q[i] = static_cast<int16_t>(step > 0 ? nearest(x[i] / step) : 0);
-  return step;
-}
-
 // Cuts the kept units where a group of units ends, rounds each piece, and packs it by fours.
 void make_chunks(const UnitMatrix& matrix, Scratch& s) {
   const Kept& kept = s.kept;
-  const int64_t count = static_cast<int64_t>(kept.unit.size());
-  const int64_t room = count + 4 * (count / 2 + 1);
+  const int64_t count = kept.count;
+  const int64_t room = 4 * count;  // every kept unit may be the only one of its group, padded to four
   s.unit.resize(room);
   s.q.resize(room);
   s.high.resize(room);
@@ -110,28 +96,16 @@ void make_chunks(const UnitMatrix& matrix, Scratch& s) {
     while (last < count && kept.unit[last] / matrix.group == group && last - first < kChunk) ++last;
     Chunk chunk{};
     chunk.group = group;
-    chunk.step = round_to(kept.x.data() + first, last - first, s.q.data() + out);
-    chunk.count = ceil_div(last - first, 4) * 4;
-    for (int64_t j = 0; j < chunk.count; ++j) {
-      const bool real = first + j < last;
-      s.unit[out + j] = kept.unit[real ? first + j : first];
-      if (!real) s.q[out + j] = 0;
-      chunk.sum += s.q[out + j];
-    }
-    for (int64_t j = 0; j < chunk.count; j += 4) {
-      uint32_t high = 0, low = 0;
-      for (int k = 0; k < 4; ++k) {
-        const int32_t q = s.q[out + j + k], upper = high_of(q);
-        high |= static_cast<uint32_t>(upper & 255) << (8 * k);
-        low |= static_cast<uint32_t>((q - 128 * upper) & 255) << (8 * k);
-      }
-      s.high[(out + j) / 4] = static_cast<int32_t>(high);
-      s.low[(out + j) / 4] = static_cast<int32_t>(low);
-    }
+    const int64_t real = last - first;
+    chunk.count = ceil_div(real, 4) * 4;
+    chunk.step = kernels().round_chunk(kept.x.data() + first, real, s.q.data() + out, s.high.data() + out,
+                                       s.low.data() + out, &chunk.sum);
+    for (int64_t j = 0; j < chunk.count; ++j) s.unit[out + j] = kept.unit[std::min(first + j, last - 1)];
+    for (int64_t j = real; j < chunk.count; ++j) s.q[out + j] = s.high[out + j] = s.low[out + j] = 0;
     chunk.unit = s.unit.data() + out;
     chunk.q = s.q.data() + out;
-    chunk.high = s.high.data() + out / 4;
-    chunk.low = s.low.data() + out / 4;
+    chunk.high = reinterpret_cast<const int32_t*>(s.high.data() + out);
+    chunk.low = reinterpret_cast<const int32_t*>(s.low.data() + out);
     s.chunks.push_back(chunk);
     out += chunk.count;
     first = last;
@@ -142,13 +116,14 @@ void make_chunks(const UnitMatrix& matrix, Scratch& s) {
 void add_scaled(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int64_t end, float* y) {
   Scratch& s = scratch();
   const int64_t first_group = begin / matrix.group, groups = ceil_div(end, matrix.group) - first_group;
-  const int64_t count = static_cast<int64_t>(kept.unit.size());
-  s.products.resize(kChunk * groups);
+  const int64_t count = kept.count;
+  s.products.resize((kChunk + 1) * std::max<int64_t>(groups, 16));
   s.step.resize(groups);
   s.zero_sum.resize(groups);
-  s.scaled_high.resize(kChunk / 4 * groups);
-  s.scaled_low.resize(kChunk / 4 * groups);
-  int32_t unit[kChunk];
+  s.scaled_high.resize(kChunk / 4 * groups + 4);
+  s.scaled_low.resize(kChunk / 4 * groups + 4);
+  constexpr int64_t kAhead = 32;
+  int32_t unit[kChunk + kAhead];
   float x[kChunk];
   for (int64_t first = 0; first < count; first += kChunk) {
     const int64_t real = std::min(kChunk, count - first), padded = ceil_div(real, 4) * 4;
@@ -156,10 +131,12 @@ void add_scaled(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int64
       unit[j] = kept.unit[j < real ? first + j : first];
       x[j] = j < real ? kept.x[first + j] : 0.0f;
     }
+    const int64_t ahead = std::min(kAhead, count - first - real);
+    std::copy_n(kept.unit.data() + first + real, ahead, unit + padded);
     kernels().scale_chunk(matrix, unit, x, padded, first_group, groups, s.products.data(), s.scaled_high.data(),
                           s.scaled_low.data(), s.step.data(), s.zero_sum.data());
-    const ScaledChunk chunk{unit,        s.scaled_high.data(), s.scaled_low.data(), padded,
-                            first_group, groups,               s.step.data(),       s.zero_sum.data()};
+    const ScaledChunk chunk{unit,        ahead,  s.scaled_high.data(), s.scaled_low.data(), padded,
+                            first_group, groups, s.step.data(),        s.zero_sum.data()};
     kernels().add_scaled_codes(matrix, chunk, begin, end, y);
   }
 }
@@ -167,7 +144,7 @@ void add_scaled(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int64
 // The same without rounding the activations, for those that cannot be: infinities and NaN.
 void add_widened(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int64_t end, float* y) {
   std::vector<float> row(matrix.length);
-  for (size_t j = 0; j < kept.unit.size(); ++j) {
+  for (int64_t j = 0; j < kept.count; ++j) {
     kernels().widen(matrix, kept.unit[j], row.data());
     for (int64_t o = begin; o < end; ++o) y[o] += kept.x[j] * row[o];
   }
@@ -179,10 +156,11 @@ void add_units(const UnitMatrix& matrix, const Scratch& token, int64_t begin, in
   if (is_integer(matrix) && !token.finite) {
     add_widened(matrix, token.kept, begin, end, y);
   } else if (!is_integer(matrix)) {
-    const int64_t count = static_cast<int64_t>(token.kept.unit.size());
+    const int64_t count = token.kept.count;
     kernels().add_floats(matrix, token.kept.unit.data(), token.kept.x.data(), count, begin, end, y);
   } else if (matrix.axis == 0) {
-    for (const Chunk& chunk : token.chunks) kernels().add_codes(matrix, chunk, begin, end, y);
+    const int64_t count = static_cast<int64_t>(token.chunks.size());
+    kernels().add_codes(matrix, token.chunks.data(), count, begin, end, y);
   } else {
     add_scaled(matrix, token.kept, begin, end, y);
   }
@@ -191,7 +169,7 @@ void add_units(const UnitMatrix& matrix, const Scratch& token, int64_t begin, in
 void prepare(const UnitMatrix& matrix, const float* x, const uint8_t* mask, Scratch& s) {
   s.kept.find(x, mask, matrix.units);
   if (!is_integer(matrix)) return;
-  s.finite = all_finite(s.kept.x.data(), static_cast<int64_t>(s.kept.x.size()));
+  s.finite = all_finite(s.kept.x.data(), s.kept.count);
   if (s.finite && matrix.axis == 0) make_chunks(matrix, s);
 }
 
@@ -245,13 +223,15 @@ struct Rounded {
   std::vector<int32_t> sum;    // of q, or of q times the zero point
 
   void make(const float* x, int64_t length, int64_t piece, const uint8_t* zeros) {
+    int8_t high[kChunk], low[kChunk];
     q.resize(length);
     end.clear();
     step.clear();
     sum.clear();
     for (int64_t first = 0; first < length; first += piece) {
       const int64_t count = std::min(piece, length - first);
-      step.push_back(round_to(x + first, count, q.data() + first));
+      int32_t plain;
+      step.push_back(kernels().round_chunk(x + first, count, q.data() + first, high, low, &plain));
       int32_t total = 0;
       for (int64_t i = first; i < first + count; ++i) total += q[i] * (zeros ? zeros[i] : 1);
       sum.push_back(total);

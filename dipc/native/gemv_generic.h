@@ -113,7 +113,7 @@ inline void sum_codes(const UnitMatrix& matrix, const Chunk& chunk, int64_t begi
   }
 }
 
-inline void add_codes(const UnitMatrix& matrix, const Chunk& chunk, int64_t begin, int64_t end, float* y) {
+inline void add_chunk(const UnitMatrix& matrix, const Chunk& chunk, int64_t begin, int64_t end, float* y) {
   int32_t sum[kTile];
   const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
   const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
@@ -126,6 +126,11 @@ inline void add_codes(const UnitMatrix& matrix, const Chunk& chunk, int64_t begi
       y[from + o] += whole * (chunk.step * from_float16(scales[from + o]));
     }
   }
+}
+
+inline void add_codes(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, int64_t begin, int64_t end,
+                      float* y) {
+  for (int64_t i = 0; i < count; ++i) add_chunk(matrix, chunks[i], begin, end, y);
 }
 
 inline int byte_of(int32_t quad, int64_t i) { return static_cast<int8_t>(static_cast<uint32_t>(quad) >> (8 * i)); }
@@ -159,8 +164,40 @@ inline int32_t nearest(float value) {
   return bits - 0x4B400000;
 }
 
+// What magnitudes up to `most` are multiplied by to fill kLargest; 0 where they are too small to divide by.
+inline float inverse_step(float most) { return most > 1e-30f ? static_cast<float>(kLargest) / most : 0.0f; }
+
 // 128 * high + low = q.
 inline int32_t high_of(int32_t q) { return (q + 64) >> 7; }
+
+inline int64_t find_kept(const float* values, const uint8_t* mask, int64_t units, int32_t* unit, float* x) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < units; ++i) {
+    unit[count] = static_cast<int32_t>(i);
+    x[count] = values[i];
+    count += mask[i] != 0;
+  }
+  return count;
+}
+
+inline float round_chunk(const float* x, int64_t count, int16_t* q, int8_t* high, int8_t* low, int32_t* sum) {
+  float most = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    const float size = x[i] < 0 ? -x[i] : x[i];
+    most = size > most ? size : most;
+  }
+  const float inverse = inverse_step(most);
+  int32_t total = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t whole = nearest(x[i] * inverse), upper = high_of(whole);
+    q[i] = static_cast<int16_t>(whole);
+    high[i] = static_cast<int8_t>(upper);
+    low[i] = static_cast<int8_t>(whole - 128 * upper);
+    total += whole;
+  }
+  *sum = total;
+  return most / static_cast<float>(kLargest);
+}
 
 inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count,
                         int64_t first_group, int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step,
@@ -177,7 +214,8 @@ inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const flo
       step[g] = size > step[g] ? size : step[g];
     }
   }
-  for (int64_t g = 0; g < groups; ++g) step[g] = step[g] / static_cast<float>(kLargest);
+  float* inverse = scratch + count * groups;
+  for (int64_t g = 0; g < groups; ++g) inverse[g] = inverse_step(step[g]);
   for (int64_t j = 0; j < count; ++j) {
     const float* products = scratch + j * groups;
     const uint8_t* zeros = matrix.zeros ? matrix.zeros + unit[j] * all + first_group : nullptr;
@@ -185,7 +223,7 @@ inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const flo
     int32_t* low_row = low + j / 4 * groups;
     const int shift = static_cast<int>(8 * (j % 4));
     for (int64_t g = 0; g < groups; ++g) {
-      const int32_t q = step[g] > 0 ? nearest(products[g] / step[g]) : 0;
+      const int32_t q = nearest(products[g] * inverse[g]);
       const int32_t upper = high_of(q), lower = q - 128 * upper;
       if (shift == 0) high_row[g] = low_row[g] = 0;
       high_row[g] |= static_cast<int32_t>(static_cast<uint32_t>(upper & 255) << shift);
@@ -193,6 +231,7 @@ inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const flo
       zero_sum[g] += q * (zeros ? zeros[g] : middle(matrix));
     }
   }
+  for (int64_t g = 0; g < groups; ++g) step[g] = step[g] / static_cast<float>(kLargest);
 }
 
 template <class Type>

@@ -19,7 +19,7 @@ constexpr int kLargest = 127 * 128;
 struct Chunk {
   const int32_t* unit;  // [count]
   const int16_t* q;     // [count]
-  const int32_t* high;  // [count / 4], four signed bytes each
+  const int32_t* high;  // [count / 4], of four signed bytes each
   const int32_t* low;   // [count / 4]
   int64_t count;
   int64_t group;        // which row of the scales belongs to all of them
@@ -29,9 +29,10 @@ struct Chunk {
 
 // Activations of up to kChunk units by groups of outputs: each is x times the unit's scale there. G' groups in range.
 struct ScaledChunk {
-  const int32_t* unit;  // [count]
-  const int32_t* high;  // [count / 4, groups]
-  const int32_t* low;   // [count / 4, groups]
+  const int32_t* unit;  // [count]; behind it `ahead` units that come next, for prefetching
+  int64_t ahead;
+  const int32_t* high;  // [count / 4, groups], readable for four more
+  const int32_t* low;   // [count / 4, groups], likewise
   int64_t count;
   int64_t first_group, groups;
   const float* step;        // [groups]
@@ -40,11 +41,16 @@ struct ScaledChunk {
 
 struct Kernels {
   const char* name;
+  // The kept units, ascending, and their values; returns how many. Both have room for all units and 16 more.
+  int64_t (*find_kept)(const float* values, const uint8_t* mask, int64_t units, int32_t* unit, float* x);
+  // Rounds `count` finite activations; returns the step, and the sum of q.
+  float (*round_chunk)(const float* x, int64_t count, int16_t* q, int8_t* high, int8_t* low, int32_t* sum);
   // y[begin:end] += sum over j of x[j] matrix[unit[j], begin:end], for the float formats.
   void (*add_floats)(const UnitMatrix&, const int32_t* unit, const float* x, int64_t count, int64_t begin, int64_t end,
                      float* y);
-  // y[begin:end] += step * scales[group, :] * (sum of q * (codes - zeros[group, :])), for the integer formats.
-  void (*add_codes)(const UnitMatrix&, const Chunk&, int64_t begin, int64_t end, float* y);
+  // y[begin:end] += step * scales[group, :] * (sum of q * (codes - zeros[group, :])) for every chunk.
+  // The units of all chunks lie behind one another in memory.
+  void (*add_codes)(const UnitMatrix&, const Chunk* chunks, int64_t count, int64_t begin, int64_t end, float* y);
   // The same where the scales travel with the units; begin and end bound whole groups of outputs (or the end of all).
   void (*add_scaled_codes)(const UnitMatrix&, const ScaledChunk&, int64_t begin, int64_t end, float* y);
   // Rounds x[j] * scales[unit[j], group] for `groups` groups: what ScaledChunk points to.

@@ -1,0 +1,381 @@
+// The sparse products with AVX-512 and its int8 dot products (VNNI).
+//
+// Integer codes: four units are interleaved byte by byte, so that one instruction multiplies them by four activations
+// and adds up. An activation has 15 bits, which takes two such instructions, one for its high and one for its low part.
+#include <immintrin.h>
+
+#include "gemv_generic.h"
+
+namespace dipc {
+namespace {
+
+#define DIPC_INLINE inline __attribute__((always_inline))
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kWide = 16;    // units read side by side, and summed in registers before memory sees the sum
+constexpr int64_t kSpan = 8192;  // outputs whose sums stay in the nearest cache
+
+// Into the second-level cache: fetching into the first would compete with what is being read. Inlined by force, because
+// a compiler that sees a function without an effect may drop its calls.
+DIPC_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+inline __m512 load(const float* p) { return _mm512_loadu_ps(p); }
+inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+inline __m512 load_half(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+struct VectorFloat32 : AsFloat32 {
+  static __m512 vector(const float* p) { return _mm512_loadu_ps(p); }
+};
+struct VectorFloat16 : AsFloat16 {
+  static __m512 vector(const uint16_t* p) { return load_half(p); }
+};
+struct VectorBfloat16 : AsBfloat16 {
+  static __m512 vector(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+};
+
+int64_t find_kept_512(const float* values, const uint8_t* mask, int64_t units, int32_t* unit, float* x) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int64_t count = 0;
+  for (int64_t i = 0; i < units; i += kLanes) {
+    const __mmask16 there = units - i < kLanes ? static_cast<__mmask16>((1u << (units - i)) - 1) : __mmask16{0xFFFF};
+    const __m128i bytes = _mm_maskz_loadu_epi8(there, mask + i);
+    const __mmask16 kept = _mm_test_epi8_mask(bytes, bytes);
+    const __m512i index = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), lanes);
+    _mm512_storeu_si512(unit + count, _mm512_maskz_compress_epi32(kept, index));
+    _mm512_storeu_ps(x + count, _mm512_maskz_compress_ps(kept, _mm512_maskz_loadu_ps(there, values + i)));
+    count += __builtin_popcount(kept);
+  }
+  return count;
+}
+
+void scale_chunk_512(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t first_group,
+                     int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step, int32_t* zero_sum) {
+  const int64_t all = groups_along(matrix);
+  const __m512 largest = _mm512_set1_ps(static_cast<float>(kLargest));
+  for (int64_t g = 0; g < groups; g += kLanes) {
+    const __mmask16 there = groups - g < kLanes ? static_cast<__mmask16>((1u << (groups - g)) - 1) : __mmask16{0xFFFF};
+    __m512 most = _mm512_setzero_ps();
+    for (int64_t j = 0; j < count; ++j) {
+      const uint16_t* scales = matrix.scales + unit[j] * all + first_group + g;
+      const __m512 product = _mm512_mul_ps(_mm512_set1_ps(x[j]), _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, scales)));
+      most = _mm512_max_ps(_mm512_abs_ps(product), most);
+      _mm512_storeu_ps(scratch + j * kLanes, product);
+    }
+    const __mmask16 usable = _mm512_cmp_ps_mask(most, _mm512_set1_ps(1e-30f), _CMP_GT_OQ);
+    const __m512 inverse = _mm512_maskz_div_ps(usable, largest, most);
+    __m512i zeros = _mm512_setzero_si512();
+    for (int64_t j = 0; j < count; j += 4) {
+      __m512i upper = _mm512_setzero_si512(), lower = _mm512_setzero_si512();
+      for (int k = 0; k < 4; ++k) {
+        const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scratch + (j + k) * kLanes), inverse));
+        const __m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
+        const __m512i l = _mm512_sub_epi32(q, _mm512_slli_epi32(h, 7));
+        const __m512i byte = _mm512_set1_epi32(255);
+        upper = _mm512_or_si512(upper, _mm512_slli_epi32(_mm512_and_si512(h, byte), 8 * k));
+        lower = _mm512_or_si512(lower, _mm512_slli_epi32(_mm512_and_si512(l, byte), 8 * k));
+        __m512i zero = _mm512_set1_epi32(middle(matrix));
+        if (matrix.zeros) {
+          zero = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, matrix.zeros + unit[j + k] * all + first_group + g));
+        }
+        zeros = _mm512_add_epi32(zeros, _mm512_mullo_epi32(q, zero));
+      }
+      _mm512_mask_storeu_epi32(high + j / 4 * groups + g, there, upper);
+      _mm512_mask_storeu_epi32(low + j / 4 * groups + g, there, lower);
+    }
+    _mm512_mask_storeu_ps(step + g, there, _mm512_div_ps(most, largest));
+    _mm512_mask_storeu_epi32(zero_sum + g, there, zeros);
+  }
+}
+
+// Eight units at a time: y is read and written once for all of them.
+template <class Type>
+void add_eight(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t begin, int64_t end, float* y) {
+  const typename Type::Stored* row[8];
+  __m512 a[8];
+  for (int k = 0; k < 8; ++k) {
+    row[k] = float_row<Type>(matrix, unit[k]);
+    a[k] = _mm512_set1_ps(x[k]);
+  }
+  int64_t o = begin;
+  for (; o + kLanes <= end; o += kLanes) {
+    __m512 sum = load(y + o);
+    for (int k = 0; k < 8; ++k) sum = _mm512_fmadd_ps(a[k], Type::vector(row[k] + o), sum);
+    _mm512_storeu_ps(y + o, sum);
+  }
+  for (; o < end; ++o) {
+    for (int k = 0; k < 8; ++k) y[o] = __builtin_fmaf(x[k], Type::load(row[k][o]), y[o]);
+  }
+}
+
+template <class Type>
+void add_type(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t begin, int64_t end,
+              float* y) {
+  int64_t j = 0;
+  for (; j + 8 <= count; j += 8) add_eight<Type>(matrix, unit + j, x + j, begin, end, y);
+  for (; j < count; ++j) {
+    const auto* row = float_row<Type>(matrix, unit[j]);
+    for (int64_t o = begin; o < end; ++o) y[o] = __builtin_fmaf(x[j], Type::load(row[o]), y[o]);
+  }
+}
+
+void add_floats_512(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t begin,
+                    int64_t end, float* y) {
+  if (matrix.format == kFloat32) return add_type<VectorFloat32>(matrix, unit, x, count, begin, end, y);
+  if (matrix.format == kFloat16) return add_type<VectorFloat16>(matrix, unit, x, count, begin, end, y);
+  return add_type<VectorBfloat16>(matrix, unit, x, count, begin, end, y);
+}
+
+// Where the activations of a block of outputs come from: four bytes for each four units. Across units they are the same
+// for all outputs; along the unit they differ by group of outputs, and `lane` says which group each lane belongs to.
+struct Across {
+  const int32_t* quads;
+  DIPC_INLINE __m512i operator()(int64_t quad) const { return _mm512_set1_epi32(quads[quad]); }
+};
+struct Along {
+  const int32_t* quads;
+  int64_t stride;
+  __m512i lane;
+  DIPC_INLINE __m512i operator()(int64_t quad) const {
+    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(quads + quad * stride));
+    return _mm512_permutexvar_epi32(lane, _mm512_castsi128_si512(four));
+  }
+};
+
+// sum += the four products of unsigned and signed bytes in each 32-bit lane. Written out because compilers, given the
+// intrinsic, copy sixteen sums about and spill them, which costs half of the speed.
+DIPC_INLINE void dot(__m512i& sum, __m512i code, __m512i x) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(x)); }
+
+#define DIPC_DOT(k, expression)           \
+  {                                       \
+    const __m512i code = expression;      \
+    dot(h##k, code, high), dot(l##k, code, low); \
+  }
+#define DIPC_JOIN(k) sums[k] = _mm512_add_epi32(l##k, _mm512_slli_epi32(h##k, 7));
+
+// Four rows of 64 bytes, interleaved: byte 4 i + r of the 128-bit lane l of q<k> is byte 16 l + 4 k + i of row r.
+struct Interleaved {
+  __m512i q0, q1, q2, q3;
+  DIPC_INLINE Interleaved(const uint8_t* const* row, int64_t offset) {
+    const __m512i a = load(row[0] + offset), b = load(row[1] + offset), c = load(row[2] + offset), d = load(row[3] + offset);
+    const __m512i ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
+    const __m512i cd0 = _mm512_unpacklo_epi8(c, d), cd1 = _mm512_unpackhi_epi8(c, d);
+    q0 = _mm512_unpacklo_epi16(ab0, cd0), q1 = _mm512_unpackhi_epi16(ab0, cd0);
+    q2 = _mm512_unpacklo_epi16(ab1, cd1), q3 = _mm512_unpackhi_epi16(ab1, cd1);
+  }
+};
+
+struct Int4 {
+  static constexpr int64_t kBlock = 128;  // outputs in 64 bytes
+  static constexpr int64_t kSums = 8;
+  static constexpr int32_t kMiddle = 8;
+  static int64_t bytes(int64_t outputs) { return outputs / 2; }
+
+  // sums += activations times codes of up to kWide units: even outputs in 0..3, odd ones, 16 times too large, in 4..7.
+  template <class Source>
+  DIPC_INLINE static void add(const uint8_t* const* row, Source highs, Source lows, int64_t count, int64_t offset, __m512i* sums) {
+    const __m512i low_nibble = _mm512_set1_epi8(0x0F), high_nibble = _mm512_set1_epi8(static_cast<char>(0xF0));
+    // One variable each: compilers keep these in registers, and arrays often not.
+    __m512i h0 = _mm512_setzero_si512(), h1 = h0, h2 = h0, h3 = h0, h4 = h0, h5 = h0, h6 = h0, h7 = h0;
+    __m512i l0 = sums[0], l1 = sums[1], l2 = sums[2], l3 = sums[3];
+    __m512i l4 = sums[4], l5 = sums[5], l6 = sums[6], l7 = sums[7];
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < count; j += 4) {
+      const Interleaved four(row + j, offset);
+      const __m512i high = highs(j / 4), low = lows(j / 4);
+      DIPC_DOT(0, _mm512_and_si512(four.q0, low_nibble)) DIPC_DOT(4, _mm512_and_si512(four.q0, high_nibble))
+      DIPC_DOT(1, _mm512_and_si512(four.q1, low_nibble)) DIPC_DOT(5, _mm512_and_si512(four.q1, high_nibble))
+      DIPC_DOT(2, _mm512_and_si512(four.q2, low_nibble)) DIPC_DOT(6, _mm512_and_si512(four.q2, high_nibble))
+      DIPC_DOT(3, _mm512_and_si512(four.q3, low_nibble)) DIPC_DOT(7, _mm512_and_si512(four.q3, high_nibble))
+    }
+    DIPC_JOIN(0) DIPC_JOIN(1) DIPC_JOIN(2) DIPC_JOIN(3) DIPC_JOIN(4) DIPC_JOIN(5) DIPC_JOIN(6) DIPC_JOIN(7)
+  }
+
+  // The sums of outputs at(i)..at(i)+15, for i of 8.
+  static void in_order(const __m512i* sums, __m512i out[8]);
+  static int64_t at(int64_t i) { return 32 * (i % 4) + 16 * (i / 4); }
+};
+
+struct Int8 {
+  static constexpr int64_t kBlock = 64;
+  static constexpr int64_t kSums = 4;
+  static constexpr int32_t kMiddle = 128;
+  static int64_t bytes(int64_t outputs) { return outputs; }
+
+  template <class Source>
+  DIPC_INLINE static void add(const uint8_t* const* row, Source highs, Source lows, int64_t count, int64_t offset, __m512i* sums) {
+    __m512i h0 = _mm512_setzero_si512(), h1 = h0, h2 = h0, h3 = h0;
+    __m512i l0 = sums[0], l1 = sums[1], l2 = sums[2], l3 = sums[3];
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < count; j += 4) {
+      const Interleaved four(row + j, offset);
+      const __m512i high = highs(j / 4), low = lows(j / 4);
+      DIPC_DOT(0, four.q0) DIPC_DOT(1, four.q1) DIPC_DOT(2, four.q2) DIPC_DOT(3, four.q3)
+    }
+    DIPC_JOIN(0) DIPC_JOIN(1) DIPC_JOIN(2) DIPC_JOIN(3)
+  }
+
+  static void in_order(const __m512i* sums, __m512i out[8]);
+  static int64_t at(int64_t i) { return 16 * i; }
+};
+
+#undef DIPC_DOT
+#undef DIPC_JOIN
+
+// out[i] lane k = in[k] lane i, of 128 bits each.
+inline void transpose(const __m512i* in, __m512i* out) {
+  const __m512i a = _mm512_shuffle_i32x4(in[0], in[1], 0x44), b = _mm512_shuffle_i32x4(in[0], in[1], 0xEE);
+  const __m512i c = _mm512_shuffle_i32x4(in[2], in[3], 0x44), d = _mm512_shuffle_i32x4(in[2], in[3], 0xEE);
+  out[0] = _mm512_shuffle_i32x4(a, c, 0x88), out[1] = _mm512_shuffle_i32x4(a, c, 0xDD);
+  out[2] = _mm512_shuffle_i32x4(b, d, 0x88), out[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
+}
+
+inline void Int4::in_order(const __m512i* sums, __m512i out[8]) {
+  __m512i pairs[8];
+  for (int k = 0; k < 4; ++k) {
+    const __m512i even = sums[k], odd = _mm512_srai_epi32(sums[k + 4], 4);
+    pairs[2 * k] = _mm512_unpacklo_epi32(even, odd);      // lane l: outputs 32 l + 8 k + 0..3
+    pairs[2 * k + 1] = _mm512_unpackhi_epi32(even, odd);  // lane l: outputs 32 l + 8 k + 4..7
+  }
+  transpose(pairs, out);
+  transpose(pairs + 4, out + 4);
+}
+
+inline void Int8::in_order(const __m512i* sums, __m512i out[8]) { transpose(sums, out); }
+
+// sums[...] += what one chunk adds to the outputs from..to, whole blocks. `ahead` units come after the chunk's.
+template <class Code, class SourceAt>
+DIPC_INLINE void add_chunk_span(const UnitMatrix& matrix, const int32_t* unit, int64_t count, const int32_t* ahead_end,
+                    int64_t from, int64_t to, SourceAt&& source_at, __m512i* sums) {
+  const int64_t blocks = (to - from) / Code::kBlock, bytes = Code::bytes(matrix.length);
+  const uint8_t* codes = static_cast<const uint8_t*>(matrix.data) + Code::bytes(from);
+  for (int64_t k = 0; k < Code::kSums * blocks; ++k) sums[k] = _mm512_setzero_si512();
+  for (int64_t j = 0; j < count; j += kWide) {
+    const int64_t wide = count - j < kWide ? count - j : kWide;
+    const uint8_t *row[kWide], *next[kWide];
+    const int64_t ahead = ahead_end - (unit + j + wide) < kWide ? ahead_end - (unit + j + wide) : kWide;
+    for (int64_t k = 0; k < wide; ++k) row[k] = codes + unit[j + k] * bytes;
+    for (int64_t k = 0; k < ahead; ++k) next[k] = codes + unit[j + wide + k] * bytes;
+    for (int64_t b = 0; b < blocks; ++b) {
+      if (ahead == kWide) {
+#pragma GCC unroll 16
+        for (int64_t k = 0; k < kWide; ++k) prefetch(next[k] + 64 * b);
+      } else {
+        for (int64_t k = 0; k < ahead; ++k) prefetch(next[k] + 64 * b);
+      }
+      const auto [highs, lows] = source_at(b, j / 4);
+      Code::add(row, highs, lows, wide, 64 * b, sums + Code::kSums * b);
+    }
+  }
+}
+
+inline void add_to(float* y, __m512i whole, __m512 factor) {
+  _mm512_storeu_ps(y, _mm512_add_ps(load(y), _mm512_mul_ps(_mm512_cvtepi32_ps(whole), factor)));
+}
+
+template <class Source>
+struct Pair {
+  Source highs, lows;
+};
+
+template <class Code>
+void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, int64_t from, int64_t to, float* y) {
+  alignas(64) __m512i sums[kSpan / kLanes];
+  const int32_t* end = chunks[count - 1].unit + chunks[count - 1].count;
+  for (int64_t c = 0; c < count; ++c) {
+    const Chunk& chunk = chunks[c];
+    add_chunk_span<Code>(
+        matrix, chunk.unit, chunk.count, end, from, to,
+        [&](int64_t, int64_t quad) { return Pair<Across>{{chunk.high + quad}, {chunk.low + quad}}; }, sums);
+    const __m512 step = _mm512_set1_ps(chunk.step);
+    const __m512i total = _mm512_set1_epi32(chunk.sum), middle = _mm512_set1_epi32(chunk.sum * Code::kMiddle);
+    const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
+    const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
+    for (int64_t block = from; block < to; block += Code::kBlock) {
+      __m512i out[8];
+      Code::in_order(sums + (block - from) / Code::kBlock * Code::kSums, out);
+      for (int64_t i = 0; i < Code::kBlock / kLanes; ++i) {
+        const int64_t o = block + Code::at(i);
+        __m512i zero = middle;
+        if (zeros) {
+          const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros + o));
+          zero = _mm512_mullo_epi32(total, _mm512_cvtepu8_epi32(bytes));
+        }
+        add_to(y + o, _mm512_sub_epi32(out[i], zero), _mm512_mul_ps(step, load_half(scales + o)));
+      }
+    }
+  }
+}
+
+template <class Code>
+void add_along(const UnitMatrix& matrix, const ScaledChunk& chunk, int64_t from, int64_t to, float* y) {
+  alignas(64) __m512i sums[kSpan / kLanes];
+  const int64_t group = matrix.group, lane_outputs = Code::kBlock / 4;
+  alignas(64) int32_t lane[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) lane[i] = static_cast<int32_t>(i / 4 * lane_outputs / group);
+  const __m512i lanes = _mm512_load_si512(lane);
+  int64_t group_of[kSpan / Code::kBlock];
+  for (int64_t b = 0; from + b * Code::kBlock < to; ++b) {
+    group_of[b] = (from + b * Code::kBlock) / group - chunk.first_group;
+  }
+  add_chunk_span<Code>(
+      matrix, chunk.unit, chunk.count, chunk.unit + chunk.count + chunk.ahead, from, to,
+      [&](int64_t block, int64_t quad) {
+        const int64_t at = quad * chunk.groups + group_of[block];
+        return Pair<Along>{{chunk.high + at, chunk.groups, lanes}, {chunk.low + at, chunk.groups, lanes}};
+      },
+      sums);
+  for (int64_t block = from; block < to; block += Code::kBlock) {
+    __m512i out[8];
+    Code::in_order(sums + (block - from) / Code::kBlock * Code::kSums, out);
+    for (int64_t i = 0; i < Code::kBlock / kLanes; ++i) {
+      const int64_t o = block + Code::at(i), g = o / group - chunk.first_group;
+      const __m512i whole = _mm512_sub_epi32(out[i], _mm512_set1_epi32(chunk.zero_sum[g]));
+      add_to(y + o, whole, _mm512_set1_ps(chunk.step[g]));
+    }
+  }
+}
+
+// The outputs that whole blocks cover; the rest goes the plain way.
+int64_t end_of_blocks(const UnitMatrix& matrix, int64_t begin, int64_t end) {
+  const int64_t block = matrix.format == kInt4 ? Int4::kBlock : Int8::kBlock;
+  return begin % 2 == 0 ? begin + (end - begin) / block * block : begin;
+}
+
+void add_codes_512(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, int64_t begin, int64_t end, float* y) {
+  if (count == 0) return;
+  const int64_t whole = end_of_blocks(matrix, begin, end);
+  for (int64_t from = begin; from < whole; from += kSpan) {
+    const int64_t to = from + kSpan < whole ? from + kSpan : whole;
+    if (matrix.format == kInt4) add_across<Int4>(matrix, chunks, count, from, to, y);
+    if (matrix.format == kInt8) add_across<Int8>(matrix, chunks, count, from, to, y);
+  }
+  add_codes(matrix, chunks, count, whole, end, y);
+}
+
+void add_scaled_codes_512(const UnitMatrix& matrix, const ScaledChunk& chunk, int64_t begin, int64_t end, float* y) {
+  const int64_t block = matrix.format == kInt4 ? Int4::kBlock : Int8::kBlock;
+  const bool covered = matrix.group % (block / 4) == 0 && (matrix.group % block == 0 || block % matrix.group == 0) &&
+                       begin % matrix.group == 0;
+  const int64_t whole = covered ? end_of_blocks(matrix, begin, end) : begin;
+  for (int64_t from = begin; from < whole; from += kSpan) {
+    const int64_t to = from + kSpan < whole ? from + kSpan : whole;
+    if (matrix.format == kInt4) add_along<Int4>(matrix, chunk, from, to, y);
+    if (matrix.format == kInt8) add_along<Int8>(matrix, chunk, from, to, y);
+  }
+  add_scaled_codes(matrix, chunk, whole, end, y);
+}
+
+}  // namespace
+
+const Kernels& avx512_kernels() {
+  static const Kernels kernels = {"avx512-vnni",        find_kept_512,   round_chunk, add_floats_512, add_codes_512,
+                                  add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen};
+  return kernels;
+}
+
+}  // namespace dipc
