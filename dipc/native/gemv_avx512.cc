@@ -2,6 +2,9 @@
 //
 // Integer codes: four units are interleaved byte by byte, so that one instruction multiplies them by four activations
 // and adds up. An activation has 15 bits, which takes two such instructions, one for its high and one for its low part.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of values that the compiler's own header leaves open on purpose
+#endif
 #include <immintrin.h>
 
 #include "gemv_generic.h"
