@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli import compile, env, estimate, eval, explain, hw, inspect, passes, policies, run
+from dipc.cli import bench, compile, env, estimate, eval, explain, hw, inspect, passes, policies, run
 
 app = typer.Typer(
     add_completion=False,
@@ -49,4 +49,5 @@ app.command("estimate")(estimate.command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(policies.app, name="policies")
 app.add_typer(hw.app, name="hw")
+app.add_typer(bench.app, name="bench")
 app.command("env")(env.command)

@@ -1,0 +1,122 @@
+"""What the figures were measured on: they mean little without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "onnxruntime", "numpy")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine and the software.
+
+    Attributes:
+        processor: its name.
+        physical_cores: those that this process may run on.
+        logical_cores: with their hardware threads.
+        last_cache_bytes: the processor's last-level cache, or None where the system does not say.
+        memory_bytes: or None.
+        instruction_set: what dipc's kernels use, or why there are none.
+        system: operating system.
+        load: processes that wanted to run in the last minute, or None; much above 0 the machine was not quiet.
+        versions: of Python, dipc and the packages that take part.
+    """
+
+    processor: str
+    physical_cores: int
+    logical_cores: int
+    last_cache_bytes: int | None
+    memory_bytes: int | None
+    instruction_set: str
+    system: str
+    load: float | None
+    versions: dict[str, str]
+
+
+def describe() -> Machine:
+    """This machine, now."""
+    return Machine(
+        processor_name(),
+        physical_cores(),
+        _logical_cores(),
+        last_cache_bytes(),
+        memory_bytes(),
+        _instruction_set(),
+        platform.platform(),
+        os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        _versions(),
+    )
+
+
+def processor_name() -> str:
+    """The processor's name as Linux tells it, else as Python does."""
+    names = [value for key, value in _cpu_info() if key == "model name"]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def physical_cores() -> int:
+    """Cores that this process may run on, hardware threads of one core counted once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores: set[tuple[str, str]] = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(tuple((topology / f).read_text() for f in ("physical_package_id", "core_id")))  # type: ignore[arg-type]
+        except OSError:
+            return len(allowed)
+    return max(len(cores), 1)
+
+
+def last_cache_bytes() -> int | None:
+    """Size of the largest cache of the first core."""
+    sizes = []
+    for file in _CACHES.glob("index*/size"):
+        text = file.read_text().strip()
+        if text.endswith("K"):
+            sizes.append(1024 * int(text[:-1]))
+    return max(sizes, default=None)
+
+
+def memory_bytes() -> int | None:
+    """All memory of the machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _logical_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_info() -> list[tuple[str, str]]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
+
+
+def _instruction_set() -> str:
+    from dipc import native
+
+    return native.describe() if native.library() is None else native.instruction_set()
+
+
+def _versions() -> dict[str, str]:
+    from dipc.version import __version__
+
+    found = {"python": platform.python_version(), "dipc": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

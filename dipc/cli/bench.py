@@ -1,0 +1,114 @@
+"""`dipc bench`: contests of speed on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipc.cli.terminal import Debug, Json, Plugins, Quiet, counting, show, show_json
+from dipc.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Measure the speed on this machine, side by side with others.")
+
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of each contender; by default physical cores.")]
+Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Turns that each contender takes.")]
+Calls = Annotated[int, typer.Option(metavar="N", min=1, help="Timed calls in a turn.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of weights and inputs.")]
+
+
+@app.command("kernels")
+def kernels(
+    d_model: Annotated[int, typer.Option(metavar="N", help="Inputs of the MLP.")] = 4096,
+    d_ff: Annotated[int, typer.Option(metavar="N", help="Hidden values of the MLP.")] = 14336,
+    density: Annotated[str, typer.Option(metavar="LIST", help="Kept shares, such as 1,0.5,0.25.")] = "1,0.5,0.25",
+    format: Annotated[
+        str, typer.Option(metavar="LIST", help="Of the weights: float32, float16, bfloat16, int8, int4.")
+    ] = "float32,int4",
+    group: Annotated[int, typer.Option(metavar="N", help="Weights that share a scale.")] = 128,
+    axis: Annotated[
+        str, typer.Option(metavar="NAME", help="Groups along inputs (GPTQ) or outputs (a unit).")
+    ] = "inputs",
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Of a call; above 1, prefill is compared.")] = 1,
+    threads: Threads = None,
+    rounds: Rounds = 15,
+    calls: Calls = 5,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure one gated MLP, sparse beside everybody's dense, and the memory's bandwidth beside both."""
+    from dipc.benchmark.contest import Rules
+    from dipc.benchmark.kernels import Settings, bench_kernels
+    from dipc.benchmark.machine import physical_cores
+    from dipc.report.bench import kernels_dict, kernels_tables
+
+    settings = Settings(d_model, d_ff, _densities(density), tuple(_listed("format", format)), tokens, group, axis, seed)
+    rules = Rules(threads or physical_cores(), rounds, calls)
+    with counting("turns") as progress:
+        found = bench_kernels(settings, rules, lambda what, done, total: progress(done, total))
+    if json:
+        show_json(kernels_dict(found))
+    else:
+        show(kernels_tables(found))
+
+
+def _listed(option: str, text: str) -> list[str]:
+    """The items of a list, each once. UsageError for an empty one."""
+    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise UsageError(f"--{option} {text!r} lists nothing")
+    return items
+
+
+def _densities(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(float(item) for item in _listed("density", text)))
+    except ValueError:
+        raise UsageError(f"--density {text!r} is no list of numbers such as 1,0.5,0.25") from None
+
+
+@app.command("decode")
+def decode(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A config.json; by default the shape of Llama-3.2-1B.")
+    ] = None,
+    passes: Annotated[
+        str, typer.Option(metavar="LIST", help='"dense" and methods, as `compile --passes` takes them.')
+    ] = "dense,dip{density=0.5},dip-ca{density=0.5}",
+    format: Annotated[
+        str, typer.Option(metavar="LIST", help='"float32", or passes that quantise, such as int4{group=32}.')
+    ] = "float32,int4",
+    prompt: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens before the first that is timed.")] = 64,
+    threads: Threads = None,
+    rounds: Rounds = 15,
+    calls: Calls = 5,
+    seed: Seed = 0,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the exported models here, and take them from here.")
+    ] = None,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure tokens per second with a KV cache: a model of random weights, dense and sparse, in ONNX Runtime.
+
+    A format's models need about five times their bytes of disk, and memory for two of them.
+    """
+    from dipc.benchmark.contest import Rules
+    from dipc.benchmark.decode import LLAMA_3_2_1B, Settings, bench_decode
+    from dipc.benchmark.machine import physical_cores
+    from dipc.report.bench_decode import decode_dict, decode_tables
+
+    lists = tuple(_listed("passes", passes)), tuple(_listed("format", format))
+    settings = Settings(config or LLAMA_3_2_1B, *lists, prompt, seed, folder)
+    rules = Rules(threads or physical_cores(), rounds, calls)
+    with counting("turns") as progress:
+        found = bench_decode(settings, rules, lambda what, done, total: progress(done, total))
+    if json:
+        show_json(decode_dict(found))
+    else:
+        show(decode_tables(found))

@@ -1,0 +1,65 @@
+"""Contenders of contests in tests; each function runs in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from dipc.benchmark.case import Case, Cases
+from dipc.errors import MissingDependency
+
+
+def sleeper(*, seconds: float, repeats: int = 1) -> Cases:
+    """A case that takes its time and answers with the number of its call, and one that says how many threads it has."""
+
+    def call(number: int) -> Any:
+        time.sleep(seconds)
+        return np.array([number, number + 1])
+
+    threads = np.array([int(os.environ["OMP_NUM_THREADS"])])
+    return {"sleep": Case(call, repeats, 1000.0), "threads": Case(lambda number: threads)}
+
+
+def talker() -> Cases:
+    """One that prints where replies are written."""
+    print("not a reply")
+    return {"sleep": Case(lambda number: None)}
+
+
+def absent() -> Cases:
+    """One that lacks what it needs."""
+    raise MissingDependency("nothing here;\n install it")
+
+
+def raises_later() -> Cases:
+    """One of whose cases fails in a later round."""
+
+    def call(number: int) -> None:
+        if number > 3:
+            raise ValueError("a\nproblem")
+
+    return {"bad": Case(call), "good": Case(lambda number: None)}
+
+
+def dies() -> Cases:
+    """One that takes its process with it."""
+
+    def call(number: int) -> None:
+        if number:
+            print("last words", file=sys.stderr, flush=True)
+            os._exit(7)
+
+    return {"first": Case(lambda number: None), "last": Case(call)}
+
+
+def hangs() -> Cases:
+    """One that never comes back."""
+
+    def call(number: int) -> None:
+        time.sleep(60)
+
+    return {"hang": Case(call)}
