@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         save,
         to_dict,
     )
+    from dipc.native.onnx_library import onnx_library_path
 
 __all__ = [
     "Compiled",
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
+    "onnx_library_path",
     "perplexity",
     "save",
     "to_dict",
@@ -52,6 +54,7 @@ def __getattr__(name: str) -> Any:
     """The public names, imported when first asked for, so that `import dipc` stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'dipc' has no attribute {name!r}")
-    value = getattr(importlib.import_module("dipc.api"), name)
+    module = "dipc.native.onnx_library" if name == "onnx_library_path" else "dipc.api"
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
