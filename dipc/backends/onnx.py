@@ -18,6 +18,7 @@ import torch
 from dipc.artifact import check_output
 from dipc.backends.onnx_file import EXTERNAL_DATA_BYTES, finish, write
 from dipc.backends.onnx_graph import expand_glus, in_float32, lowered
+from dipc.backends.onnx_matmul_nbits import use_matmul_nbits
 from dipc.backends.onnx_names import input_names, metadata, output_names
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.ops.onnx_form import OPSET, OnnxForm
@@ -94,7 +95,7 @@ def to_ir(program: Program, *, pipeline: str = "") -> tuple[ir.Model, dict[str, 
 
     Raises UnsupportedModel as `export` does.
     """
-    ready = expand_glus(in_float32(program))
+    ready = use_matmul_nbits(in_float32(expand_glus(program)))
     module, forms = lowered(ready)
     names = input_names(program)
     model = _translate(ready, module, [names[p.name] for p in ready.inputs], output_names(program))

@@ -15,10 +15,12 @@ from dipc import ops
 from dipc.errors import UnsupportedModel
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.onnx_form import OnnxForm
-from dipc.ops.operator import argument
+from dipc.ops.operator import argument, has_argument
 from dipc.program import Port, Program, TensorType
 
 HALF = (torch.float16, torch.bfloat16)
+# Arguments of dipc's operators that ONNX operators take as they are stored.
+STORED = ("weight", "units", "codes", "scales", "zeros")
 _ATEN = torch.ops.aten
 
 
@@ -44,7 +46,7 @@ def _float32_port(port: Port) -> Port:
 
 def _widen_uses(graph: fx.Graph, weight: fx.Node) -> None:
     """Cast a stored weight where ATen computes with it; a looked-up row is cast after the table, not the table."""
-    users = [user for user in weight.users if ops.operator_of(user.target) is None]
+    users = [user for user in weight.users if not _takes_as_stored(user, weight)]
     tables = [user for user in users if user.target is _ATEN.embedding.default]
     for user in tables:
         with graph.inserting_after(user):
@@ -56,6 +58,12 @@ def _widen_uses(graph: fx.Graph, weight: fx.Node) -> None:
             wide = graph.call_function(_ATEN.to.dtype, (weight, torch.float32))
         for user in others:
             user.replace_input_with(weight, wide)
+
+
+def _takes_as_stored(user: fx.Node, weight: fx.Node) -> bool:
+    return ops.operator_of(user.target) is not None and any(
+        has_argument(user, name) and argument(user, name) is weight for name in STORED
+    )
 
 
 def expand_glus(program: Program) -> Program:
