@@ -22,10 +22,11 @@ def memory(*, size: int, repeats: int, threads: int) -> Cases:
     buffer = np.ones(size * repeats, np.uint8)
 
     seconds = ctypes.c_double()
-    arguments = (ctypes.c_void_p(buffer.ctypes.data), ctypes.c_int64(buffer.nbytes), ctypes.c_int64(1))
 
     def call(number: int) -> None:
-        if read(*arguments, ctypes.byref(seconds)):
+        # The pointer is asked of the buffer in the call, which so keeps it alive.
+        pointer = ctypes.c_void_p(buffer.ctypes.data)
+        if read(pointer, ctypes.c_int64(buffer.nbytes), ctypes.c_int64(1), ctypes.byref(seconds)):
             raise MemoryError("the native library ran out of memory")
 
     return {CASE: Case(call, repeats, size)}
