@@ -17,6 +17,7 @@ from dipc import ops
 from dipc.benchmark.case import Case, Cases, require_library
 from dipc.benchmark.mlp import Mlp, Task, case_name, layers_of, make_mlp, matrix_bytes
 from dipc.benchmark.onnx_file import OnnxFile
+from dipc.native.onnx_library import onnx_library_path
 from dipc.ops.packed import PackedMatrix
 from dipc.ops.select_topk import kernel as select_topk
 
@@ -59,7 +60,7 @@ def torch_packed(**task: Any) -> Cases:
 def onnx_packed(*, parts: bool = False, **task: Any) -> Cases:
     """The same as nodes of the domain `ai.dipc`, on the kernels of the library; on request its parts alone too."""
     asked = Task(**task)
-    graphs = _Graphs(asked, _onnx_library())
+    graphs = _Graphs(asked, str(onnx_library_path()))
     cases = {case_name(d): graphs.whole(asked.kept(d)) for d in asked.densities}
     if parts:
         for density in asked.densities:
@@ -191,4 +192,6 @@ def _format(matrix: PackedMatrix) -> dict[str, Any]:
 
 def _onnx_library() -> str:
     """The path at which ONNX Runtime registers the library. MissingDependency where there is none."""
-    return str(require_library()._name)
+    from dipc.native.onnx_library import onnx_library_path
+
+    return str(onnx_library_path())

@@ -151,13 +151,10 @@ def _mlp_table(found: FormatResult) -> RenderableType:
 def _parts_table(found: FormatResult) -> RenderableType | None:
     from dipc.report.table import table
 
-    rows = [
-        (row.contender, row.part, number(row.density, 3), *_traffic(row), percent(row.share))
-        for row in found.rows
-        if row.part not in ("MLP", "read")
-    ]
-    columns = ("parts", "", "density", ">ms", ">10-90 %", ">reads", ">GB/s", ">of memory", ">of the MLP")
-    return table("", columns, rows) if rows else None
+    parts = [row for row in found.rows if row.part not in ("MLP", "read")]
+    rows = [(row.part, _named(row)[1], *_traffic(row), percent(row.share)) for row in parts]
+    columns = ("part", "density", ">ms", ">10-90 %", ">reads", ">GB/s", ">of memory", ">of the MLP")
+    return table(f"parts of {parts[0].contender}, each alone", columns, rows) if parts else None
 
 
 def _format_text(found: FormatResult) -> str:
@@ -168,6 +165,8 @@ def _format_text(found: FormatResult) -> str:
 
 
 def _named(row: Row) -> tuple[str, str]:
+    if row.part == "read":
+        return row.contender, NONE
     return row.contender, "dense" if row.density is None else f"{row.density:g}"
 
 
@@ -188,7 +187,7 @@ def _cold_row(found: FormatResult, machine: Machine) -> list[tuple[str, str]]:
     if found.task.tokens > 1:
         return []
     layers = found.task.layers
-    text = f"{layers} MLP{'s' if layers > 1 else ''} in turn, each with weights of its own; "
+    text = "1 MLP; " if layers == 1 else f"{layers} MLPs in turn, each with weights of its own; "
     text += f"{format_bytes(found.cold_bytes)} or more are read before a weight is read again"
     if not found.is_cold:
         text += ": THE CACHES HOLD MUCH OF THAT, so these are not figures of the memory"
