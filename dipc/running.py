@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from dipc.backends.eager import EagerSession
+from dipc.backends.onnx_runtime import Kernels
 from dipc.backends.session import Session
 from dipc.errors import BadFile, UnknownName
 from dipc.program import Program
 
+__all__ = ["BACKENDS", "Backend", "Kernels", "is_exported", "open_session"]
+
 Backend = Literal["eager", "onnx"]
-Kernels = Literal["auto"] | bool
 BACKENDS = ("eager", "onnx")
 
 

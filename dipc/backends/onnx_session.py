@@ -8,26 +8,23 @@ Shape legend: T tokens of a call.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from dipc import native
-from dipc.backends.onnx_metadata import Carried, Metadata, read_metadata, with_masks
+from dipc.backends.onnx_metadata import Metadata, read_metadata, with_masks
+from dipc.backends.onnx_runtime import Kernels, load_problem, onnxruntime_module, register_kernels
 from dipc.backends.session import Step, check_call
-from dipc.errors import BadFile, MissingDependency, UsageError
+from dipc.errors import BadFile, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Kernels = Literal["auto"] | bool
 MODEL = "model.onnx"
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -66,9 +63,9 @@ class OnnxSession:
         self, path: str | Path, *, record: bool = False, options: Options | None = None, tokenizer: Any = None
     ) -> None:
         self.path, options = model_file(path), options or Options()
-        ort = _onnxruntime()
+        ort = onnxruntime_module()
         settings = ort.SessionOptions()
-        library = _register(settings, options.kernels)
+        library = register_kernels(settings, options.kernels)
         self._session, self._sites = _open(ort, self.path, settings, options, record)
         self.metadata: Metadata = read_metadata(self.path, self._session.get_modelmeta().custom_metadata_map)
         _check_inputs(self.path, self._session, self.metadata)
@@ -138,49 +135,6 @@ def model_file(path: str | Path) -> Path:
     return file
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependency("running ONNX needs onnxruntime; pip install 'dipc[onnx]'") from None
-    if not hasattr(onnxruntime.OrtValue, "from_dlpack"):
-        old = onnxruntime.__version__
-        raise MissingDependency(f"onnxruntime {old} is older than dipc can drive; pip install 'dipc[onnx]'")
-    return onnxruntime
-
-
-def registers() -> str:
-    """One line for `dipc env`: whether ONNX Runtime takes the kernel library, and why not."""
-    try:
-        _register(_onnxruntime().SessionOptions(), True)
-    except MissingDependency as error:
-        return f"no: {error}"
-    return "yes"
-
-
-def _register(settings: onnxruntime.SessionOptions, kernels: Kernels) -> Path | None:
-    """Register the kernel library as asked and return its path; None where the function bodies are to run."""
-    if kernels is False:
-        return None
-    path = _library_path()
-    problem = native.describe() if path is None else None
-    if path is not None:
-        try:
-            settings.register_custom_ops_library(str(path))
-        except Exception as error:
-            problem = f"{path} was refused: {_reason(error)}; reinstall dipc"
-    if problem is None:
-        return path
-    if kernels is True:
-        raise MissingDependency(f"ONNX Runtime {version('onnxruntime')} has no dipc kernels: {problem}")
-    return None
-
-
-def _library_path() -> Path | None:
-    found = native.library()
-    return None if found is None else Path(found._name)
-
-
 def _open(
     ort: Any, path: Path, settings: onnxruntime.SessionOptions, options: Options, record: bool
 ) -> tuple[onnxruntime.InferenceSession, dict[str, str]]:
@@ -198,27 +152,7 @@ def _open(
     try:
         return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"]), sites
     except Exception as error:
-        raise BadFile(f"{path}: {_problem(error)}") from error
-
-
-def _problem(error: Exception) -> str:
-    """What ONNX Runtime's error means for whoever has the file."""
-    text = str(error)
-    absent = re.search(r'External data path does not exist: "?([^"]+)"?', text)
-    if absent:
-        name = Path(absent[1].strip()).name
-        return f"its weights are not beside it; move {name} into the same folder or export again"
-    if "out of bounds" in text or "can not be read in full" in text:
-        return "its external data is shorter than it should be; copy it again or export again"
-    if "INVALID_PROTOBUF" in text or "ModelProto does not have a graph" in text:
-        return "damaged, or no ONNX model; export again"
-    return f"ONNX Runtime {version('onnxruntime')} cannot load it: {_reason(error)}"
-
-
-def _reason(error: Exception) -> str:
-    """The words of an ONNX Runtime error, without its code."""
-    text = " ".join(str(error).split())
-    return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )+", "", text)[:400]
+        raise BadFile(f"{path}: {load_problem(error)}") from error
 
 
 def _check_inputs(path: Path, session: onnxruntime.InferenceSession, metadata: Metadata) -> None:
@@ -236,6 +170,3 @@ def _tokenizer(folder: Path) -> Any:
     from dipc.artifact_reader import read_tokenizer
 
     return read_tokenizer(folder)
-
-
-__all__ = ["Carried", "Kernels", "OnnxSession", "Options", "model_file", "registers"]

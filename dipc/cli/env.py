@@ -9,11 +9,12 @@ from pathlib import Path
 
 from dipc.cli.terminal import Debug, Json, Plugins, show, show_json
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
 def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """Show versions, processor and plug-ins."""
+    from dipc.backends.onnx_runtime import describe_kernels
     from dipc.native import describe
     from dipc.report.figures import NONE, document
     from dipc.report.table import facts
@@ -22,11 +23,12 @@ def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) ->
     rows = {"dipc": __version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}
     rows |= {package: _version(package) for package in PACKAGES}
     rows["native library"] = describe()
+    rows["ONNX kernels"] = describe_kernels()
     rows["system"] = platform.platform()
     rows["processor"] = f"{_processor()}, {os.cpu_count()} logical cores"
     plugins = [*_installed(), *(f"{file} (--plugin)" for file in plugin or [])]
     if json:
-        show_json(document("env", **{k.replace(" ", "_"): v for k, v in rows.items()}, plugins=plugins))
+        show_json(document("env", **{k.lower().replace(" ", "_"): v for k, v in rows.items()}, plugins=plugins))
     else:
         show([facts("", [*rows.items(), ("plug-ins", ", ".join(plugins) or NONE)])])
 
