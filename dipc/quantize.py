@@ -56,7 +56,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         return codes.contiguous()
     if codes.shape[-1] % 2:
         raise ValueError(f"{codes.shape[-1]} columns: two 4-bit codes share a byte, so the number must be even")
-    return codes[..., 0::2] | codes[..., 1::2] << 4
+    return (codes[..., 0::2] | codes[..., 1::2] << 4).contiguous()
 
 
 def unpack(codes: Tensor, bits: int) -> Tensor:
