@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from dipc.errors import UsageError
 from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
-from dipc.ops.operator import argument, is_dequantized
+from dipc.ops.operator import argument, has_argument, is_dequantized
 from dipc.pattern import Mismatch
 from dipc.pipeline import Pass, PassResult
 from dipc.printer import op_name
@@ -63,7 +63,15 @@ class QuantizingPass(Pass):
                 raise UsageError(f"{self.name}: {option}={getattr(self, option)}: choose {' or '.join(known)}")
 
     def run(self, program: Program) -> PassResult:
-        """Quantise the program and the dense one it is compared with, so that both have one precision."""
+        """Quantise the program and the dense one it is compared with, so that both have one precision.
+
+        Raises UsageError where matrices were packed before they were quantised.
+        """
+        for node in program.graph.nodes:
+            if has_argument(node, "units") and has_argument(node, "bits") and not argument(node, "bits"):
+                raise UsageError(
+                    f"{self.name}: %{node.name} reads a matrix that is packed; put {self.name} before pack"
+                )
         programs = [program] if program.dense is None else [program, program.dense]
         in_mlps = {name for m in program.mlps for name in (m.gate, m.up, m.down)}
         readers = _readers(p.graph for p in programs)
