@@ -41,6 +41,9 @@ void row_linear(const UnitMatrix& matrix, const float* x, const uint8_t* mask, c
 // rows[count, N] = units first..first+count of the matrix as float32.
 void widen(const UnitMatrix& matrix, int64_t first, int64_t count, float* rows);
 
+// hidden[0:count] = act(gate) * up, the same bits on every processor but for the exact GELU.
+void activate(Activation activation, const float* gate, const float* up, int64_t count, float* hidden);
+
 // The instruction set in use: "avx512-vnni", "avx2" or "portable".
 const char* isa_name();
 

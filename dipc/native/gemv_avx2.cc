@@ -280,7 +280,7 @@ void add_scaled_codes_256(const UnitMatrix& matrix, const ScaledChunk& chunk, in
 
 const Kernels& avx2_kernels() {
   static const Kernels kernels = {"avx2", find_kept,   round_chunk, add_floats_256, add_codes_256, add_scaled_codes_256,
-                                  scale_chunk, dot_floats, dot_codes,   widen};
+                                  scale_chunk, dot_floats, dot_codes,   widen, activate_all};
   return kernels;
 }
 

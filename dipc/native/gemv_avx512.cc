@@ -377,7 +377,7 @@ void add_scaled_codes_512(const UnitMatrix& matrix, const ScaledChunk& chunk, in
 
 const Kernels& avx512_kernels() {
   static const Kernels kernels = {"avx512-vnni",        find_kept_512,   round_chunk, add_floats_512, add_codes_512,
-                                  add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen};
+                                  add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen, activate_all};
   return kernels;
 }
 

@@ -2,6 +2,7 @@
 // by hand. Everything is in an unnamed namespace, so that code compiled for one processor is never linked for another.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -286,6 +287,51 @@ inline void widen(const UnitMatrix& matrix, int64_t unit, float* row) {
       const int zero = matrix.zeros ? matrix.zeros[g] : middle(matrix);
       row[i] = static_cast<float>(code_at(matrix, codes, i) - zero) * from_float16(matrix.scales[g]);
     }
+  }
+}
+
+// e^x to about two units in the last place (Cephes' polynomial), in operations that every processor rounds alike.
+inline float exponential(float x) {
+  const float shifted = x * 1.44269504088896341f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  float r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  const uint32_t power_bits = (bits - 0x4B400000u + 127u) << 23;
+  float power;
+  std::memcpy(&power, &power_bits, sizeof power);
+  const float value = p * power;
+  const float bounded = x > 88.0f ? __builtin_inff() : (x < -87.0f ? 0.0f : value);
+  return x != x ? x : bounded;
+}
+
+inline void activate_all(Activation activation, const float* gate, const float* up, int64_t count, float* hidden) {
+  switch (activation) {
+    case kSilu:
+      for (int64_t i = 0; i < count; ++i) hidden[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+      return;
+    case kGelu:
+      for (int64_t i = 0; i < count; ++i) {
+        hidden[i] = 0.5f * gate[i] * (1.0f + std::erf(gate[i] * 0.70710678118654752440f)) * up[i];
+      }
+      return;
+    case kGeluTanh:
+      for (int64_t i = 0; i < count; ++i) {
+        const float x = gate[i], inner = 0.79788456080286535588f * (x + 0.044715f * x * x * x);
+        const float tanh = 1.0f - 2.0f / (exponential(2.0f * inner) + 1.0f);
+        hidden[i] = 0.5f * x * (1.0f + tanh) * up[i];
+      }
+      return;
+    default:
+      for (int64_t i = 0; i < count; ++i) hidden[i] = (gate[i] < 0 ? 0.0f : gate[i]) * up[i];
   }
 }
 

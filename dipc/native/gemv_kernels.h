@@ -62,7 +62,12 @@ struct Kernels {
   int32_t (*dot_codes)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, const int16_t* q);
   // row[0:N] = matrix[unit, :] as float32.
   void (*widen)(const UnitMatrix&, int64_t unit, float* row);
+  // hidden[0:count] = act(gate) * up.
+  void (*activate)(Activation, const float* gate, const float* up, int64_t count, float* hidden);
 };
+
+// Those of the best instruction set that this processor has, or that the environment variable DIPC_ISA asks for.
+const Kernels& kernels();
 
 const Kernels& portable_kernels();
 #if defined(DIPC_X86)

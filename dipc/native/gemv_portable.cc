@@ -5,7 +5,7 @@ namespace dipc {
 
 const Kernels& portable_kernels() {
   static const Kernels kernels = {"portable", find_kept,   round_chunk, add_floats, add_codes,
-                                  add_scaled_codes, scale_chunk, dot_floats, dot_codes, widen};
+                                  add_scaled_codes, scale_chunk, dot_floats, dot_codes, widen, activate_all};
   return kernels;
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "activation.h"
 
 namespace dipc {
 namespace {
@@ -145,7 +144,7 @@ void DenseProduct::gather_glu(Call& call, const DenseCall& product, Activation a
       for (int64_t t = begin; t < end; ++t) {
         const float* gate = z + t * length;
         float* out = hidden + (first + t) * half;
-        for (int64_t i = 0; i < half; ++i) out[i] = activate(activation, gate[i]) * gate[half + i];
+        activate(activation, gate, gate + half, half, out);
       }
     });
   });
