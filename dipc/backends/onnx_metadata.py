@@ -84,12 +84,14 @@ def read_metadata(path: Path, pairs: Mapping[str, str]) -> Metadata:
     """
     if "dipc.carried" not in pairs:
         raise BadFile(f"{path}: was not exported by dipc (its metadata has no dipc.carried)")
+    found: dict[str, Any] = {name: pairs.get(f"dipc.{name}") for name in Metadata.model_fields}
+    where = "carried: "
     try:
-        found: dict[str, Any] = {name: pairs.get(f"dipc.{name}") for name in Metadata.model_fields}
         found["carried"] = TypeAdapter(tuple[Carried, ...]).validate_json(pairs["dipc.carried"])
+        where = ""
         return Metadata(**found)
     except ValidationError as error:
-        raise BadFile(f"{path}: metadata dipc.{first_problem(error)}; export again") from None
+        raise BadFile(f"{path}: metadata dipc.{where}{first_problem(error)}; export again") from None
 
 
 def with_masks(path: Path) -> tuple[bytes, dict[str, str]]:

@@ -73,7 +73,7 @@ def load_problem(error: Exception) -> str:
         return f"its weights are not beside it; move {name} into the same folder or export again"
     if "out of bounds" in text or "can not be read in full" in text:
         return "its external data is shorter than it should be; copy it again or export again"
-    if "INVALID_PROTOBUF" in text or "ModelProto does not have a graph" in text:
+    if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "damaged, or no ONNX model; export again"
     return f"onnxruntime {version('onnxruntime')} cannot load it: {reason(error)}"
 
