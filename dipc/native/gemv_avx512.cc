@@ -178,14 +178,15 @@ struct Int4 {
   static constexpr int32_t kMiddle = 8;
   static int64_t bytes(int64_t outputs) { return outputs / 2; }
 
-  // sums += activations times codes of up to kWide units: even outputs in 0..3, odd ones, 16 times too large, in 4..7.
+  // sums = before + activations times codes of up to kWide units: even outputs in 0..3, odd ones, 16 times too large, in 4..7.
   template <class Source>
-  DIPC_INLINE static void add(const uint8_t* const* row, Source highs, Source lows, int64_t count, int64_t offset, __m512i* sums) {
+  DIPC_INLINE static void add(const uint8_t* const* row, Source highs, Source lows, int64_t count, int64_t offset,
+                              const __m512i* before, __m512i* sums) {
     const __m512i low_nibble = _mm512_set1_epi8(0x0F), high_nibble = _mm512_set1_epi8(static_cast<char>(0xF0));
     // One variable each: compilers keep these in registers, and arrays often not.
     __m512i h0 = _mm512_setzero_si512(), h1 = h0, h2 = h0, h3 = h0, h4 = h0, h5 = h0, h6 = h0, h7 = h0;
-    __m512i l0 = sums[0], l1 = sums[1], l2 = sums[2], l3 = sums[3];
-    __m512i l4 = sums[4], l5 = sums[5], l6 = sums[6], l7 = sums[7];
+    __m512i l0 = before[0], l1 = before[1], l2 = before[2], l3 = before[3];
+    __m512i l4 = before[4], l5 = before[5], l6 = before[6], l7 = before[7];
 #pragma GCC unroll 1
     for (int64_t j = 0; j < count; j += 4) {
       const Interleaved four(row + j, offset);
@@ -201,6 +202,7 @@ struct Int4 {
   // The sums of outputs at(i)..at(i)+15, for i of 8.
   static void in_order(const __m512i* sums, __m512i out[8]);
   static int64_t at(int64_t i) { return 32 * (i % 4) + 16 * (i / 4); }
+  static int32_t factor(int64_t sum) { return sum < 4 ? 1 : 16; }
 };
 
 struct Int8 {
@@ -210,9 +212,10 @@ struct Int8 {
   static int64_t bytes(int64_t outputs) { return outputs; }
 
   template <class Source>
-  DIPC_INLINE static void add(const uint8_t* const* row, Source highs, Source lows, int64_t count, int64_t offset, __m512i* sums) {
+  DIPC_INLINE static void add(const uint8_t* const* row, Source highs, Source lows, int64_t count, int64_t offset,
+                              const __m512i* before, __m512i* sums) {
     __m512i h0 = _mm512_setzero_si512(), h1 = h0, h2 = h0, h3 = h0;
-    __m512i l0 = sums[0], l1 = sums[1], l2 = sums[2], l3 = sums[3];
+    __m512i l0 = before[0], l1 = before[1], l2 = before[2], l3 = before[3];
 #pragma GCC unroll 1
     for (int64_t j = 0; j < count; j += 4) {
       const Interleaved four(row + j, offset);
@@ -224,6 +227,7 @@ struct Int8 {
 
   static void in_order(const __m512i* sums, __m512i out[8]);
   static int64_t at(int64_t i) { return 16 * i; }
+  static int32_t factor(int64_t) { return 1; }
 };
 
 #undef DIPC_DOT
@@ -250,13 +254,13 @@ inline void Int4::in_order(const __m512i* sums, __m512i out[8]) {
 
 inline void Int8::in_order(const __m512i* sums, __m512i out[8]) { transpose(sums, out); }
 
-// sums[...] += what one chunk adds to the outputs from..to, whole blocks. `ahead` units come after the chunk's.
+// sums = start, the same for each block, + what one chunk adds to the outputs from..to, whole blocks. The units up to
+// `ahead_end` come after the chunk's.
 template <class Code, class SourceAt>
 DIPC_INLINE void add_chunk_span(const UnitMatrix& matrix, const int32_t* unit, int64_t count, const int32_t* ahead_end,
-                    int64_t from, int64_t to, SourceAt&& source_at, __m512i* sums) {
+                                int64_t from, int64_t to, SourceAt&& source_at, const __m512i* start, __m512i* sums) {
   const int64_t blocks = (to - from) / Code::kBlock, bytes = Code::bytes(matrix.length);
   const uint8_t* codes = static_cast<const uint8_t*>(matrix.data) + Code::bytes(from);
-  for (int64_t k = 0; k < Code::kSums * blocks; ++k) sums[k] = _mm512_setzero_si512();
   for (int64_t j = 0; j < count; j += kWide) {
     const int64_t wide = count - j < kWide ? count - j : kWide;
     const uint8_t *row[kWide], *next[kWide];
@@ -271,7 +275,8 @@ DIPC_INLINE void add_chunk_span(const UnitMatrix& matrix, const int32_t* unit, i
         for (int64_t k = 0; k < ahead; ++k) prefetch(next[k] + 64 * b);
       }
       const auto [highs, lows] = source_at(b, j / 4);
-      Code::add(row, highs, lows, wide, 64 * b, sums + Code::kSums * b);
+      __m512i* sum = sums + Code::kSums * b;
+      Code::add(row, highs, lows, wide, 64 * b, j == 0 ? start : sum, sum);
     }
   }
 }
@@ -291,24 +296,36 @@ void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, in
   const int32_t* end = chunks[count - 1].unit + chunks[count - 1].count;
   for (int64_t c = 0; c < count; ++c) {
     const Chunk& chunk = chunks[c];
+    // Without zero points of their own, all codes are off by the middle one.
+    alignas(64) __m512i start[Code::kSums];
+    for (int64_t k = 0; k < Code::kSums; ++k) {
+      start[k] = _mm512_set1_epi32(matrix.zeros ? 0 : -chunk.sum * Code::kMiddle * Code::factor(k));
+    }
     add_chunk_span<Code>(
         matrix, chunk.unit, chunk.count, end, from, to,
-        [&](int64_t, int64_t quad) { return Pair<Across>{{chunk.high + quad}, {chunk.low + quad}}; }, sums);
+        [&](int64_t, int64_t quad) { return Pair<Across>{{chunk.high + quad}, {chunk.low + quad}}; }, start, sums);
     const __m512 step = _mm512_set1_ps(chunk.step);
-    const __m512i total = _mm512_set1_epi32(chunk.sum), middle = _mm512_set1_epi32(chunk.sum * Code::kMiddle);
+    const __m512i total = _mm512_set1_epi32(chunk.sum);
     const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
     const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
+    // Memory is kept busy meanwhile: what comes next was asked for, now what comes after that.
+    const int32_t* after = chunk.unit + chunk.count + kWide;
+    const int64_t more = end - after < kWide ? end - after : kWide, bytes = Code::bytes(matrix.length);
+    const uint8_t* rows[kWide];
+    for (int64_t k = 0; k < more; ++k) {
+      rows[k] = static_cast<const uint8_t*>(matrix.data) + Code::bytes(from) + after[k] * bytes;
+    }
     for (int64_t block = from; block < to; block += Code::kBlock) {
       __m512i out[8];
+      for (int64_t k = 0; k < more; ++k) prefetch(rows[k] + (block - from) / Code::kBlock * 64);
       Code::in_order(sums + (block - from) / Code::kBlock * Code::kSums, out);
       for (int64_t i = 0; i < Code::kBlock / kLanes; ++i) {
         const int64_t o = block + Code::at(i);
-        __m512i zero = middle;
         if (zeros) {
           const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros + o));
-          zero = _mm512_mullo_epi32(total, _mm512_cvtepu8_epi32(bytes));
+          out[i] = _mm512_sub_epi32(out[i], _mm512_mullo_epi32(total, _mm512_cvtepu8_epi32(bytes)));
         }
-        add_to(y + o, _mm512_sub_epi32(out[i], zero), _mm512_mul_ps(step, load_half(scales + o)));
+        add_to(y + o, out[i], _mm512_mul_ps(step, load_half(scales + o)));
       }
     }
   }
@@ -321,6 +338,7 @@ void add_along(const UnitMatrix& matrix, const ScaledChunk& chunk, int64_t from,
   alignas(64) int32_t lane[kLanes];
   for (int64_t i = 0; i < kLanes; ++i) lane[i] = static_cast<int32_t>(i / 4 * lane_outputs / group);
   const __m512i lanes = _mm512_load_si512(lane);
+  alignas(64) const __m512i start[Code::kSums] = {};
   int64_t group_of[kSpan / Code::kBlock];
   for (int64_t b = 0; from + b * Code::kBlock < to; ++b) {
     group_of[b] = (from + b * Code::kBlock) / group - chunk.first_group;
@@ -331,7 +349,7 @@ void add_along(const UnitMatrix& matrix, const ScaledChunk& chunk, int64_t from,
         const int64_t at = quad * chunk.groups + group_of[block];
         return Pair<Along>{{chunk.high + at, chunk.groups, lanes}, {chunk.low + at, chunk.groups, lanes}};
       },
-      sums);
+      start, sums);
   for (int64_t block = from; block < to; block += Code::kBlock) {
     __m512i out[8];
     Code::in_order(sums + (block - from) / Code::kBlock * Code::kSums, out);
