@@ -198,8 +198,8 @@ def test_bytes_per_token_of_a_program() -> None:
 
 def test_pipelines_of_the_contest() -> None:
     assert pipeline("dense", "float32") == "outline-glu"
-    assert pipeline("dense", "int4") == "outline-glu,int4"
-    assert pipeline("dip{density=0.5}", "int4{group=32}") == "dip{density=0.5},int4{group=32},pack"
+    assert pipeline("dense", "int4{group=32}") == "outline-glu,int4{group=32 axis=inputs}"
+    assert pipeline("dip{density=0.25}", "int4{group=32}") == "dip{density=0.25},int4{group=32},pack"
 
 
 def test_what_the_bytes_allow_and_what_was_reached() -> None:

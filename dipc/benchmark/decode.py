@@ -38,6 +38,7 @@ class Settings:
         prompt: tokens before the first that is timed.
         seed: of weights and tokens.
         folder: where exported models are kept for the next time; by default they are removed.
+        plugins: files whose passes may be used.
     """
 
     config: Path = LLAMA_3_2_1B
@@ -46,14 +47,13 @@ class Settings:
     prompt: int = 64
     seed: int = 0
     folder: Path | None = None
+    plugins: tuple[Path, ...] = ()
 
     def check(self, rules: Rules) -> None:
         """UsageError for what cannot be measured, before anything is built."""
-        from dipc.pipeline import parse_pipeline
-
         for passes in self.passes:
             for format_ in self.formats:
-                parse_pipeline(pipeline(passes, format_))
+                pipeline(passes, format_)
         if not self.config.is_file():
             raise UsageError(f"{self.config}: no such file; give a model's config.json")
         context = json.loads(self.config.read_text(encoding="utf-8")).get("max_position_embeddings")
@@ -171,7 +171,8 @@ class _Models:
         if not (folder / FACTS).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             arguments = {"config": str(self.settings.config.resolve()), "passes": passes, "format": self.format}
-            more = {"seed": self.settings.seed, "folder": str(folder)}
+            more: dict[str, Any] = {"seed": self.settings.seed, "folder": str(folder)}
+            more |= {"plugins": [str(file.resolve()) for file in self.settings.plugins]}
             try:
                 contest.answers(Contender(passes, "dipc.benchmark.decode_worker:build", arguments | more), self.rules)
             except Lost as lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dipc.benchmark.case import Case, Cases
 
 if TYPE_CHECKING:
+    from dipc.pipeline import Pass
     from dipc.program import Program
 
 CASE = "token"
@@ -19,12 +21,16 @@ TOKENS = 64
 """Different tokens that are fed in turn."""
 
 
-def build(*, config: str, passes: str, format: str, seed: int, folder: str) -> Cases:
+def build(*, config: str, passes: str, format: str, seed: int, folder: str, plugins: list[str]) -> Cases:
     """Export the random model of a config to FOLDER/onnx, with what a report says of it in `bench.json`; no cases."""
     from dipc.api import capture, compile
     from dipc.backends.onnx import export
     from dipc.benchmark.random_model import random_model
+    from dipc.registry import load_installed_plugins, load_plugin
 
+    load_installed_plugins()
+    for file in plugins:
+        load_plugin(Path(file))
     program = capture(random_model(Path(config), seed), name=Path(config).stem)
     text = pipeline(passes, format)
     compiled = compile(program, text).program
@@ -45,9 +51,21 @@ def build(*, config: str, passes: str, format: str, seed: int, folder: str) -> C
 
 
 def pipeline(passes: str, format: str) -> str:
-    """The whole pipeline: a method or none, then the format, then the packing that the kernels read."""
-    quantised = [] if format == "float32" else [format]
-    return ",".join(["outline-glu", *quantised] if passes == DENSE else [passes, *quantised, "pack"])
+    """The whole pipeline: a method or none, then the format, then the packing that the kernels read.
+
+    The dense model has its groups along the inputs: only then does ONNX Runtime have a product for it (MatMulNBits).
+    """
+    from dipc.pipeline import parse_pipeline, pipeline_text
+
+    quantised = [] if format == "float32" else parse_pipeline(format)
+    if passes != DENSE:
+        return pipeline_text([*parse_pipeline(passes), *quantised, *parse_pipeline("pack")])
+    return pipeline_text([*parse_pipeline("outline-glu"), *map(_along_inputs, quantised)])
+
+
+def _along_inputs(step: Pass) -> Pass:
+    has_axis = any(option.name == "axis" for option in dataclasses.fields(step))
+    return dataclasses.replace(step, axis="inputs") if has_axis else step  # type: ignore[call-arg]
 
 
 def bytes_per_token(program: Program) -> float:

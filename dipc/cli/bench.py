@@ -101,10 +101,12 @@ def decode(
     from dipc.benchmark.contest import Rules
     from dipc.benchmark.decode import LLAMA_3_2_1B, Settings, bench_decode
     from dipc.benchmark.machine import physical_cores
+    from dipc.registry import load_installed_plugins
     from dipc.report.bench_decode import decode_dict, decode_tables
 
     lists = tuple(_listed("passes", passes)), tuple(_listed("format", format))
-    settings = Settings(config or LLAMA_3_2_1B, *lists, prompt, seed, folder)
+    load_installed_plugins()
+    settings = Settings(config or LLAMA_3_2_1B, *lists, prompt, seed, folder, tuple(plugin or ()))
     rules = Rules(threads or physical_cores(), rounds, calls)
     with counting("turns") as progress:
         found = bench_decode(settings, rules, lambda what, done, total: progress(done, total))
