@@ -279,7 +279,7 @@ void add_scaled_codes_256(const UnitMatrix& matrix, const ScaledChunk& chunk, in
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static const Kernels kernels = {"avx2", find_kept,   round_chunk, add_floats_256, add_codes_256, add_scaled_codes_256,
+  static const Kernels kernels = {"avx2", order, between, mark_above, find_kept,   round_chunk, add_floats_256, add_codes_256, add_scaled_codes_256,
                                   scale_chunk, dot_floats, dot_codes,   widen, activate_all};
   return kernels;
 }

@@ -56,6 +56,23 @@ int64_t find_kept_512(const float* values, const uint8_t* mask, int64_t units, i
   return count;
 }
 
+int64_t between_512(const uint32_t* key, int64_t units, uint32_t low, uint32_t high, uint32_t* middle, int64_t* found) {
+  const __m512i lowest = _mm512_set1_epi32(static_cast<int32_t>(low));
+  const __m512i highest = _mm512_set1_epi32(static_cast<int32_t>(high));
+  int64_t count = 0, above = 0;
+  for (int64_t i = 0; i < units; i += kLanes) {
+    const __mmask16 there = units - i < kLanes ? static_cast<__mmask16>((1u << (units - i)) - 1) : __mmask16{0xFFFF};
+    const __m512i keys = _mm512_maskz_loadu_epi32(there, key + i);
+    const __mmask16 over = _mm512_mask_cmpgt_epu32_mask(there, keys, highest);
+    const __mmask16 within = _mm512_mask_cmpge_epu32_mask(static_cast<__mmask16>(there & ~over), keys, lowest);
+    _mm512_storeu_si512(middle + count, _mm512_maskz_compress_epi32(within, keys));
+    count += __builtin_popcount(within);
+    above += __builtin_popcount(over);
+  }
+  *found = count;
+  return above;
+}
+
 void scale_chunk_512(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t first_group,
                      int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step, int32_t* zero_sum) {
   const int64_t all = groups_along(matrix);
@@ -394,7 +411,7 @@ void add_scaled_codes_512(const UnitMatrix& matrix, const ScaledChunk& chunk, in
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  static const Kernels kernels = {"avx512-vnni",        find_kept_512,   round_chunk, add_floats_512, add_codes_512,
+  static const Kernels kernels = {"avx512-vnni", order, between_512, mark_above,        find_kept_512,   round_chunk, add_floats_512, add_codes_512,
                                   add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen, activate_all};
   return kernels;
 }

@@ -171,6 +171,36 @@ inline float inverse_step(float most) { return most > 1e-30f ? static_cast<float
 // 128 * high + low = q.
 inline int32_t high_of(int32_t q) { return (q + 64) >> 7; }
 
+// Zeros of either sign are equal, and NaN counts as +infinity.
+inline uint32_t ordered(float value) {
+  constexpr uint32_t kInfinity = 0xFF800000u;
+  const float unsigned_zero = value + 0.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &unsigned_zero, sizeof bits);
+  const uint32_t flip = (bits >> 31) ? 0xFFFFFFFFu : 0x80000000u;
+  return value != value ? kInfinity : bits ^ flip;
+}
+
+inline void order(const float* score, const uint8_t* cached, float gamma, int64_t units, uint32_t* key) {
+  for (int64_t i = 0; i < units; ++i) key[i] = ordered(score[i] * (cached[i] ? 1.0f : gamma));
+}
+
+inline int64_t between(const uint32_t* key, int64_t units, uint32_t low, uint32_t high, uint32_t* middle,
+                       int64_t* found) {
+  int64_t count = 0, above = 0;
+  for (int64_t i = 0; i < units; ++i) {
+    above += key[i] > high;
+    middle[count] = key[i];
+    count += key[i] >= low && key[i] <= high;
+  }
+  *found = count;
+  return above;
+}
+
+inline void mark_above(const uint32_t* key, int64_t units, uint32_t cut, uint8_t* mask) {
+  for (int64_t i = 0; i < units; ++i) mask[i] = key[i] > cut;
+}
+
 inline int64_t find_kept(const float* values, const uint8_t* mask, int64_t units, int32_t* unit, float* x) {
   int64_t count = 0;
   for (int64_t i = 0; i < units; ++i) {

@@ -1,4 +1,4 @@
-// What an instruction set has to offer: the inner loops of the sparse products, over a range of outputs or of units.
+// What an instruction set has to offer: the inner loops of selection and of the sparse products.
 //
 // Each instruction set fills one table, in a file compiled for it; gemv.cc picks a table once per process. The integer
 // kernels give the same bits on all of them: sums of integers are exact, and what follows is rounded in one order.
@@ -41,6 +41,13 @@ struct ScaledChunk {
 
 struct Kernels {
   const char* name;
+  // The bits of the scores as integers of the same order; scores of units outside the cache are scaled by gamma.
+  void (*order)(const float* score, const uint8_t* cached, float gamma, int64_t units, uint32_t* key);
+  // Copies the keys from low to high, in `found` number, to a buffer with room for 16 more than all; returns how many
+  // keys are above high.
+  int64_t (*between)(const uint32_t* key, int64_t units, uint32_t low, uint32_t high, uint32_t* middle, int64_t* found);
+  // mask[i] = key[i] > cut.
+  void (*mark_above)(const uint32_t* key, int64_t units, uint32_t cut, uint8_t* mask);
   // The kept units, ascending, and their values; returns how many. Both have room for all units and 16 more.
   int64_t (*find_kept)(const float* values, const uint8_t* mask, int64_t units, int32_t* unit, float* x);
   // Rounds `count` finite activations; returns the step, and the sum of q.

@@ -4,7 +4,7 @@
 namespace dipc {
 
 const Kernels& portable_kernels() {
-  static const Kernels kernels = {"portable", find_kept,   round_chunk, add_floats, add_codes,
+  static const Kernels kernels = {"portable", order, between, mark_above, find_kept,   round_chunk, add_floats, add_codes,
                                   add_scaled_codes, scale_chunk, dot_floats, dot_codes, widen, activate_all};
   return kernels;
 }
