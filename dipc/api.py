@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
+from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
@@ -20,6 +21,8 @@ from dipc.text import Text
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dipc.backends.onnx import Export
 
 from dipc.backends.cost import Estimate, estimate
 
@@ -35,12 +38,17 @@ __all__ = [
     "compile",
     "estimate",
     "evaluate",
+    "export",
     "generate",
     "load",
     "perplexity",
     "save",
     "to_dict",
 ]
+
+
+EXPORTS = ("onnx",)
+"""What `export` writes."""
 
 
 def compile(
@@ -70,6 +78,30 @@ def compile(
 def save(result: Compiled | Program, out: str | Path, *, dumps: Mapping[str, str] | None = None) -> None:
     """Write a program, or a compilation with its log, as an artifact folder."""
     _artifact.save(result, Path(out), dumps=dumps or {})
+
+
+def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: bool = True) -> Export:
+    """Write a program for another runtime: `export(result, "onnx", "out")` makes out/model.onnx.
+
+    Args:
+        result: a program with weights, or a compilation with its log.
+        to: what to write; there is `onnx`.
+        folder: a new folder, written whole or not at all.
+        pack: store the matrices of pruned products unit by unit first (the pass `pack`), as the kernels want them.
+
+    Raises:
+        UsageError: another format, no weights, or the folder exists.
+        UnsupportedModel: an operator or an eviction policy that has no ONNX form.
+        MissingDependency: no onnx or onnxscript.
+    """
+    from dipc.backends import onnx
+    from dipc.passes.pack import Pack
+
+    if to not in EXPORTS:
+        raise UnknownName("export format", to, EXPORTS)
+    program = result.program if isinstance(result, Compiled) else result
+    pipeline = result.pipeline if isinstance(result, Compiled) else ""
+    return onnx.export(Pack().run(program).program if pack else program, Path(folder), pipeline=pipeline)
 
 
 def to_dict(result: Compiled | Estimate | Score) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a stock runtime runs it; where dipc's library is registered, its kernels run ins
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ import torch
 
 from dipc.artifact import check_output
 from dipc.backends.onnx_file import EXTERNAL_DATA_BYTES, finish, write
+from dipc.backends.onnx_fusions import fuse
 from dipc.backends.onnx_graph import expand_glus, in_float32, lowered
 from dipc.backends.onnx_matmul_nbits import use_matmul_nbits
 from dipc.backends.onnx_names import input_names, metadata, output_names
-from dipc.errors import UnsupportedModel, UsageError
+from dipc.errors import MissingDependency, UnsupportedModel, UsageError
 from dipc.ops.onnx_form import OPSET, OnnxForm
 from dipc.program import Program
 from dipc.shapes import empty_port
@@ -63,9 +65,11 @@ def export(
     Raises:
         UsageError: no weights, or the folder exists or cannot be written.
         UnsupportedModel: an operator or an eviction policy without ONNX form, or torch cannot export the graph.
+        MissingDependency: no onnx or onnxscript.
     """
     folder = Path(folder)
     check_output(folder)
+    _require_libraries()
     if not program.info.has_weights:
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to export")
     staging = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
@@ -90,7 +94,13 @@ def export(
     )
 
 
-def to_ir(program: Program, *, pipeline: str = "") -> tuple[ir.Model, dict[str, int]]:
+def _require_libraries() -> None:
+    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise MissingDependency(f"exporting needs {' and '.join(absent)}: pip install 'dipc[onnx]'")
+
+
+def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tuple[ir.Model, dict[str, int]]:
     """The model in memory, its weights shared with the program's, and how often each operator of `ai.dipc` is called.
 
     Raises UnsupportedModel as `export` does.
@@ -99,6 +109,8 @@ def to_ir(program: Program, *, pipeline: str = "") -> tuple[ir.Model, dict[str, 
     module, forms = lowered(ready)
     names = input_names(program)
     model = _translate(ready, module, [names[p.name] for p in ready.inputs], output_names(program))
+    if fusions:
+        fuse(model)
     return model, finish(model, ready, forms, metadata(ready, pipeline))
 
 

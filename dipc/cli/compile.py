@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +49,9 @@ def command(
         bool, typer.Option("--verify", help="Check each pass's numbers against its stated tolerance.")
     ] = False,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What results call the model.")] = None,
+    backend: Annotated[
+        Literal["onnx"] | None, typer.Option("--backend", help="Also write what this backend runs, to OUT/onnx.")
+    ] = None,
     plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -81,10 +84,29 @@ def command(
 
         result = api.compile(program, ordered, allow_noop=allow_noop, check_numerics=verify, watch=watch)
         say(f"writing {out}")
-        api.save(result, out, dumps=texts)
+        if backend is None:
+            api.save(result, out, dumps=texts)
+        else:
+            _save_with_export(result, backend, out, texts)
     dumps = {n: t for n, t in texts.items() if dump_after == "all" or n.partition("-")[2] == dump_after}
     _print(result, out, dumps, verify, json)
     return None
+
+
+def _save_with_export(result: Compiled, backend: str, out: Path, texts: dict[str, str]) -> None:
+    """Both or neither: the export, which is more likely to fail, is made first, beside the artifact's place."""
+    import secrets
+    import shutil
+
+    from dipc import api
+
+    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        api.export(result, backend, staging)
+        api.save(result, out, dumps=texts)
+        staging.rename(out / backend)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _check_dump(dump_after: str | None, passes: list[Pass]) -> None:
