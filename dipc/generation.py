@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dipc.backends.session import Identity, Session
+from dipc.decoding import for_decoding
 from dipc.errors import UsageError
 from dipc.program import Method, Program
 from dipc.running import Backend, Kernels, open_session
@@ -60,7 +61,8 @@ def generate(
         temperature: 0 takes the likeliest token; above 0 samples.
         seed: of the sampling.
         backend: what runs a program: `eager` or `onnx`. A session is what it is.
-        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
+        kernels: dipc's kernels where they can be had ("auto"), with `onnx` demanded (True), or left out (False). With
+            `eager` the program is packed for them where that pays (`dipc.decoding`).
         exported: with `onnx`: the program's own export; by default it is made anew and thrown away.
         on_text: called with each new piece of text.
 
@@ -76,6 +78,8 @@ def generate(
         model.reset()
         return writer.write(model, prompt, _prompt_ids(model.identity, prompt), seed)
     ids = _prompt_ids(Identity.of(model, backend), prompt)
+    if backend == "eager" and kernels is not False:
+        model = for_decoding(model, max_new_tokens)
     with open_session(model, backend, kernels=kernels, exported=exported) as session:
         return writer.write(session, prompt, ids, seed)
 

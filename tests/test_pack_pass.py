@@ -9,7 +9,9 @@ import torch
 from helpers import agreement, one_glu, outlined, random_ids, relative, run_pieces, tiny_model
 from torch import fx
 
+from dipc import api, native
 from dipc.api import capture
+from dipc.decoding import WORTH_TOKENS, for_decoding
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.lower import active_units, cache_aware, lower, program_density, selections, with_capacities
 from dipc.numerics import deviation
@@ -230,10 +232,25 @@ def test_models_of_16_bits(dtype: torch.dtype) -> None:
 
 
 def test_an_artifact_holds_a_packed_program(tmp_path: Any) -> None:
-    from dipc import api
-
     result = run_pipeline(outlined(), parse_pipeline("dip-ca,int4{group=32},pack"))
     api.save(result, tmp_path / "out")
     again = api.load(tmp_path / "out")
     assert deviation(result.program, again) == 0 and deviation(result.program.reference, again.reference) == 0
     assert [s.unit_bytes for s in lower(again).sites] == [s.unit_bytes for s in lower(result.program).sites]
+
+
+@pytest.mark.skipif(native.library() is None, reason="the native library is absent")
+def test_a_program_that_writes_many_tokens_is_packed_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    floats, codes = compiled("dip"), compiled("dip,int4{group=32}")
+    assert for_decoding(floats, WORTH_TOKENS - 1) is floats
+    assert operators(for_decoding(floats, WORTH_TOKENS)) == {"glu": 2, "gather": 2}
+    assert operators(for_decoding(codes, 1)) == {"gather": 6}
+    assert operators(for_decoding(outlined(), 100)) == {}
+    monkeypatch.setenv("DIPC_NATIVE", "0")
+    assert for_decoding(codes, 100) is codes
+
+
+def test_packed_or_not_the_same_text_is_written() -> None:
+    program = compiled("dip", capture("demo"))
+    packed = api.generate(program, "The sun", max_new_tokens=WORTH_TOKENS)
+    assert packed.text == api.generate(program, "The sun", max_new_tokens=WORTH_TOKENS, kernels=False).text

@@ -1,0 +1,29 @@
+"""The form of a program that writes token after token fastest on this machine."""
+
+from __future__ import annotations
+
+from dipc import native
+from dipc.passes.pack import Pack
+from dipc.program import Program
+from dipc.storage import parameters_per_entry
+
+WORTH_TOKENS = 32
+"""Packing float weights takes about as long as it saves in so many tokens; codes, in any number."""
+
+
+def for_decoding(program: Program, tokens: int) -> Program:
+    """The program with its pruned products packed, where the native library is there and it pays.
+
+    The weights of the program given are not changed: while it is kept, those of the MLPs are in memory twice.
+
+    Measured on a Llama of d_model 1024, d_ff 2816 and 8 layers, one thread, tokens/s: float32 dense 29, dip at density
+    0.5 as written 27 and packed 37, at density 0.25 packed 45; int4 dip as written 6 and packed 48. The demo model
+    gains too (43 as written, 56 packed), so that no size is too small; packing itself takes 0.3 s and 0.1 s there.
+
+    Args:
+        program: with weights.
+        tokens: how many will be written.
+    """
+    if native.library() is None or (tokens < WORTH_TOKENS and not parameters_per_entry(program.graph)):
+        return program
+    return Pack().run(program).program
