@@ -7,62 +7,10 @@
 #include <cstring>
 
 #include "gemv_kernels.h"
+#include "stored_units.h"
 
 namespace dipc {
 namespace {
-
-inline float from_bfloat16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-// Exact for every float16, infinities and NaN included: the exponent is moved by a multiplication.
-inline float from_float16(uint16_t bits) {
-  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7FFF) << 13;
-  float value;
-  std::memcpy(&value, &magnitude, sizeof value);
-  value *= 0x1p112f;
-  uint32_t wide;
-  std::memcpy(&wide, &value, sizeof wide);
-  if ((bits & 0x7C00) == 0x7C00) wide |= 0x7F800000u;
-  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-struct AsFloat32 {
-  using Stored = float;
-  static float load(float value) { return value; }
-};
-struct AsFloat16 {
-  using Stored = uint16_t;
-  static float load(uint16_t value) { return from_float16(value); }
-};
-struct AsBfloat16 {
-  using Stored = uint16_t;
-  static float load(uint16_t value) { return from_bfloat16(value); }
-};
-
-template <class Type>
-const typename Type::Stored* float_row(const UnitMatrix& matrix, int64_t unit) {
-  return static_cast<const typename Type::Stored*>(matrix.data) + unit * matrix.length;
-}
-
-inline const uint8_t* code_row(const UnitMatrix& matrix, int64_t unit) {
-  const int64_t bytes = matrix.format == kInt4 ? matrix.length / 2 : matrix.length;
-  return static_cast<const uint8_t*>(matrix.data) + unit * bytes;
-}
-
-inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
-  if (matrix.format == kInt8) return row[i];
-  return i & 1 ? row[i / 2] >> 4 : row[i / 2] & 15;
-}
-
-inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
-
-inline int64_t groups_along(const UnitMatrix& matrix) { return (matrix.length + matrix.group - 1) / matrix.group; }
 
 template <class Type>
 void add_floats_of(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t begin,
@@ -296,28 +244,6 @@ inline int32_t dot_codes(const UnitMatrix& matrix, int64_t unit, int64_t begin, 
   }
   for (int64_t i = begin / 2; i < end / 2; ++i) sum += q[2 * i] * (row[i] & 15) + q[2 * i + 1] * (row[i] >> 4);
   return end % 2 ? sum + q[end - 1] * (row[end / 2] & 15) : sum;
-}
-
-inline void widen(const UnitMatrix& matrix, int64_t unit, float* row) {
-  const int64_t length = matrix.length;
-  if (matrix.format == kFloat32) {
-    std::memcpy(row, float_row<AsFloat32>(matrix, unit), length * sizeof *row);
-  } else if (matrix.format == kFloat16) {
-    const uint16_t* stored = float_row<AsFloat16>(matrix, unit);
-    for (int64_t i = 0; i < length; ++i) row[i] = from_float16(stored[i]);
-  } else if (matrix.format == kBfloat16) {
-    const uint16_t* stored = float_row<AsBfloat16>(matrix, unit);
-    for (int64_t i = 0; i < length; ++i) row[i] = from_bfloat16(stored[i]);
-  } else {
-    const uint8_t* codes = code_row(matrix, unit);
-    const int64_t stride = matrix.axis == 0 ? 1 : 0;
-    const int64_t at = matrix.axis == 0 ? unit / matrix.group * length : unit * groups_along(matrix);
-    for (int64_t i = 0; i < length; ++i) {
-      const int64_t g = stride ? at + i : at + i / matrix.group;
-      const int zero = matrix.zeros ? matrix.zeros[g] : middle(matrix);
-      row[i] = static_cast<float>(code_at(matrix, codes, i) - zero) * from_float16(matrix.scales[g]);
-    }
-  }
 }
 
 // e^x to about two units in the last place (Cephes' polynomial), in operations that every processor rounds alike.

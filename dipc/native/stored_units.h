@@ -1,0 +1,119 @@
+// How a unit-major matrix is stored, and its units as float32. The namespace has no name for the reason that
+// gemv_generic.h gives.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "gemv.h"
+
+namespace dipc {
+namespace {
+
+inline float from_bfloat16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+// Exact for every float16, infinities and NaN included: the exponent is moved by a multiplication.
+inline float from_float16(uint16_t bits) {
+  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7FFF) << 13;
+  float value;
+  std::memcpy(&value, &magnitude, sizeof value);
+  value *= 0x1p112f;
+  uint32_t wide;
+  std::memcpy(&wide, &value, sizeof wide);
+  if ((bits & 0x7C00) == 0x7C00) wide |= 0x7F800000u;
+  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+struct AsFloat32 {
+  using Stored = float;
+  static float load(float value) { return value; }
+};
+struct AsFloat16 {
+  using Stored = uint16_t;
+  static float load(uint16_t value) { return from_float16(value); }
+};
+struct AsBfloat16 {
+  using Stored = uint16_t;
+  static float load(uint16_t value) { return from_bfloat16(value); }
+};
+
+template <class Type>
+const typename Type::Stored* float_row(const UnitMatrix& matrix, int64_t unit) {
+  return static_cast<const typename Type::Stored*>(matrix.data) + unit * matrix.length;
+}
+
+inline const uint8_t* code_row(const UnitMatrix& matrix, int64_t unit) {
+  const int64_t bytes = matrix.format == kInt4 ? matrix.length / 2 : matrix.length;
+  return static_cast<const uint8_t*>(matrix.data) + unit * bytes;
+}
+
+inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
+  if (matrix.format == kInt8) return row[i];
+  return i & 1 ? row[i / 2] >> 4 : row[i / 2] & 15;
+}
+
+inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
+
+inline int64_t groups_along(const UnitMatrix& matrix) { return (matrix.length + matrix.group - 1) / matrix.group; }
+
+// row[0:N] = the codes of a unit, in loops that compilers vectorise.
+inline void widen_codes(const UnitMatrix& matrix, int64_t unit, float* row) {
+  const uint8_t* codes = code_row(matrix, unit);
+  if (matrix.format == kInt8) {
+    for (int64_t i = 0; i < matrix.length; ++i) row[i] = codes[i];
+    return;
+  }
+  for (int64_t j = 0; j < matrix.length / 2; ++j) {
+    row[2 * j] = static_cast<float>(codes[j] & 15);
+    row[2 * j + 1] = static_cast<float>(codes[j] >> 4);
+  }
+}
+
+inline void scale_across(const UnitMatrix& matrix, int64_t unit, float* row) {
+  const int64_t at = unit / matrix.group * matrix.length;
+  const uint16_t* scales = matrix.scales + at;
+  if (matrix.zeros) {
+    const uint8_t* zeros = matrix.zeros + at;
+    for (int64_t i = 0; i < matrix.length; ++i) row[i] = (row[i] - zeros[i]) * from_float16(scales[i]);
+  } else {
+    const float zero = static_cast<float>(middle(matrix));
+    for (int64_t i = 0; i < matrix.length; ++i) row[i] = (row[i] - zero) * from_float16(scales[i]);
+  }
+}
+
+inline void scale_along(const UnitMatrix& matrix, int64_t unit, float* row) {
+  const int64_t groups = groups_along(matrix), at = unit * groups;
+  for (int64_t g = 0; g < groups; ++g) {
+    const float zero = static_cast<float>(matrix.zeros ? matrix.zeros[at + g] : middle(matrix));
+    const float scale = from_float16(matrix.scales[at + g]);
+    const int64_t begin = g * matrix.group, left = matrix.length - begin;
+    const int64_t end = begin + (left < matrix.group ? left : matrix.group);
+    for (int64_t i = begin; i < end; ++i) row[i] = (row[i] - zero) * scale;
+  }
+}
+
+inline void widen(const UnitMatrix& matrix, int64_t unit, float* row) {
+  const int64_t length = matrix.length;
+  if (matrix.format == kFloat32) {
+    std::memcpy(row, float_row<AsFloat32>(matrix, unit), length * sizeof *row);
+  } else if (matrix.format == kFloat16) {
+    const uint16_t* stored = float_row<AsFloat16>(matrix, unit);
+    for (int64_t i = 0; i < length; ++i) row[i] = from_float16(stored[i]);
+  } else if (matrix.format == kBfloat16) {
+    const uint16_t* stored = float_row<AsBfloat16>(matrix, unit);
+    for (int64_t i = 0; i < length; ++i) row[i] = from_bfloat16(stored[i]);
+  } else {
+    widen_codes(matrix, unit, row);
+    matrix.axis == 0 ? scale_across(matrix, unit, row) : scale_along(matrix, unit, row);
+  }
+}
+
+}  // namespace
+}  // namespace dipc
