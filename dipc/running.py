@@ -40,7 +40,7 @@ def open_session(
         program: with weights.
         backend: `eager` runs it in torch, `onnx` in ONNX Runtime.
         kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
-        exported: with `onnx`: the program's own export; by default it is exported to a folder that is then removed.
+        exported: with `onnx`: the program's own export; by default it is packed and exported to a folder of its own.
         record: also return every site's masks.
 
     Raises:
@@ -62,9 +62,10 @@ def open_session(
         yield session
         return
     from dipc.backends.onnx import export
+    from dipc.passes.pack import Pack
 
     with tempfile.TemporaryDirectory(prefix="dipc-onnx-", ignore_cleanup_errors=True) as folder:
-        export(program, Path(folder) / "onnx")
+        export(Pack().run(program).program, Path(folder) / "onnx")
         yield OnnxSession(Path(folder) / "onnx", record=record, options=options, tokenizer=program.tokenizer)
 
 
