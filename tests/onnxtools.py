@@ -146,5 +146,5 @@ def product(operator: str, units: Units, lead: tuple[int, ...], density: float =
     shape: tuple[int, ...] = (*lead, length if by_row else count)
     x = rng.standard_normal(shape).astype(np.float32)
     mask = rng.random((*lead, count)) < density
-    bias = rng.standard_normal(count if by_row else length).astype(np.float32)
+    bias = rng.standard_normal((count if by_row else length,)).astype(np.float32)
     return (x, mask, bias), {"x": x, "mask": mask, **units.tensors, "bias": bias}

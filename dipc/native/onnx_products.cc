@@ -9,9 +9,6 @@
 namespace dipc {
 namespace {
 
-// Up to so many tokens the kept units are read token by token; from there on a dense product reads all of them once.
-constexpr int64_t kFewTokens = 8;
-
 enum class Product { kGather, kGlu, kRow };
 
 struct Name {
@@ -27,6 +24,22 @@ constexpr Name kNames[] = {
 
 enum Encoding { kValues, kEightBits, kFourBits };
 constexpr const char* kEndings[] = {"", "Int8", "Int4"};
+
+// Up to how many tokens the kept units are read token by token; above, a dense product takes all of them at once. The
+// first costs the less the fewer bytes a unit has, the second as much for all formats. Both cost the same at about these
+// numbers where half the units are kept.
+int64_t few_tokens(Product product, int32_t format) {
+  if (product == Product::kRow) return 4;
+  switch (format) {
+    case kFloat32:
+      return 8;
+    case kFloat16:
+    case kBfloat16:
+      return 16;
+    default:
+      return 32;
+  }
+}
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -49,12 +62,13 @@ class PackedProduct final : public Kernel {
 
   void compute(Call& call) const override {
     const UnitMatrix matrix = encoding_ == kValues ? values(call) : codes(call);
-    if (!is_valid(matrix)) fail(call.api(), "units have the shape " + text_of(call.input(2).dims) + ", which no kernel covers");
+    if (!is_valid(matrix)) fail(call.api(), "units have a shape that no kernel covers: " + text_of(call.input(2).dims));
     const bool by_row = name_.product == Product::kRow;
     const Tensor& x = call.input(0);
     const int64_t taken = by_row ? matrix.length : matrix.units, given = by_row ? matrix.units : matrix.length;
     if (x.dims.empty() || x.last() != taken) {
-      fail(call.api(), "x has the shape " + text_of(x.dims) + ", but its last dimension must be " + std::to_string(taken));
+      fail(call.api(),
+           "x has the shape " + text_of(x.dims) + ", but its last dimension must be " + std::to_string(taken));
     }
     const Tensor& mask = call.input(1, with_last(x.dims, matrix.units));
     const Tensor& bias = call.input(encoding_ == kValues ? 3 : 5, {given});
@@ -63,7 +77,7 @@ class PackedProduct final : public Kernel {
     const DenseCall product{matrix,           call.input(2).value, x.as<float>(), mask.as<uint8_t>(),
                             bias.as<float>(), x.rows()};
     if (product.tokens == 0 || outputs == 0) return;
-    if (product.tokens > kFewTokens && taken > 0) {
+    if (product.tokens > few_tokens(name_.product, matrix.format) && taken > 0) {
       multiply_dense(call, product, y);
     } else {
       multiply_kept(call, product, y);
@@ -73,9 +87,12 @@ class PackedProduct final : public Kernel {
  private:
   const Tensor& units_of(const Call& call) const {
     const Tensor& units = call.input(2);
-    if (units.dims.size() != 2) fail(call.api(), "units have the shape " + text_of(units.dims) + ", not two dimensions");
+    if (units.dims.size() != 2) {
+      fail(call.api(), "units have the shape " + text_of(units.dims) + ", not two dimensions");
+    }
     if (name_.product == Product::kGlu && units.last() % 2 != 0) {
-      fail(call.api(), "units have the odd length " + std::to_string(units.last()) + ", but are a gate and an up column");
+      fail(call.api(),
+           "units have the odd length " + std::to_string(units.last()) + ", but are a gate and an up column");
     }
     return units;
   }
@@ -158,7 +175,7 @@ class PackedProduct final : public Kernel {
   DenseProduct dense_;
 };
 
-// The place in the list of kinds says which product it is.
+// The name says which product it is, and of which units.
 std::unique_ptr<Kernel> make(const OperatorKind& kind, const Attributes& attributes) {
   for (const Name& name : kNames) {
     for (const Encoding encoding : {kValues, kEightBits, kFourBits}) {
