@@ -26,8 +26,8 @@ enum Encoding { kValues, kEightBits, kFourBits };
 constexpr const char* kEndings[] = {"", "Int8", "Int4"};
 
 // Up to how many tokens the kept units are read token by token; above, a dense product takes all of them at once. The
-// first costs the less the fewer bytes a unit has, the second as much for all formats. Both cost the same at about these
-// numbers where half the units are kept.
+// first costs the less the fewer bytes a unit has, the second as much for all formats. Both cost the same at about
+// these numbers where half the units are kept.
 int64_t few_tokens(Product product, int32_t format) {
   if (product == Product::kRow) return 4;
   switch (format) {

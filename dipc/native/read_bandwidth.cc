@@ -1,7 +1,7 @@
 // The memory limit that kernels are measured against: how fast all threads together read a buffer once.
 //
-// Every byte is added into a sum that is kept, so that no read can be left out. Each thread reads slices of its own from
-// front to back, the pattern that hardware prefetchers know best, and asks for memory ahead of the loads.
+// Every byte is added into a sum that is kept, so that no read can be left out. Each thread reads slices of its own
+// from front to back, the pattern that hardware prefetchers know best, and asks for memory ahead of the loads.
 #include <algorithm>
 #include <atomic>
 #include <chrono>

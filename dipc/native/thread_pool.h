@@ -13,7 +13,7 @@ namespace dipc {
 // Physical cores that the process may run on, at least 1.
 int available_cores();
 
-// How many threads work on one call, the caller's included. 0 asks for available_cores(); others are cut to kMaxThreads.
+// How many threads work on one call, the caller's included. 0 asks for available_cores(); kMaxThreads is the most.
 void set_thread_count(int threads);
 int thread_count();
 constexpr int kMaxThreads = 1024;
