@@ -96,6 +96,17 @@ class PackedMatrix:
             return self.units.float()
         return dequantize.reference(self.units, self.scales, self.zeros, *self.format, torch.float32)
 
+    def times(self, x: Tensor, *, rows: bool = False) -> Tensor:
+        """x [..., U] times the matrix, or the matrix's rows times x [..., N]; in float32.
+
+        Inputs and units of one 16-bit type are multiplied as they are: torch sums in float32 and rounds the sum.
+        """
+        if not self.bits and x.dtype == self.units.dtype:
+            matrix = self.units
+        else:
+            x, matrix = x.float(), self.values()
+        return (x @ (matrix.T if rows else matrix)).float()
+
     def check(self) -> None:
         """ValueError where the parts do not fit each other."""
         if self.units.dim() != 2 or self.bits not in (0, 4, 8) or self.axis not in (0, 1):

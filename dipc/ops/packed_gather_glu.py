@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.ops import packed, packed_gather_linear, packed_onnx
+from dipc.ops import packed, packed_onnx
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.onnx_form import OnnxForm
 from dipc.ops.operator import Operator, Read
@@ -28,13 +28,13 @@ def reference(
     axis: int = 0,
     activation: str = "silu",
 ) -> Tensor:
-    """act(z[:F] + b_gate) * (z[F:] + b_up) with z = `packed_gather_linear`, in float32.
+    """act(z[:F] + b_gate) * (z[F:] + b_up) with z as in `packed_gather_linear`, in float32.
 
     x [..., U], mask bool[..., U], W [U, 2 F] (of a unit its gate column, then its up column) -> [..., F].
     """
-    bias = _joined(bias_gate, bias_up, PackedMatrix(units, scales, zeros, bits, group, axis))
-    z = packed_gather_linear.reference(x.float(), mask, units, scales, zeros, bias, bits, group, axis)
-    gate, up = z.chunk(2, -1)
+    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
+    bias, z = _joined(bias_gate, bias_up, matrix), matrix.times(torch.where(mask, x, 0))
+    gate, up = (z if bias is None else z + bias).chunk(2, -1)
     act, options = ACTIVATIONS[activation]
     hidden: Tensor = act(gate, **options) * up
     return hidden.to(x.dtype)

@@ -29,7 +29,7 @@ def reference(
 
     `packed.PackedMatrix` says how W is stored.
     """
-    y = torch.where(mask, x, 0).float() @ PackedMatrix(units, scales, zeros, bits, group, axis).values()
+    y = PackedMatrix(units, scales, zeros, bits, group, axis).times(torch.where(mask, x, 0))
     return (y if bias is None else y + bias).to(x.dtype)
 
 

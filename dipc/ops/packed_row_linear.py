@@ -29,7 +29,7 @@ def reference(
 
     `packed.PackedMatrix` says how W is stored.
     """
-    y = x.float() @ PackedMatrix(units, scales, zeros, bits, group, axis).values().T
+    y = PackedMatrix(units, scales, zeros, bits, group, axis).times(x, rows=True)
     return torch.where(mask, y if bias is None else y + bias, 0).to(x.dtype)
 
 
