@@ -273,7 +273,7 @@ void add_scaled_codes_256(const UnitMatrix& matrix, const ScaledChunk& chunk, in
     if (matrix.format == kInt4) add_along<Int4>(matrix, chunk, from, to, y);
     if (matrix.format == kInt8) add_along<Int8>(matrix, chunk, from, to, y);
   }
-  add_scaled_codes(matrix, chunk, whole, end, y);
+  if (whole < end) add_scaled_codes(matrix, chunk, whole, end, y);
 }
 
 }  // namespace

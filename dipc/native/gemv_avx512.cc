@@ -73,16 +73,26 @@ int64_t between_512(const uint32_t* key, int64_t units, uint32_t low, uint32_t h
   return above;
 }
 
+// Four vectors of 32-bit values that fit a byte -> for each lane, the four bytes.
+inline __m512i four_bytes(const __m512i v[4]) {
+  const __m512i words = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_shuffle_epi8(words, _mm512_broadcast_i32x4(order));
+}
+
 void scale_chunk_512(const UnitMatrix& matrix, const int32_t* unit, const float* x, int64_t count, int64_t first_group,
                      int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step, int32_t* zero_sum) {
+  constexpr int64_t kFar = 16;  // units
   const int64_t all = groups_along(matrix);
   const __m512 largest = _mm512_set1_ps(static_cast<float>(kLargest));
   for (int64_t g = 0; g < groups; g += kLanes) {
     const __mmask16 there = groups - g < kLanes ? static_cast<__mmask16>((1u << (groups - g)) - 1) : __mmask16{0xFFFF};
+    const uint16_t* scales = matrix.scales + first_group + g;
     __m512 most = _mm512_setzero_ps();
     for (int64_t j = 0; j < count; ++j) {
-      const uint16_t* scales = matrix.scales + unit[j] * all + first_group + g;
-      const __m512 product = _mm512_mul_ps(_mm512_set1_ps(x[j]), _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, scales)));
+      if (j + kFar < count) _mm_prefetch(reinterpret_cast<const char*>(scales + unit[j + kFar] * all), _MM_HINT_T0);
+      const __m256i half = _mm256_maskz_loadu_epi16(there, scales + unit[j] * all);
+      const __m512 product = _mm512_mul_ps(_mm512_set1_ps(x[j]), _mm512_cvtph_ps(half));
       most = _mm512_max_ps(_mm512_abs_ps(product), most);
       _mm512_storeu_ps(scratch + j * kLanes, product);
     }
@@ -90,23 +100,22 @@ void scale_chunk_512(const UnitMatrix& matrix, const int32_t* unit, const float*
     const __m512 inverse = _mm512_maskz_div_ps(usable, largest, most);
     __m512i zeros = _mm512_setzero_si512();
     for (int64_t j = 0; j < count; j += 4) {
-      __m512i upper = _mm512_setzero_si512(), lower = _mm512_setzero_si512();
+      __m512i upper[4], lower[4];
       for (int k = 0; k < 4; ++k) {
         const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scratch + (j + k) * kLanes), inverse));
-        const __m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
-        const __m512i l = _mm512_sub_epi32(q, _mm512_slli_epi32(h, 7));
-        const __m512i byte = _mm512_set1_epi32(255);
-        upper = _mm512_or_si512(upper, _mm512_slli_epi32(_mm512_and_si512(h, byte), 8 * k));
-        lower = _mm512_or_si512(lower, _mm512_slli_epi32(_mm512_and_si512(l, byte), 8 * k));
-        __m512i zero = _mm512_set1_epi32(middle(matrix));
+        upper[k] = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
+        lower[k] = _mm512_sub_epi32(q, _mm512_slli_epi32(upper[k], 7));
         if (matrix.zeros) {
-          zero = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, matrix.zeros + unit[j + k] * all + first_group + g));
+          const __m128i zero = _mm_maskz_loadu_epi8(there, matrix.zeros + unit[j + k] * all + first_group + g);
+          zeros = _mm512_add_epi32(zeros, _mm512_mullo_epi32(q, _mm512_cvtepu8_epi32(zero)));
+        } else {
+          zeros = _mm512_add_epi32(zeros, q);
         }
-        zeros = _mm512_add_epi32(zeros, _mm512_mullo_epi32(q, zero));
       }
-      _mm512_mask_storeu_epi32(high + j / 4 * groups + g, there, upper);
-      _mm512_mask_storeu_epi32(low + j / 4 * groups + g, there, lower);
+      _mm512_mask_storeu_epi32(high + j / 4 * groups + g, there, four_bytes(upper));
+      _mm512_mask_storeu_epi32(low + j / 4 * groups + g, there, four_bytes(lower));
     }
+    if (!matrix.zeros) zeros = _mm512_mullo_epi32(zeros, _mm512_set1_epi32(middle(matrix)));
     _mm512_mask_storeu_ps(step + g, there, _mm512_div_ps(most, largest));
     _mm512_mask_storeu_epi32(zero_sum + g, there, zeros);
   }
@@ -370,8 +379,9 @@ void add_along(const UnitMatrix& matrix, const ScaledChunk& chunk, int64_t from,
   for (int64_t block = from; block < to; block += Code::kBlock) {
     __m512i out[8];
     Code::in_order(sums + (block - from) / Code::kBlock * Code::kSums, out);
+    const int64_t first = group_of[(block - from) / Code::kBlock];
     for (int64_t i = 0; i < Code::kBlock / kLanes; ++i) {
-      const int64_t o = block + Code::at(i), g = o / group - chunk.first_group;
+      const int64_t o = block + Code::at(i), g = first + lane[Code::at(i) / lane_outputs * 4];
       const __m512i whole = _mm512_sub_epi32(out[i], _mm512_set1_epi32(chunk.zero_sum[g]));
       add_to(y + o, whole, _mm512_set1_ps(chunk.step[g]));
     }
@@ -405,7 +415,7 @@ void add_scaled_codes_512(const UnitMatrix& matrix, const ScaledChunk& chunk, in
     if (matrix.format == kInt4) add_along<Int4>(matrix, chunk, from, to, y);
     if (matrix.format == kInt8) add_along<Int8>(matrix, chunk, from, to, y);
   }
-  add_scaled_codes(matrix, chunk, whole, end, y);
+  if (whole < end) add_scaled_codes(matrix, chunk, whole, end, y);
 }
 
 }  // namespace
