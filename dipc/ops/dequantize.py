@@ -61,8 +61,9 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     return made
 
 
-# Codes of 4 bits are UINT4 in an ONNX file, of 8 bits UINT8. Zero points may be one for all, [1, 1]. The Reshape changes
-# nothing; without it ONNX Runtime makes one node of dequantisation and product, which rounds activations to 8 bits.
+# Codes of 4 bits are UINT4 in an ONNX file, of 8 bits UINT8. Zero points may be one for all, [1, 1].
+# The Reshape changes nothing; without it ONNX Runtime would make dequantisation and product one MatMulNBits, which
+# rounds activations to 8 bits.
 ONNX_STEPS = """
     wide_scales = Cast <to = 1> (scales)
     groups = Shape (scales)
