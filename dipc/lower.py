@@ -16,7 +16,7 @@ from dipc import ops
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.ops.operator import Read, argument, has_argument, is_dequantized, set_argument, weight_read
 from dipc.program import Mlp, Program, is_buffer
-from dipc.storage import parameters_per_entry, weight_of
+from dipc.storage import values_per_entry, weight_of
 from dipc.traffic import Site, TrafficProgram
 
 
@@ -90,8 +90,8 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
 
 
 def mean_bits(program: Program, bits_per_weight: float | None = None) -> float:
-    """Bits that a parameter takes on average, with the scales and zeros of quantised weights."""
-    if not parameters_per_entry(program.graph):
+    """Bits that a parameter takes on average, with the scales and zeros of quantised weights and with their copies."""
+    if not values_per_entry(program.graph):
         return program.info.weight_bits if bits_per_weight is None else bits_per_weight
     return 8 * lower(program, bits_per_weight).total_bytes / program.parameter_count
 
@@ -106,15 +106,15 @@ class _Stored:
     """The weights of a program as they are stored."""
 
     def __init__(self, program: Program, bits: float) -> None:
-        self.weights, self.bits, self.held = program.weights, bits, parameters_per_entry(program.graph)
+        self.weights, self.bits, self.held = program.weights, bits, values_per_entry(program.graph)
 
     def size_bytes(self, name: str) -> float:
         """A quantised tensor has its own size, any other takes the given bits per weight."""
         weight = self.weights[name]
         return weight.numel() * (float(weight.element_size()) if name in self.held else self.bits / 8)
 
-    def parameters(self, name: str) -> int:
-        """Parameters of the model that a tensor holds."""
+    def values(self, name: str) -> int:
+        """Values of the weight that a tensor holds."""
         return self.weights[name].numel() * self.held.get(name, 1)
 
     def units(self, read: Read) -> int:
@@ -162,7 +162,7 @@ def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
     units = stored.units(first)
     matrices = tuple(read.weight for read, _ in reads)
     size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.travelling))
-    weights = sum(map(stored.parameters, matrices))
+    weights = sum(map(stored.values, matrices))
     return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units)
 
 

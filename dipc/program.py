@@ -164,6 +164,7 @@ class Program:
         """Parameters of the model: every weight but the buffers (rotary frequencies and the like).
 
         A quantised weight counts as what it stands for: two parameters to a byte of 4-bit codes, none to a scale.
+        A copy in codes of a table that is kept counts nothing.
         """
         from dipc.storage import parameters_per_entry
 

@@ -1,6 +1,12 @@
 """What the quantising passes share: which weights are rounded, along which dim, and how the graph reads them after.
 
 A weight keeps its place in the graph: a `dequantize` node stands where it stood, before its first reader.
+
+A table that embeds tokens and is also the matrix of a linear layer (a tied head, as in Llama-3.2-1B) is then stored
+twice: lookups keep it at its width, and the head reads a copy in codes. A token reads one row of the table but all of
+the head, which at 16 bits is a good part of what a small INT4 model reads; rounding the lookups would save room and no
+time, at the cost of precision. ONNX Runtime GenAI's model builder stores such models so too, unless it is asked for
+`shared_embeddings`.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from dipc.pipeline import Pass, PassResult
 from dipc.printer import op_name
 from dipc.program import Program, is_buffer
 from dipc.quantize import QuantizedTensor, round_to_nearest
-from dipc.storage import parameters_per_entry, part_of, weight_of
+from dipc.storage import copy_of, part_of, values_per_entry, weight_of
 
 GROUPS = (32, 64, 128)
 EMBEDDING = torch.ops.aten.embedding.default
@@ -87,7 +93,8 @@ class QuantizingPass(Pass):
             made[name] = round_to_nearest(weight, self.bits, self.group, axis, self.symmetric)
         if not made:
             return PassResult(program, (), tuple(skipped))
-        after, *dense = (self._rewritten(p, made) for p in programs)
+        stems = {n: copy_of(n) if any(r.target is EMBEDDING for r in readers[n]) else n for n in made}
+        after, *dense = (self._rewritten(p, made, stems) for p in programs)
         after = after.replace(dense=dense[0]) if dense else after
         return PassResult(after, tuple(name.removesuffix(".weight") for name in made), tuple(skipped))
 
@@ -95,7 +102,7 @@ class QuantizingPass(Pass):
         """The matrices that the pass is about; of what is quantised already the codes, to say so."""
         found: dict[str, Tensor] = {}
         for program in programs:
-            held = parameters_per_entry(program.graph)
+            held = values_per_entry(program.graph)
             for name, weight in program.weights.items():
                 about = self.weights == "all" or weight_of(name) in in_mlps
                 if about and weight.dim() == 2 and not is_buffer(name) and held.get(name) != 0:
@@ -106,10 +113,9 @@ class QuantizingPass(Pass):
         """Why a matrix stays as it is, or None."""
         if any(is_dequantized(n) for n in readers):
             return "it is quantised already"
-        others = [n for n in readers if not _multiplies(n, name)]
-        if others and all(n.target is EMBEDDING for n in others):
-            tied = len(others) < len(readers)
-            return "it is tied to the embedding table" if tied else "it is a table of which rows are looked up"
+        if readers and all(n.target is EMBEDDING for n in readers):
+            return "it is a table of which rows are looked up"
+        others = [n for n in readers if n.target is not EMBEDDING and not _multiplies(n, name)]
         if others:
             return f"{op_name(others[0].target)} reads it, which is no linear layer"
         if not weight.is_floating_point():
@@ -120,7 +126,7 @@ class QuantizingPass(Pass):
             return "some of its values are not finite"
         return None
 
-    def _rewritten(self, program: Program, made: Mapping[str, QuantizedTensor]) -> Program:
+    def _rewritten(self, program: Program, made: Mapping[str, QuantizedTensor], stems: Mapping[str, str]) -> Program:
         graph, weights = program.edit(), dict(program.weights)
         order = {node: i for i, node in enumerate(graph.nodes)}
         for node in [n for n in graph.nodes if n.op == "get_attr" and n.target in made]:
@@ -128,14 +134,19 @@ class QuantizingPass(Pass):
             if not node.users:  # a method had no use for it
                 graph.erase_node(node)
                 continue
+            products = [user for user in node.users if user.target is not EMBEDDING]
+            if not products:
+                continue
             # Not where the weight stood: all matrices would be held in full at once.
-            first = min(node.users, key=order.__getitem__)
+            first = min(products, key=order.__getitem__)
             with graph.inserting_before(first):
-                arguments = (*_parts(graph, weights, name, made[name]), weights[name].dtype)
+                arguments = (*_parts(graph, weights, stems[name], made[name]), weights[name].dtype)
                 value = graph.create_node("call_function", DEQUANTIZE.target, arguments, name="dequantize")
             value.meta = {"module": first.meta.get("module", "")}
-            node.replace_all_uses_with(value)
-            graph.erase_node(node)
+            for user in products:
+                user.replace_input_with(node, value)
+            if not node.users:
+                graph.erase_node(node)
         options = ",".join(filter(None, (program.method.options, str(self))))
         method = dataclasses.replace(program.method, options=options)
         return program.replace(graph=graph, weights=weights, method=method)
@@ -161,11 +172,11 @@ def _times(name: str, values: Iterable[Any]) -> int:
     return sum(isinstance(v, fx.Node) and v.op == "get_attr" and v.target == name for v in values)
 
 
-def _parts(graph: fx.Graph, weights: dict[str, Any], name: str, tensor: QuantizedTensor) -> tuple[Any, ...]:
+def _parts(graph: fx.Graph, weights: dict[str, Any], stem: str, tensor: QuantizedTensor) -> tuple[Any, ...]:
     """The arguments of `dequantize` but the dtype, their tensors put among the weights."""
     nodes: list[fx.Node | None] = []
     for part, value in (("codes", tensor.codes), ("scales", tensor.scales), ("zeros", tensor.zeros)):
         if value is not None:
-            weights[part_of(name, part)] = value
-        nodes.append(None if value is None else graph.get_attr(part_of(name, part)))
+            weights[part_of(stem, part)] = value
+        nodes.append(None if value is None else graph.get_attr(part_of(stem, part)))
     return (*nodes, tensor.bits, tensor.group, tensor.axis)

@@ -1,4 +1,4 @@
-"""How many parameters of the model the entries of a stored tensor hold: those of a quantised weight are not its own.
+"""What quantised weights are called, and how many values and parameters an entry of their tensors holds.
 
 An operator that takes quantised weights says so by its arguments: `bits` wide codes, named `codes` or `units`, with
 their `scales` and `zeros`.
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 CODES = ("codes", "units")
 TABLES = ("scales", "zeros")
+_COPY = "_copy"
+
+
+def copy_of(weight: str) -> str:
+    """What the parts of a quantised copy are named after: where the weight is kept, nothing can be named under it."""
+    return f"{weight}{_COPY}"
 
 
 def part_of(weight: str, part: str) -> str:
@@ -21,12 +27,22 @@ def part_of(weight: str, part: str) -> str:
 
 
 def weight_of(codes: str) -> str:
-    """The weight that codes stand for; a weight that is not quantised stands for itself."""
-    return codes.removesuffix(".codes")
+    """The weight that codes, or those of its copy, stand for; a weight that is not quantised stands for itself."""
+    return codes.removesuffix(".codes").removesuffix(_COPY) if codes.endswith(".codes") else codes
 
 
 def parameters_per_entry(graph: fx.Graph) -> dict[str, int]:
-    """Name -> parameters in one entry, of all quantised tensors: two in a byte of 4-bit codes, none in a scale."""
+    """Name -> parameters of the model in one entry, of all quantised tensors: `values_per_entry`, but none in a copy.
+
+    A copy is what `copy_of` names and of which the graph holds the original too.
+    """
+    found = values_per_entry(graph)
+    own = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    return {name: 0 if name != weight_of(name) in own else values for name, values in found.items()}
+
+
+def values_per_entry(graph: fx.Graph) -> dict[str, int]:
+    """Name -> values in one entry, of all quantised tensors: two in a byte of 4-bit codes, none in a scale."""
     found: dict[str, int] = {}
     for node in graph.nodes:
         schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None

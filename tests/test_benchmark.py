@@ -194,6 +194,9 @@ def test_bytes_per_token_of_a_program() -> None:
     assert dense == resident + 4 * 2 * 3 * 32 * 48
     half = compile(program, "dip{density=0.5}").program
     assert bytes_per_token(half) == resident + 4 * 3 * 32 * 48
+    # The head is read in codes, and of the table one row.
+    tied, untied = (outlined(tie_word_embeddings=tie) for tie in (True, False))
+    assert bytes_per_token(compile(tied, "int4").program) == bytes_per_token(compile(untied, "int4").program)
 
 
 def test_pipelines_of_the_contest() -> None:
@@ -215,9 +218,8 @@ def test_random_model_has_the_shape_and_values_near_one(tmp_path: Path) -> None:
     config.write_text(json.dumps({**SIZES, "model_type": "llama", "tie_word_embeddings": True}), encoding="utf-8")
     model, again = random_model(config, 3), random_model(config, 3)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    head, table = model.get_parameter("lm_head.weight"), model.get_parameter("model.embed_tokens.weight")
-    assert head is not table
-    assert float(head.detach().std()) == pytest.approx(32**-0.5, rel=0.1)
+    head, table = model.get_submodule("lm_head").weight, model.get_parameter("model.embed_tokens.weight")
+    assert head is table and float(table.detach().std()) == pytest.approx(32**-0.5, rel=0.1)
     with torch.no_grad():
         logits = model(torch.arange(8)[None]).logits
     assert 0.3 < float(logits.std()) < 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from helpers import one_glu, outlined, random_ids, run_pieces, tiny_llama, tiny_
 from torch import fx
 
 import dipc
+from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.lower import cache_aware, lower, mean_bits, program_density
 from dipc.numerics import deviation, probe_logits
 from dipc.passes.int4 import Int4
 from dipc.passes.int8 import Int8
 from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
-from dipc.program import Program
+from dipc.program import Program, is_buffer
 from dipc.quantize import round_to_nearest
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
@@ -89,10 +91,69 @@ def test_a_matrix_is_made_just_before_it_is_read() -> None:
     assert calls[-2].target is DEQUANTIZE and calls[-1].args[1] is calls[-2]  # the last linear layer's
 
 
-def test_a_tied_table_stays_as_it_is() -> None:
-    result = compiled("int4", tiny_llama(tie_word_embeddings=True))
-    assert [str(m) for m in result.log[-1].mismatches] == ["model.embed_tokens: it is tied to the embedding table"]
-    assert "model.embed_tokens.weight" in result.program.weights and len(result.log[-1].matches) == 14
+def tied() -> Program:
+    """The tiny Llama whose head is its embedding table, of 96 x 32."""
+    return tiny_llama(tie_word_embeddings=True)
+
+
+TABLE = "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("pipeline", ["int4{group=32}", "int8{symmetric=false}", "dip,int4", "int8,dip-ca"])
+def test_a_tied_table_is_looked_up_as_it_was_and_multiplied_in_codes(pipeline: str) -> None:
+    """As if the head had had a weight of its own."""
+    result = compiled(pipeline, tied())
+    log = next(entry for entry in result.log if "int" in entry.text)
+    assert "model.embed_tokens" in log.matches and len(log.matches) == 15 and not log.mismatches
+    apart = tiny_llama()
+    weights = {**tied().weights, "lm_head.weight": tied().weights[TABLE]}
+    untied = compiled(pipeline, apart.replace(weights={name: weights[name] for name in apart.weights})).program
+    for program, same in ((result.program, untied), (result.program.reference, untied.reference)):
+        assert torch.equal(program.weights[TABLE], tied().weights[TABLE])
+        for part in (p for p in ("codes", "scales", "zeros") if f"lm_head.weight.{p}" in same.weights):
+            assert torch.equal(program.weights[f"{TABLE}_copy.{part}"], same.weights[f"lm_head.weight.{part}"])
+        assert len(program.weights) == len(same.weights)
+        assert torch.equal(probe_logits(program), probe_logits(same))
+        assert lower(program) == lower(same)
+        assert program.parameter_count == tied().parameter_count == same.parameter_count - 96 * 32
+        assert program.info.digest == tied().info.digest
+
+
+def test_bytes_of_a_tied_table_by_hand() -> None:
+    """A table of 96 x 32 values of 4 bytes, and its copy of a byte per two values and a scale per row."""
+    before, after = lower(outlined(tie_word_embeddings=True)), lower(compiled("int4{group=32}", tied()).program)
+    assert before.resident_unread_bytes == 0 and after.resident_unread_bytes == 96 * 32 * 4
+    program = compiled("int4{group=32}", tied()).program
+    head = sum(program.weights[f"{TABLE}_copy.{part}"].nbytes for part in ("codes", "scales"))
+    assert head == 96 * (32 // 2 + 2)
+    assert after.total_bytes == sum(w.nbytes for n, w in program.weights.items() if not is_buffer(n))
+    assert mean_bits(program) == 8 * after.total_bytes / tied().parameter_count
+    # A width is the price of the table; the copy has its own.
+    assert after.resident_bytes - lower(program, 4).resident_bytes == (96 * 32 + 5 * 32) * 3.5
+
+
+def test_a_tied_table_is_left_where_only_the_mlps_are_rounded_and_is_not_rounded_twice() -> None:
+    only = compiled("int4{weights=mlp}", tied())
+    assert len(only.log[-1].matches) == 6 and not any("_copy" in name for name in only.program.weights)
+    assert lower(only.program).resident_unread_bytes == 0
+    both = compiled("int8", only.program)
+    assert "model.embed_tokens" in both.log[-1].matches
+    assert both.program.parameter_count == tied().parameter_count
+    with pytest.raises(UnsupportedModel, match="it is quantised already"):
+        compiled("int4", both.program)
+
+
+def test_a_tied_table_that_something_else_reads_is_left() -> None:
+    graph = tied().edit()
+    table = next(n for n in graph.nodes if n.target == TABLE)
+    (logits,) = (n for n in table.users if n.target is torch.ops.aten.linear.default)
+    with graph.inserting_before(logits):
+        logits.replace_input_with(table, graph.call_function(torch.ops.aten.mul.Tensor, (table, 0.5)))
+    result = Int8().run(tied().replace(graph=graph))
+    assert "model.embed_tokens" not in result.matches
+    assert [str(m) for m in result.mismatches] == [
+        "model.embed_tokens: aten.mul.Tensor reads it, which is no linear layer"
+    ]
 
 
 def test_an_odd_number_of_columns_is_left_by_4_bits_and_taken_by_8() -> None:
@@ -159,7 +220,7 @@ def test_options_are_checked() -> None:
     assert str(parse_pipeline("int4{symmetric=true group=64}")[0]) == "int4"
 
 
-@pytest.mark.parametrize(("family", "dtype", "linears"), [("phi3", "float32", 11), ("gemma", "bfloat16", 14)])
+@pytest.mark.parametrize(("family", "dtype", "linears"), [("phi3", "float32", 11), ("gemma", "bfloat16", 15)])
 def test_families(family: str, dtype: str, linears: int) -> None:
     """Phi-3 computes gate and up in one linear layer, Gemma ties its tables."""
     model = tiny_model(family, **({"head_dim": 8} if family == "gemma" else {})).to(getattr(torch, dtype))
@@ -369,18 +430,39 @@ def test_capacities_of_a_device_are_those_of_the_quantised_model(config: Path) -
 
 
 @pytest.mark.parametrize("pipeline", ["int4{symmetric=false}", "int4,dip", "dip-ca,int8{weights=mlp axis=inputs}"])
-def test_saved_and_loaded(pipeline: str, tmp_path: Path) -> None:
-    result = compiled(pipeline)
+@pytest.mark.parametrize("ties", [False, True])
+def test_saved_and_loaded(pipeline: str, ties: bool, tmp_path: Path) -> None:
+    model = tiny_llama(tie_word_embeddings=ties)
+    result = compiled(pipeline, model)
     dipc.save(result, tmp_path / "out")
     found = dipc.load(tmp_path / "out")
     assert torch.equal(probe_logits(found), probe_logits(result.program))
     assert torch.equal(probe_logits(found.reference), probe_logits(result.program.reference))
     assert found.text() == result.program.text() and found.method == result.program.method
     assert lower(found) == lower(result.program) and lower(found.reference) == lower(result.program.reference)
-    assert found.parameter_count == tiny_llama().parameter_count and found.info.digest == tiny_llama().info.digest
+    assert found.parameter_count == model.parameter_count and found.info.digest == model.info.digest
     names = {n for p in (found, found.reference) for n in p.weights}
     size = sum({**found.weights, **found.reference.weights}[n].nbytes for n in names)
     assert (tmp_path / "out" / "weights.safetensors").stat().st_size < size + 16384
+
+
+def test_a_tied_model_is_exported_with_its_table_and_its_head(tmp_path: Path) -> None:
+    """ONNX Runtime looks rows up in the table and multiplies with the codes."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from dipc.backends.onnx import export
+    from dipc.backends.onnx_session import OnnxSession
+
+    program = compiled("int4{group=32 symmetric=false}", tied()).program
+    export(program, tmp_path / "out")
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    stored = {i.name for i in graph.initializer if i.name.startswith(TABLE) and "scales" not in i.name}
+    takers = {(n.op_type, name) for n in graph.node for name in n.input if name in stored}
+    head = {("MatMulNBits", f"{TABLE}_copy.{part}") for part in ("codes", "zeros")}
+    assert takers == {("Gather", TABLE), *head}
+    ids = random_ids(8)
+    found, expected = OnnxSession(tmp_path / "out").step(ids).logits, EagerSession(program).step(ids).logits
+    assert float((found - expected).abs().max() / expected.abs().max()) < 0.05  # activations are of 8 bits there
 
 
 def test_what_was_saved_can_be_quantised_later(tmp_path: Path) -> None:
@@ -391,10 +473,11 @@ def test_what_was_saved_can_be_quantised_later(tmp_path: Path) -> None:
     assert lower(later.reference) == lower(at_once.reference)
 
 
-def test_reports_name_the_rounding_and_count_parameters() -> None:
-    result = compiled("int4,dip")
+@pytest.mark.parametrize("model", [tiny_llama, tied])
+def test_reports_name_the_rounding_and_count_parameters(model: Callable[[], Program]) -> None:
+    result = compiled("int4,dip", model())
     shown = program_dict(result.program, result.log)
-    assert shown["model"]["parameters"] == tiny_llama().parameter_count
+    assert shown["model"]["parameters"] == model().parameter_count
     assert shown["method"]["options"] == "int4,dip" and shown["totals"]["density"] == 0.5
     assert shown["totals"]["bits_per_weight"] == mean_bits(result.program)
     judged = verdicts(result.program, result.log)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dipc.backends.onnx_functions import functions
 from dipc.ops.onnx_form import DOMAIN, DOMAIN_VERSION, OnnxForm
 from dipc.program import Program
-from dipc.storage import parameters_per_entry
+from dipc.storage import values_per_entry
 from dipc.version import __version__
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ EXTERNAL_DATA_BYTES = 2**30
 
 def finish(model: ir.Model, program: Program, forms: Sequence[OnnxForm], metadata: Mapping[str, str]) -> dict[str, int]:
     """Complete a translated model in place; returns how often it calls each operator of `ai.dipc`."""
-    use_uint4(model, {name for name, count in parameters_per_entry(program.graph).items() if count == 2})
+    use_uint4(model, {name for name, count in values_per_entry(program.graph).items() if count == 2})
     calls = add_functions(model, forms)
     _name_sizes(model, program)
     _forget_the_exporter(model)

@@ -14,9 +14,8 @@ from dipc.tracer import first_line, quiet
 def random_model(config: Path, seed: int) -> nn.Module:
     """The model of a config.json in float32.
 
-    Matrices are normal with a deviation of 1 / sqrt(inputs), so that activations keep the size and the spread that
-    selection needs; norms are 1 and biases 0. The head is stored apart from the embedding table even where the config
-    ties them: a token reads as many bytes, and the head can be quantised as any other matrix.
+    Matrices, the embedding table too, are normal with a deviation of 1 / sqrt(inputs), so that activations keep the
+    size and the spread that selection needs; norms are 1 and biases 0.
 
     Args:
         config: a config.json of a causal language model that transformers knows.
@@ -33,24 +32,23 @@ def random_model(config: Path, seed: int) -> nn.Module:
         found = AutoConfig.from_pretrained(config, trust_remote_code=False)
     except Exception as error:
         raise BadFile(f"{config}: not a model's config.json: {first_line(error)}") from error
-    found.tie_word_embeddings = False
     try:
         with quiet(), no_init_weights():
-            model: nn.Module = AutoModelForCausalLM.from_config(found, dtype=torch.float32, trust_remote_code=False)
+            made = AutoModelForCausalLM.from_config(found, dtype=torch.float32, trust_remote_code=False)
+            made.tie_weights()  # is part of the initialisation that is left out
     except Exception as error:
         raise UnsupportedModel(f"{config}: no model can be made of it: {first_line(error)}") from error
+    model: nn.Module = made.eval()
     fill(model, seed)
-    return model.eval()
+    return model
 
 
 def fill(model: nn.Module, seed: int) -> None:
     """Give every parameter its random value, in place."""
     generator = torch.Generator().manual_seed(seed)
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             else:
-                deviation = 1.0 if id(parameter) in tables else parameter.shape[-1] ** -0.5
-                parameter.normal_(0, deviation, generator=generator)
+                parameter.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)

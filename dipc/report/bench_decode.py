@@ -45,7 +45,7 @@ def decode_tables(result: DecodeResult) -> list[RenderableType]:
         ("a call", f"one token, with a KV cache of {prompt} to {prompt + calls} positions"),
         ("reads", "weights that a token has to read, by the program; dense / sparse is what the bytes allow"),
         ("dense", "groups of quantised weights run along the inputs, as ONNX Runtime's MatMulNBits takes them"),
-        ("weights", f"random, seed {result.settings.seed}; the head is stored apart from the embedding table"),
+        ("weights", f"random, seed {result.settings.seed}"),
     ]
     return stack(*parts, machine_table(result.machine), rules_table(result.rules, how))
 

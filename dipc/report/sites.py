@@ -91,10 +91,10 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
 
 def _model_facts(program: Program) -> list[tuple[str, str]]:
     from dipc.lower import mean_bits
-    from dipc.storage import parameters_per_entry
+    from dipc.storage import values_per_entry
 
     info, method = program.info, program.method
-    bits, exact = mean_bits(program), not parameters_per_entry(program.graph)
+    bits, exact = mean_bits(program), not values_per_entry(program.graph)
     width = f"{bits:g} bits each" if exact else f"{bits:.3g} bits each on average, scales included"
     weights = width if info.has_weights else f"absent; {width}"
     rows = [
