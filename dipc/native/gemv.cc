@@ -43,7 +43,7 @@ bool is_valid(const UnitMatrix& m) {
 }
 
 void widen(const UnitMatrix& matrix, int64_t first, int64_t count, float* rows) {
-  for (int64_t i = 0; i < count; ++i) kernels().widen(matrix, first + i, rows + i * matrix.length);
+  for (int64_t i = 0; i < count; ++i) kernels().widen(matrix, first + i, 0, matrix.length, rows + i * matrix.length);
 }
 
 void activate(Activation activation, const float* gate, const float* up, int64_t count, float* hidden) {

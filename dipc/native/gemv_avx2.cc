@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "gemv_generic.h"
+#include "gemv_panel.h"
 
 namespace dipc {
 namespace {
@@ -20,6 +21,16 @@ inline __m256i load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_ca
 inline __m256 load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+
+struct Simd {
+  using Vector = __m256;
+  static constexpr int64_t kLanes = 8;
+  static constexpr int kVectors = 2;
+  static Vector load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
+  static Vector all(float value) { return _mm256_set1_ps(value); }
+  static Vector add_product(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+};
 
 struct VectorFloat32 : AsFloat32 {
   static __m256 vector(const float* p) { return _mm256_loadu_ps(p); }
@@ -280,7 +291,7 @@ void add_scaled_codes_256(const UnitMatrix& matrix, const ScaledChunk& chunk, in
 
 const Kernels& avx2_kernels() {
   static const Kernels kernels = {"avx2", order, between, mark_above, find_kept,   round_chunk, add_floats_256, add_codes_256, add_scaled_codes_256,
-                                  scale_chunk, dot_floats, dot_codes,   widen, activate_all};
+                                  scale_chunk, dot_floats, dot_codes,   widen, Panel<Simd>::add_rows, activate_all};
   return kernels;
 }
 

@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include "gemv_generic.h"
+#include "gemv_panel.h"
 
 namespace dipc {
 namespace {
@@ -27,6 +28,16 @@ inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 inline __m512 load_half(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+
+struct Simd {
+  using Vector = __m512;
+  static constexpr int64_t kLanes = 16;
+  static constexpr int kVectors = 4;
+  static Vector load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Vector v) { _mm512_storeu_ps(p, v); }
+  static Vector all(float value) { return _mm512_set1_ps(value); }
+  static Vector add_product(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+};
 
 struct VectorFloat32 : AsFloat32 {
   static __m512 vector(const float* p) { return _mm512_loadu_ps(p); }
@@ -422,7 +433,7 @@ void add_scaled_codes_512(const UnitMatrix& matrix, const ScaledChunk& chunk, in
 
 const Kernels& avx512_kernels() {
   static const Kernels kernels = {"avx512-vnni", order, between_512, mark_above,        find_kept_512,   round_chunk, add_floats_512, add_codes_512,
-                                  add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen, activate_all};
+                                  add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen, Panel<Simd>::add_rows, activate_all};
   return kernels;
 }
 

@@ -5,6 +5,7 @@
 
 #include "gemv_cut.h"
 #include "gemv_generic.h"
+#include "gemv_many.h"
 
 namespace dipc {
 namespace {
@@ -104,10 +105,10 @@ void add_scaled(const UnitMatrix& matrix, const Kept& kept, int64_t from, int64_
 
 // The same without rounding the activations, for those that cannot be: infinities and NaN.
 void add_widened(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int64_t end, float* y) {
-  std::vector<float> row(matrix.length);
+  std::vector<float> row(end - begin);
   for (int64_t j = 0; j < kept.count; ++j) {
-    kernels().widen(matrix, kept.unit[j], row.data());
-    for (int64_t o = begin; o < end; ++o) y[o] += kept.x[j] * row[o];
+    kernels().widen(matrix, kept.unit[j], begin, end, row.data());
+    for (int64_t o = begin; o < end; ++o) y[o] += kept.x[j] * row[o - begin];
   }
 }
 
@@ -209,6 +210,9 @@ void gather(const UnitMatrix& matrix, const Scratch& token, const float* bias, b
 
 void gather_linear(const UnitMatrix& matrix, const float* x, const uint8_t* mask, const float* bias, int64_t tokens,
                    float* y, Parallel& parallel) {
+  if (tokens > few_tokens(matrix)) {
+    return gather_many(matrix, x, mask, bias, tokens, y, parallel);
+  }
   Scratch& token = scratch();
   for (int64_t t = 0; t < tokens; ++t, x += matrix.units, mask += matrix.units, y += matrix.length) {
     prepare(matrix, x, mask, token);
@@ -218,6 +222,9 @@ void gather_linear(const UnitMatrix& matrix, const float* x, const uint8_t* mask
 
 void gather_glu(const UnitMatrix& matrix, const float* x, const uint8_t* mask, const float* bias, Activation activation,
                 int64_t tokens, float* hidden, Parallel& parallel) {
+  if (tokens > few_tokens(matrix)) {
+    return gather_glu_many(matrix, x, mask, bias, activation, tokens, hidden, parallel);
+  }
   Scratch& token = scratch();
   const int64_t half = matrix.length / 2;
   token.z.resize(matrix.length);

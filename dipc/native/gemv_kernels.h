@@ -67,8 +67,11 @@ struct Kernels {
   float (*dot_floats)(const UnitMatrix&, int64_t unit, const float* x);
   // Sum over i in [begin, end) of q[i] * code[unit, i], for the integer formats; begin is even, at most kChunk values.
   int32_t (*dot_codes)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, const int16_t* q);
-  // row[0:N] = matrix[unit, :] as float32.
-  void (*widen)(const UnitMatrix&, int64_t unit, float* row);
+  // row[0:end-begin] = matrix[unit, begin:end] as float32.
+  void (*widen)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, float* row);
+  // y[T, 0:outputs] += x[T, 0:count] times the rows; rows of x and of y lie `x_stride` and `y_stride` apart.
+  void (*add_rows)(const float* const* row, int64_t count, const float* x, int64_t x_stride, int64_t tokens,
+                   int64_t outputs, float* y, int64_t y_stride);
   // hidden[0:count] = act(gate) * up.
   void (*activate)(Activation, const float* gate, const float* up, int64_t count, float* hidden);
 };

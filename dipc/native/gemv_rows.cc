@@ -46,7 +46,7 @@ int64_t piece_of(const UnitMatrix& matrix) {
 
 float dot_widened(const UnitMatrix& matrix, int64_t unit, const float* x, std::vector<float>& row) {
   row.resize(matrix.length);
-  kernels().widen(matrix, unit, row.data());
+  kernels().widen(matrix, unit, 0, matrix.length, row.data());
   const UnitMatrix plain{row.data(), nullptr, nullptr, 1, matrix.length, 0, kFloat32, 0};
   return kernels().dot_floats(plain, 0, x);
 }

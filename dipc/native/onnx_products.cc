@@ -1,6 +1,8 @@
 // The ONNX Runtime kernels of the sparse products: PackedGatherLinear, PackedRowLinear and PackedGather*Glu, each for
 // float units and, with the endings Int8 and Int4, for quantised ones.
 #include <algorithm>
+#include <cstring>
+#include <limits>
 
 #include "gemv.h"
 #include "onnx_dense.h"
@@ -25,20 +27,11 @@ constexpr Name kNames[] = {
 enum Encoding { kValues, kEightBits, kFourBits };
 constexpr const char* kEndings[] = {"", "Int8", "Int4"};
 
-// Up to how many tokens the kept units are read token by token; above, a dense product takes all of them at once. The
-// first costs the less the fewer bytes a unit has, the second as much for all formats. Both cost the same at about
-// these numbers where half the units are kept.
-int64_t few_tokens(Product product, int32_t format) {
+// Up to how many tokens the library's own products are used; above, ONNX Runtime's dense one, which is faster for rows
+// and, where this library has no vectors of its own, for everything.
+int64_t own_tokens(Product product) {
   if (product == Product::kRow) return 4;
-  switch (format) {
-    case kFloat32:
-      return 8;
-    case kFloat16:
-    case kBfloat16:
-      return 16;
-    default:
-      return 32;
-  }
+  return std::strcmp(isa_name(), "portable") == 0 ? 8 : std::numeric_limits<int64_t>::max();
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -77,7 +70,7 @@ class PackedProduct final : public Kernel {
     const DenseCall product{matrix,           call.input(2).value, x.as<float>(), mask.as<uint8_t>(),
                             bias.as<float>(), x.rows()};
     if (product.tokens == 0 || outputs == 0) return;
-    if (product.tokens > few_tokens(name_.product, matrix.format) && taken > 0) {
+    if (product.tokens > own_tokens(name_.product) && taken > 0) {
       multiply_dense(call, product, y);
     } else {
       multiply_kept(call, product, y);

@@ -63,55 +63,59 @@ inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 
 
 inline int64_t groups_along(const UnitMatrix& matrix) { return (matrix.length + matrix.group - 1) / matrix.group; }
 
-// row[0:N] = the codes of a unit, in loops that compilers vectorise.
-inline void widen_codes(const UnitMatrix& matrix, int64_t unit, float* row) {
+// The values begin..end of a unit, in loops that compilers vectorise: first its codes.
+inline void widen_codes(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {
   const uint8_t* codes = code_row(matrix, unit);
-  if (matrix.format == kInt8) {
-    for (int64_t i = 0; i < matrix.length; ++i) row[i] = codes[i];
-    return;
+  int64_t i = begin;
+  if (matrix.format == kInt4 && begin % 2 == 0) {
+    for (int64_t j = begin / 2; j < end / 2; ++j) {
+      row[2 * j - begin] = static_cast<float>(codes[j] & 15);
+      row[2 * j - begin + 1] = static_cast<float>(codes[j] >> 4);
+    }
+    i = end / 2 * 2;
+  } else if (matrix.format == kInt8) {
+    for (; i < end; ++i) row[i - begin] = codes[i];
   }
-  for (int64_t j = 0; j < matrix.length / 2; ++j) {
-    row[2 * j] = static_cast<float>(codes[j] & 15);
-    row[2 * j + 1] = static_cast<float>(codes[j] >> 4);
-  }
+  for (; i < end; ++i) row[i - begin] = static_cast<float>(code_at(matrix, codes, i));
 }
 
-inline void scale_across(const UnitMatrix& matrix, int64_t unit, float* row) {
-  const int64_t at = unit / matrix.group * matrix.length;
+inline void scale_across(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {
+  const int64_t at = unit / matrix.group * matrix.length + begin, count = end - begin;
   const uint16_t* scales = matrix.scales + at;
   if (matrix.zeros) {
     const uint8_t* zeros = matrix.zeros + at;
-    for (int64_t i = 0; i < matrix.length; ++i) row[i] = (row[i] - zeros[i]) * from_float16(scales[i]);
+    for (int64_t i = 0; i < count; ++i) row[i] = (row[i] - zeros[i]) * from_float16(scales[i]);
   } else {
     const float zero = static_cast<float>(middle(matrix));
-    for (int64_t i = 0; i < matrix.length; ++i) row[i] = (row[i] - zero) * from_float16(scales[i]);
+    for (int64_t i = 0; i < count; ++i) row[i] = (row[i] - zero) * from_float16(scales[i]);
   }
 }
 
-inline void scale_along(const UnitMatrix& matrix, int64_t unit, float* row) {
-  const int64_t groups = groups_along(matrix), at = unit * groups;
-  for (int64_t g = 0; g < groups; ++g) {
+inline void scale_along(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {
+  const int64_t at = unit * groups_along(matrix);
+  for (int64_t from = begin; from < end;) {
+    const int64_t g = from / matrix.group, after = (g + 1) * matrix.group, to = after < end ? after : end;
     const float zero = static_cast<float>(matrix.zeros ? matrix.zeros[at + g] : middle(matrix));
     const float scale = from_float16(matrix.scales[at + g]);
-    const int64_t begin = g * matrix.group, left = matrix.length - begin;
-    const int64_t end = begin + (left < matrix.group ? left : matrix.group);
-    for (int64_t i = begin; i < end; ++i) row[i] = (row[i] - zero) * scale;
+    for (int64_t i = from - begin; i < to - begin; ++i) row[i] = (row[i] - zero) * scale;
+    from = to;
   }
 }
 
-inline void widen(const UnitMatrix& matrix, int64_t unit, float* row) {
-  const int64_t length = matrix.length;
+// row[0:end-begin] = matrix[unit, begin:end] as float32.
+inline void widen(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {
+  const int64_t count = end - begin;
   if (matrix.format == kFloat32) {
-    std::memcpy(row, float_row<AsFloat32>(matrix, unit), length * sizeof *row);
+    std::memcpy(row, float_row<AsFloat32>(matrix, unit) + begin, count * sizeof *row);
   } else if (matrix.format == kFloat16) {
-    const uint16_t* stored = float_row<AsFloat16>(matrix, unit);
-    for (int64_t i = 0; i < length; ++i) row[i] = from_float16(stored[i]);
+    const uint16_t* stored = float_row<AsFloat16>(matrix, unit) + begin;
+    for (int64_t i = 0; i < count; ++i) row[i] = from_float16(stored[i]);
   } else if (matrix.format == kBfloat16) {
-    const uint16_t* stored = float_row<AsBfloat16>(matrix, unit);
-    for (int64_t i = 0; i < length; ++i) row[i] = from_bfloat16(stored[i]);
+    const uint16_t* stored = float_row<AsBfloat16>(matrix, unit) + begin;
+    for (int64_t i = 0; i < count; ++i) row[i] = from_bfloat16(stored[i]);
   } else {
-    widen_codes(matrix, unit, row);
-    matrix.axis == 0 ? scale_across(matrix, unit, row) : scale_along(matrix, unit, row);
+    widen_codes(matrix, unit, begin, end, row);
+    matrix.axis == 0 ? scale_across(matrix, unit, begin, end, row) : scale_along(matrix, unit, begin, end, row);
   }
 }
 

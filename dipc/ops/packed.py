@@ -160,11 +160,13 @@ def natively(
 ) -> Tensor | None:
     """A native product of x [..., I] and mask [..., U] in x's dtype, or None where the reference is to be taken.
 
-    The kernels read dense matrices on the CPU, for up to `KERNEL_TOKENS` tokens.
+    The kernels read dense matrices on the CPU: floating ones for up to `KERNEL_TOKENS` tokens, above which torch's dense
+    product is as fast; quantised ones that are gathered for any number.
     """
     parts = [t for t in matrix.tensors if t is not None]
-    few = 0 < mask.numel() <= KERNEL_TOKENS * mask.shape[-1]
-    if not few or not x.is_cpu or not all(t.is_cpu and t.is_contiguous() for t in parts) or native.library() is None:
+    gathers = product is not native.row_linear
+    most = mask.numel() if matrix.bits and gathers else KERNEL_TOKENS * mask.shape[-1]
+    if not 0 < mask.numel() <= most or not x.is_cpu or not all(t.is_cpu and t.is_contiguous() for t in parts) or native.library() is None:
         return None
     native.set_threads(torch.get_num_threads())
     scales, zeros = (None if t is None else _buffer(t) for t in (matrix.scales, matrix.zeros))
