@@ -27,7 +27,7 @@ TOLERANCE = 1e-3
 """Of native products with integer weights: their activations are rounded to 15 bits (dipc/native/README.md)."""
 
 KERNEL_TOKENS = 8
-"""For up to so many tokens the kept units are read; for more, a dense product with the whole matrix is faster."""
+"""For up to so many tokens only the kept rows are computed; for more, a product with the whole matrix is faster."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -160,12 +160,12 @@ def natively(
 ) -> Tensor | None:
     """A native product of x [..., I] and mask [..., U] in x's dtype, or None where the reference is to be taken.
 
-    The kernels read dense matrices on the CPU: floating ones for up to `KERNEL_TOKENS` tokens, above which torch's dense
-    product is as fast; quantised ones that are gathered for any number.
+    The kernels read dense matrices on the CPU; that of rows for up to `KERNEL_TOKENS` tokens, above which torch's dense
+    product is as fast.
     """
     parts = [t for t in matrix.tensors if t is not None]
     gathers = product is not native.row_linear
-    most = mask.numel() if matrix.bits and gathers else KERNEL_TOKENS * mask.shape[-1]
+    most = mask.numel() if gathers else KERNEL_TOKENS * mask.shape[-1]
     if not 0 < mask.numel() <= most or not x.is_cpu or not all(t.is_cpu and t.is_contiguous() for t in parts) or native.library() is None:
         return None
     native.set_threads(torch.get_num_threads())
