@@ -62,10 +62,10 @@ def open_session(
         yield session
         return
     from dipc.backends.onnx import export
-    from dipc.passes.pack import Pack
+    from dipc.pipeline import make_pass
 
     with tempfile.TemporaryDirectory(prefix="dipc-onnx-", ignore_cleanup_errors=True) as folder:
-        export(Pack().run(program).program, Path(folder) / "onnx")
+        export(make_pass("pack", {}).run(program).program, Path(folder) / "onnx")
         yield OnnxSession(Path(folder) / "onnx", record=record, options=options, tokenizer=program.tokenizer)
 
 

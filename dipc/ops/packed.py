@@ -166,7 +166,8 @@ def natively(
     parts = [t for t in matrix.tensors if t is not None]
     gathers = product is not native.row_linear
     most = mask.numel() if gathers else KERNEL_TOKENS * mask.shape[-1]
-    if not 0 < mask.numel() <= most or not x.is_cpu or not all(t.is_cpu and t.is_contiguous() for t in parts) or native.library() is None:
+    stored = all(t.is_cpu and t.is_contiguous() for t in parts)
+    if not (0 < mask.numel() <= most and x.is_cpu and stored) or native.library() is None:
         return None
     native.set_threads(torch.get_num_threads())
     scales, zeros = (None if t is None else _buffer(t) for t in (matrix.scales, matrix.zeros))
