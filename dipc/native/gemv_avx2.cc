@@ -287,11 +287,51 @@ void add_scaled_codes_256(const UnitMatrix& matrix, const ScaledChunk& chunk, in
   if (whole < end) add_scaled_codes(matrix, chunk, whole, end, y);
 }
 
+float dot_codes_256(const UnitMatrix& matrix, int64_t unit, const int16_t* q, const float* factor) {
+  const uint8_t* row = code_row(matrix, unit);
+  const __m256i nibble = _mm256_set1_epi16(15);
+  __m256 sum = _mm256_setzero_ps();
+  alignas(32) uint8_t padded[kChunk];
+  for (int64_t first = 0; first < matrix.length; first += kChunk, q += kChunk, factor += kChunk / kFine) {
+    const int64_t left = matrix.length - first < kChunk ? matrix.length - first : kChunk;
+    const uint8_t* codes = row + (matrix.format == kInt4 ? first / 2 : first);
+    if (left < kChunk) {
+      std::memset(padded, 0, kChunk);
+      std::memcpy(padded, codes, static_cast<size_t>(matrix.format == kInt4 ? left / 2 : left));
+      codes = padded;
+    }
+    const auto product = [&](__m256i c, int64_t i) {
+      return _mm256_madd_epi16(c, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i)));
+    };
+    if (matrix.format == kInt4) {
+      for (int64_t half = 0; half < 2; ++half) {
+        const __m256i c = load(codes + 32 * half);
+        __m256i whole = product(_mm256_and_si256(c, nibble), 16 * half);
+        whole = _mm256_add_epi32(whole, product(_mm256_and_si256(_mm256_srli_epi16(c, 4), nibble), 32 + 16 * half));
+        whole = _mm256_add_epi32(whole, product(_mm256_and_si256(_mm256_srli_epi16(c, 8), nibble), 64 + 16 * half));
+        whole = _mm256_add_epi32(whole, product(_mm256_srli_epi16(c, 12), 96 + 16 * half));
+        const __m256 two = _mm256_set_m128(_mm_set1_ps(factor[2 * half + 1]), _mm_set1_ps(factor[2 * half]));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), two, sum);
+      }
+    } else {
+      for (int64_t i = 0; i < kChunk; i += 16) {
+        const __m256i c = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product(c, i)), _mm256_set1_ps(factor[i / kFine]), sum);
+      }
+    }
+  }
+  alignas(32) float lanes[kLanes];
+  _mm256_store_ps(lanes, sum);
+  float total = 0.0f;
+  for (const float lane : lanes) total += lane;
+  return total;
+}
+
 }  // namespace
 
 const Kernels& avx2_kernels() {
   static const Kernels kernels = {"avx2", order, between, mark_above, find_kept,   round_chunk, add_floats_256, add_codes_256, add_scaled_codes_256,
-                                  scale_chunk, dot_floats, dot_codes,   widen, Panel<Simd>::add_rows, activate_all};
+                                  scale_chunk, dot_floats, dot_codes_256, widen, Panel<Simd>::add_rows, activate_all};
   return kernels;
 }
 

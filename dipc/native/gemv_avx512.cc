@@ -1,6 +1,7 @@
 // Selection and the sparse products with AVX-512.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of values that the compiler's own header leaves open on purpose
+#pragma GCC diagnostic ignored "-Wuninitialized"  // of values that the compiler's own header leaves open on purpose
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 
@@ -104,11 +105,35 @@ void add_floats_512(const UnitMatrix& matrix, const int32_t* unit, const float* 
   return add_type<VectorBfloat16>(matrix, unit, x, count, begin, end, y);
 }
 
+template <class Type>
+float dot_type(const UnitMatrix& matrix, int64_t unit, const float* x) {
+  const auto* row = float_row<Type>(matrix, unit);
+  __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= matrix.length; i += 4 * kLanes) {
+    for (int64_t line = 0; line < static_cast<int64_t>(sizeof *row); ++line) {
+      prefetch(reinterpret_cast<const char*>(row + i) + 2048 + 64 * line);
+    }
+    for (int k = 0; k < 4; ++k) {
+      sum[k] = _mm512_fmadd_ps(Type::vector(row + i + k * kLanes), load(x + i + k * kLanes), sum[k]);
+    }
+  }
+  float total = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+  for (; i < matrix.length; ++i) total += Type::load(row[i]) * x[i];
+  return total;
+}
+
+float dot_floats_512(const UnitMatrix& matrix, int64_t unit, const float* x) {
+  if (matrix.format == kFloat32) return dot_type<VectorFloat32>(matrix, unit, x);
+  if (matrix.format == kFloat16) return dot_type<VectorFloat16>(matrix, unit, x);
+  return dot_type<VectorBfloat16>(matrix, unit, x);
+}
+
 }  // namespace
 
 const Kernels& avx512_kernels() {
   static const Kernels kernels = {"avx512-vnni", order, between_512, mark_above,        find_kept_512,   round_chunk, add_floats_512, add_codes_512,
-                                  add_scaled_codes_512, scale_chunk_512, dot_floats,  dot_codes,      widen, Panel<Simd>::add_rows, activate_all};
+                                  add_scaled_codes_512, scale_chunk_512, dot_floats_512,  dot_codes_512,  widen, Panel<Simd>::add_rows, activate_all};
   return kernels;
 }
 

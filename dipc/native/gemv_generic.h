@@ -235,15 +235,17 @@ inline float dot_floats(const UnitMatrix& matrix, int64_t unit, const float* x) 
   return dot_floats_of<AsBfloat16>(matrix, unit, x);
 }
 
-inline int32_t dot_codes(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, const int16_t* q) {
+inline float dot_codes(const UnitMatrix& matrix, int64_t unit, const int16_t* q, const float* factor) {
   const uint8_t* row = code_row(matrix, unit);
-  int32_t sum = 0;
-  if (matrix.format == kInt8) {
-    for (int64_t i = begin; i < end; ++i) sum += q[i] * row[i];
-    return sum;
+  float sum = 0.0f;
+  for (int64_t first = 0; first < matrix.length; first += kFine) {
+    const int64_t end = first + kFine < matrix.length ? first + kFine : matrix.length;
+    const int16_t* here = q + first / kChunk * kChunk;
+    int32_t whole = 0;
+    for (int64_t i = first; i < end; ++i) whole += here[arranged(matrix.format, i % kChunk)] * code_at(matrix, row, i);
+    sum += static_cast<float>(whole) * factor[first / kFine];
   }
-  for (int64_t i = begin / 2; i < end / 2; ++i) sum += q[2 * i] * (row[i] & 15) + q[2 * i + 1] * (row[i] >> 4);
-  return end % 2 ? sum + q[end - 1] * (row[end / 2] & 15) : sum;
+  return sum;
 }
 
 // e^x to about two units in the last place (Cephes' polynomial), in operations that every processor rounds alike.

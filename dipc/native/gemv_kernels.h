@@ -12,6 +12,8 @@ namespace dipc {
 
 // Units whose sums stay within 32 bits: 128 activations of 15 bits times codes of 8.
 constexpr int64_t kChunk = 128;
+// Values of a unit that share a factor in dot_codes: no group that has a fast path is shorter.
+constexpr int64_t kFine = 32;
 // An activation is rounded to an integer of at most this magnitude, 128 * high + low with |high| <= 127, |low| <= 64.
 constexpr int kLargest = 127 * 128;
 
@@ -65,8 +67,9 @@ struct Kernels {
                       int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step, int32_t* zero_sum);
   // matrix[unit, :] . x for the float formats.
   float (*dot_floats)(const UnitMatrix&, int64_t unit, const float* x);
-  // Sum over i in [begin, end) of q[i] * code[unit, i], for the integer formats; begin is even, at most kChunk values.
-  int32_t (*dot_codes)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, const int16_t* q);
+  // Sum over i of factor[i / kFine] * q[i] * code[unit, i], for the integer formats. q holds kChunk values for each
+  // kChunk of the unit, arranged(format, i) of stored_units.h says where, and zeros beyond its end.
+  float (*dot_codes)(const UnitMatrix&, int64_t unit, const int16_t* q, const float* factor);
   // row[0:end-begin] = matrix[unit, begin:end] as float32.
   void (*widen)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, float* row);
   // y[T, 0:outputs] += x[T, 0:count] times the rows; rows of x and of y lie `x_stride` and `y_stride` apart.

@@ -9,73 +9,57 @@
 namespace dipc {
 namespace {
 
-// One token's inputs, rounded in pieces of at most kChunk that lie within a group.
+// A token's inputs, rounded in pieces that share a scale.
 struct Rounded {
-  std::vector<int16_t> q;
-  std::vector<int64_t> end;    // of each piece
-  std::vector<float> step;
-  std::vector<int32_t> sum;    // of q, or of q times the zero point
+  std::vector<int16_t> q;     // as dot_codes takes them
+  std::vector<float> step;    // of each kFine inputs
+  std::vector<float> offset;  // sum of q times the zero point, or of q, for each kFine inputs
 
-  void make(const float* x, int64_t length, int64_t piece, const uint8_t* zeros) {
-    int8_t high[kChunk], low[kChunk];
-    q.resize(length);
-    end.clear();
-    step.clear();
-    sum.clear();
-    for (int64_t first = 0; first < length; first += piece) {
-      const int64_t count = std::min(piece, length - first);
-      int32_t plain;
-      step.push_back(kernels().round_chunk(x + first, count, q.data() + first, high, low, &plain));
-      int32_t total = 0;
-      for (int64_t i = first; i < first + count; ++i) total += q[i] * (zeros ? zeros[i] : 1);
-      sum.push_back(total);
-      end.push_back(first + count);
+  void make(const float* x, int64_t length, int64_t piece, int32_t format, const uint8_t* zeros) {
+    const int64_t blocks = ceil_div(length, kChunk), fine = ceil_div(length, kFine);
+    q.resize(blocks * kChunk);
+    // Four more than there are, for vectors that read beyond the end.
+    step.assign(fine + 4, 0.0f);
+    offset.assign(fine + 4, 0.0f);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t first = block * kChunk, last = std::min(length, first + kChunk);
+      int16_t plain[kChunk] = {};
+      int8_t high[kChunk], low[kChunk];
+      for (int64_t from = first; from < last; from += piece) {
+        const int64_t to = std::min(from + piece, last);
+        int32_t total;
+        const float one = kernels().round_chunk(x + from, to - from, plain + (from - first), high, low, &total);
+        for (int64_t p = from / kFine; p < ceil_div(to, kFine); ++p) step[p] = one;
+      }
+      for (int64_t from = first; from < last; from += kFine) {
+        int32_t sum = 0;
+        for (int64_t i = from; i < std::min(from + kFine, last); ++i) sum += plain[i - first] * (zeros ? zeros[i] : 1);
+        offset[from / kFine] = static_cast<float>(sum);
+      }
+      arrange(format, plain, q.data() + first);
+    }
+  }
+
+ private:
+  static void arrange(int32_t format, const int16_t* plain, int16_t* to) {
+    if (format != kInt4) {
+      std::copy_n(plain, kChunk, to);
+      return;
+    }
+    for (int64_t k = 0; k < 4; ++k) {
+      for (int64_t i = 0; i < kChunk / 4; ++i) to[arranged(kInt4, 4 * i + k)] = plain[4 * i + k];
     }
   }
 };
 
-// Pieces begin at even places, because 4-bit codes go two to a byte; groups of odd size are not worth a fast path.
-bool has_pieces(const UnitMatrix& matrix) { return matrix.axis == 0 || matrix.group % 2 == 0; }
-
-int64_t piece_of(const UnitMatrix& matrix) {
-  if (matrix.axis == 0) return kChunk;
-  int64_t piece = matrix.group;
-  while (piece > kChunk) piece = piece % 2 == 0 && piece / 2 % 2 == 0 ? piece / 2 : 2;
-  return piece;
+// Whether groups along a unit are made of whole pieces of kFine; others are not worth a fast path.
+bool has_pieces(const UnitMatrix& matrix) {
+  return matrix.axis == 0 || (matrix.group % kFine == 0 && (kChunk % matrix.group == 0 || matrix.group % kChunk == 0));
 }
 
-float dot_widened(const UnitMatrix& matrix, int64_t unit, const float* x, std::vector<float>& row) {
-  row.resize(matrix.length);
-  kernels().widen(matrix, unit, 0, matrix.length, row.data());
-  const UnitMatrix plain{row.data(), nullptr, nullptr, 1, matrix.length, 0, kFloat32, 0};
-  return kernels().dot_floats(plain, 0, x);
-}
-
-// Scales along the unit: the inputs were rounded once for all units.
-float dot_along(const UnitMatrix& matrix, int64_t unit, const Rounded& x) {
-  const int64_t groups = ceil_div(matrix.length, matrix.group);
-  const int32_t middle = matrix.format == kInt4 ? 8 : 128;
-  float y = 0.0f;
-  int64_t begin = 0;
-  for (size_t p = 0; p < x.end.size(); begin = x.end[p++]) {
-    const int64_t g = unit * groups + begin / matrix.group;
-    const int32_t zero = matrix.zeros ? matrix.zeros[g] : middle;
-    const int32_t whole = kernels().dot_codes(matrix, unit, begin, x.end[p], x.q.data()) - zero * x.sum[p];
-    y += static_cast<float>(whole) * (x.step[p] * from_float16(matrix.scales[g]));
-  }
-  return y;
-}
-
-// Scales across units: they were multiplied into the inputs before these were rounded.
-float dot_across(const UnitMatrix& matrix, int64_t unit, const Rounded& x) {
-  const int32_t middle = matrix.format == kInt4 ? 8 : 128;
-  float y = 0.0f;
-  int64_t begin = 0;
-  for (size_t p = 0; p < x.end.size(); begin = x.end[p++]) {
-    const int32_t zeros = matrix.zeros ? x.sum[p] : middle * x.sum[p];
-    y += static_cast<float>(kernels().dot_codes(matrix, unit, begin, x.end[p], x.q.data()) - zeros) * x.step[p];
-  }
-  return y;
+float dot(const float* a, const float* b, int64_t count) {
+  const UnitMatrix plain{a, nullptr, nullptr, 1, count, 0, kFloat32, 0};
+  return kernels().dot_floats(plain, 0, b);
 }
 
 // What the units begin..end share.
@@ -86,8 +70,9 @@ struct RowProduct {
   const Rounded* along;  // axis 1: the inputs as all units see them
 
   void run(const uint8_t* mask, const float* bias, int64_t begin, int64_t end, float* y) const {
-    std::vector<float> buffer;
+    std::vector<float> buffer, factor, offset;
     Rounded across;
+    float zeros = 0.0f;
     int64_t group = -1;
     for (int64_t u = begin; u < end; ++u) {
       if (!mask[u]) {
@@ -98,21 +83,54 @@ struct RowProduct {
       if (!is_integer(matrix)) {
         value = kernels().dot_floats(matrix, u, x);
       } else if (exact) {
-        value = dot_widened(matrix, u, x, buffer);
+        value = dot_widened(u, buffer);
       } else if (along) {
-        value = dot_along(matrix, u, *along);
+        value = dot_along(u, factor, offset);
       } else {
         if (u / matrix.group != group) {
           group = u / matrix.group;
-          buffer.resize(matrix.length);
-          const int64_t at = group * matrix.length;
-          for (int64_t i = 0; i < matrix.length; ++i) buffer[i] = x[i] * from_float16(matrix.scales[at + i]);
-          across.make(buffer.data(), matrix.length, kChunk, matrix.zeros ? matrix.zeros + at : nullptr);
+          zeros = round_across(group, buffer, across);
         }
-        value = dot_across(matrix, u, across);
+        value = kernels().dot_codes(matrix, u, across.q.data(), across.step.data()) - zeros;
       }
       y[u] = bias ? value + bias[u] : value;
     }
+  }
+
+ private:
+  float dot_widened(int64_t unit, std::vector<float>& row) const {
+    row.resize(matrix.length);
+    kernels().widen(matrix, unit, 0, matrix.length, row.data());
+    return dot(row.data(), x, matrix.length);
+  }
+
+  // Scales across units are multiplied into the inputs before these are rounded; returns what the zero points add.
+  float round_across(int64_t group, std::vector<float>& scaled, Rounded& rounded) const {
+    scaled.resize(matrix.length);
+    const int64_t at = group * matrix.length;
+    for (int64_t i = 0; i < matrix.length; ++i) scaled[i] = x[i] * from_float16(matrix.scales[at + i]);
+    const uint8_t* zeros = matrix.zeros ? matrix.zeros + at : nullptr;
+    rounded.make(scaled.data(), matrix.length, kChunk, matrix.format, zeros);
+    const float sum = dot(rounded.offset.data(), rounded.step.data(), static_cast<int64_t>(rounded.step.size()));
+    return zeros ? sum : sum * static_cast<float>(middle(matrix));
+  }
+
+  // Scales along the unit: the inputs were rounded once for all units.
+  float dot_along(int64_t unit, std::vector<float>& factor, std::vector<float>& offset) const {
+    const int64_t fine = ceil_div(matrix.length, kFine), repeat = matrix.group / kFine;
+    const int64_t at = unit * groups_along(matrix);
+    factor.resize(fine + repeat + 4);
+    for (int64_t g = 0, p = 0; p < fine; ++g, p += repeat) {
+      const float scale = from_float16(matrix.scales[at + g]);
+      for (int64_t r = p; r < p + repeat; ++r) factor[r] = along->step[std::min(r, fine)] * scale;
+    }
+    const float value = kernels().dot_codes(matrix, unit, along->q.data(), factor.data());
+    if (!matrix.zeros) {
+      return value - static_cast<float>(middle(matrix)) * dot(along->offset.data(), factor.data(), fine);
+    }
+    offset.resize(fine);
+    for (int64_t p = 0; p < fine; ++p) offset[p] = along->offset[p] * matrix.zeros[at + p / repeat];
+    return value - dot(offset.data(), factor.data(), fine);
   }
 };
 
@@ -124,7 +142,7 @@ void row_linear(const UnitMatrix& matrix, const float* x, const uint8_t* mask, c
   for (int64_t t = 0; t < tokens; ++t, x += matrix.length, mask += matrix.units, y += matrix.units) {
     const bool rounds = is_integer(matrix) && matrix.axis == 1 && has_pieces(matrix);
     const bool exact = is_integer(matrix) && (!has_pieces(matrix) || !all_finite(x, matrix.length));
-    if (rounds && !exact) along.make(x, matrix.length, piece_of(matrix), nullptr);
+    if (rounds && !exact) along.make(x, matrix.length, std::min(matrix.group, kChunk), matrix.format, nullptr);
     const RowProduct product{matrix, x, exact, rounds ? &along : nullptr};
     by_pieces(parallel, matrix.units, is_integer(matrix) && matrix.axis == 0 ? matrix.group : 16,
               [&](int64_t begin, int64_t end) { product.run(mask, bias, begin, end, y); });

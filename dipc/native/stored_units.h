@@ -59,6 +59,9 @@ inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
   return i & 1 ? row[i / 2] >> 4 : row[i / 2] & 15;
 }
 
+// Where value i of 128 stands for products with codes: 4-bit ones come four to 16 bits, so every fourth value together.
+inline int64_t arranged(int32_t format, int64_t i) { return format == kInt4 ? i % 4 * 32 + i / 4 : i; }
+
 inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
 
 inline int64_t groups_along(const UnitMatrix& matrix) { return (matrix.length + matrix.group - 1) / matrix.group; }
