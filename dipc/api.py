@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
+from dipc.backends.cost import Estimate, estimate
 from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
 from dipc.frontend import capture
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dipc.backends.onnx import Export
-
-from dipc.backends.cost import Estimate, estimate
 
 __all__ = [
     "Compiled",

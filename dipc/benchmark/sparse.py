@@ -188,10 +188,3 @@ def _operator(name: str) -> Callable[..., Tensor]:
 
 def _format(matrix: PackedMatrix) -> dict[str, Any]:
     return dict(zip(("bits", "group", "axis"), matrix.format, strict=True))
-
-
-def _onnx_library() -> str:
-    """The path at which ONNX Runtime registers the library. MissingDependency where there is none."""
-    from dipc.native.onnx_library import onnx_library_path
-
-    return str(onnx_library_path())

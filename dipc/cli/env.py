@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from pathlib import Path
 
 from dipc.cli.terminal import Debug, Json, Plugins, show, show_json
 
@@ -15,6 +14,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnx
 def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """Show versions, processor and plug-ins."""
     from dipc.backends.onnx_runtime import describe_kernels
+    from dipc.benchmark.machine import processor_name
     from dipc.native import describe
     from dipc.report.figures import NONE, document
     from dipc.report.table import facts
@@ -25,7 +25,7 @@ def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) ->
     rows["native library"] = describe()
     rows["ONNX kernels"] = describe_kernels()
     rows["system"] = platform.platform()
-    rows["processor"] = f"{_processor()}, {os.cpu_count()} logical cores"
+    rows["processor"] = f"{processor_name()}, {os.cpu_count()} logical cores"
     plugins = [*_installed(), *(f"{file} (--plugin)" for file in plugin or [])]
     if json:
         show_json(document("env", **{k.lower().replace(" ", "_"): v for k, v in rows.items()}, plugins=plugins))
@@ -47,13 +47,3 @@ def _installed() -> list[str]:
         dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         found.append(f"{entry.name} ({dist})")
     return found
-
-
-def _processor() -> str:
-    """The processor's name as Linux tells it, else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
