@@ -6,6 +6,7 @@ This file finds and opens the model; `tracer.py` traces it.
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def find_model(model: str) -> Path | str:
         guess = f"; did you mean {close[0]!r}?" if close else " (try 'demo')"
         raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id{guess}")
     return model
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a config.json holds. BadFile if it cannot be read, or holds no JSON object."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{path}: not a model's config.json: {error}") from error
+    if not isinstance(config, dict):
+        raise BadFile(f"{path}: not a model's config.json: it holds no JSON object")
+    return config
 
 
 def _open(model: str, dtype: str, trust_remote_code: bool) -> Source:

@@ -16,7 +16,7 @@ from helpers import SIZES, outlined
 from dipc import native
 from dipc.api import compile
 from dipc.benchmark.contest import Measured, Rules, answers, hold, quantile, speedup
-from dipc.benchmark.decode import LLAMA_3_2_1B
+from dipc.benchmark.decode import LLAMA_3_2_1B, Models
 from dipc.benchmark.decode import Row as DecodeRow
 from dipc.benchmark.decode import Settings as DecodeSettings
 from dipc.benchmark.decode_worker import bytes_per_token, pipeline
@@ -184,6 +184,7 @@ def test_bad_options_of_bench(cli: Cli) -> None:
     cli("bench", "kernels", "--format", "int3").fails(2, "no format named 'int3'", "int4")
     cli("bench", "decode", "--passes", "dense,dipp").fails(2, "dipp")
     cli("bench", "decode", "--config", "none.json").fails(2, "none.json")
+    cli("bench", "decode", "--seed", 2**64).fails(2, "--seed")
 
 
 def test_bytes_per_token_of_a_program() -> None:
@@ -240,6 +241,31 @@ def test_bench_decode_counts_the_context(tmp_path: Path) -> None:
     config.write_text(json.dumps({**SIZES, "model_type": "llama"}), encoding="utf-8")
     with pytest.raises(UsageError, match=r"173 tokens would be run and the context is 64"):
         DecodeSettings(config, prompt=64).check(Rules(1, rounds=18, calls=5, warmup=1))
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_bench_decode_of_what_is_no_config(cli: Cli, tmp_path: Path, text: str) -> None:
+    config = tmp_path / "bad.json"
+    config.write_text(text, encoding="utf-8")
+    cli("bench", "decode", "--config", config).fails(5, "bad.json: not a model's config.json")
+
+
+def test_bench_decode_cannot_keep_models_in_a_file(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "inside"):
+        cli("bench", "decode", "--folder", folder).fails(2, f"{folder}: no folder can be made there")
+
+
+def test_kept_models_of_configs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = set()
+    for layers in (1, 2):
+        (tmp_path / str(layers)).mkdir()
+        config = tmp_path / str(layers) / "config.json"
+        config.write_text(json.dumps({"num_hidden_layers": layers}), encoding="utf-8")
+        models = Models(DecodeSettings(config), Rules(1), "int4", tmp_path, lambda what, done, total: None)
+        folders.add(models.folder("dense"))
+    assert len(folders) == 2
 
 
 @pytest.mark.nightly

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from dipc.benchmark.memory import CASE as READ_CASE
 from dipc.benchmark.memory import READ
 from dipc.benchmark.process import Contender, Lost
 from dipc.errors import UsageError
+from dipc.frontend import read_config
 
 MEMORY_SHARE = 0.6
 """Models of a contest may take so much of the memory: each is in it twice, as mapped and as ONNX Runtime packs it."""
@@ -50,15 +53,15 @@ class Settings:
     plugins: tuple[Path, ...] = ()
 
     def check(self, rules: Rules) -> None:
-        """UsageError for what cannot be measured, before anything is built."""
+        """UsageError for what cannot be measured, BadFile for no config, before anything is built."""
         for passes in self.passes:
             for format_ in self.formats:
                 pipeline(passes, format_)
         if not self.config.is_file():
             raise UsageError(f"{self.config}: no such file; give a model's config.json")
-        context = json.loads(self.config.read_text(encoding="utf-8")).get("max_position_embeddings")
+        context = read_config(self.config).get("max_position_embeddings")
         needed = self.prompt + 1 + rules.rounds * (rules.calls + rules.warmup)
-        if context is not None and needed > context:
+        if isinstance(context, int) and needed > context:
             raise UsageError(
                 f"{needed} tokens would be run and the context is {context}; lower rounds, calls or prompt"
             )
@@ -133,6 +136,7 @@ def bench_decode(settings: Settings, rules: Rules, progress: Progress = lambda w
 
     Raises:
         UsageError: the settings cannot be measured.
+        BadFile: the config is none.
     """
     settings.check(rules)
     where = machine.describe()
@@ -140,7 +144,7 @@ def bench_decode(settings: Settings, rules: Rules, progress: Progress = lambda w
     facts: Mapping[str, Any] = {}
     with _folder(settings) as folder:
         for format_ in settings.formats:
-            models = _Models(settings, rules, format_, folder, progress)
+            models = Models(settings, rules, format_, folder, progress)
             for group in _groups(settings.passes, models, where):
                 found.append(_contest(group, models))
             facts = next(iter(models.facts.values()), facts)
@@ -148,7 +152,7 @@ def bench_decode(settings: Settings, rules: Rules, progress: Progress = lambda w
     return DecodeResult(where, settings, rules, facts.get("parameters"), facts.get("layers"), tuple(found))
 
 
-class _Models:
+class Models:
     """The exported models of one format, each built when first asked for."""
 
     def __init__(self, settings: Settings, rules: Rules, format_: str, folder: Path, progress: Progress) -> None:
@@ -158,8 +162,10 @@ class _Models:
         self.failures: dict[str, Failure] = {}
 
     def folder(self, passes: str) -> Path:
-        """Of one model; its name holds all that the model depends on."""
-        key = f"{self.settings.config.stem}-{pipeline(passes, self.format)}-{self.settings.seed}"
+        """Of one model; its name says what the model is made of, files by a digest of their contents."""
+        files = (self.settings.config, *self.settings.plugins)
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        key = f"{self.settings.config.stem}-{digest[:8]}-{pipeline(passes, self.format)}-{self.settings.seed}"
         return self._root / "".join(c if c.isalnum() or c in ".-=" else "_" for c in key)
 
     def have(self, passes: str) -> bool:
@@ -194,7 +200,7 @@ class _Models:
                 shutil.rmtree(self.folder(passes), ignore_errors=True)
 
 
-def _groups(passes: Sequence[str], models: _Models, where: machine.Machine) -> Iterator[list[str]]:
+def _groups(passes: Sequence[str], models: Models, where: machine.Machine) -> Iterator[list[str]]:
     """Which models run together."""
     methods = [p for p in passes if p != DENSE]
     dense = [p for p in passes if p == DENSE]
@@ -208,7 +214,7 @@ def _groups(passes: Sequence[str], models: _Models, where: machine.Machine) -> I
         yield from ([*dense, method] for method in methods)
 
 
-def _contest(group: Sequence[str], models: _Models) -> DecodeContest:
+def _contest(group: Sequence[str], models: Models) -> DecodeContest:
     built = [p for p in group if models.have(p)]
     failures = [models.failures[p] for p in group if p in models.failures]
     entrants = [models.contender(p) for p in built]
@@ -245,7 +251,12 @@ def _row(
 def _folder(settings: Settings) -> Iterator[Path]:
     """Where the models are, for as long as the context lasts."""
     if settings.folder is not None:
-        settings.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{settings.folder}: no folder can be made there: {error.strerror or error}") from error
+        if not os.access(settings.folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{settings.folder}: nothing can be written there; choose another folder")
         yield settings.folder
         return
     with tempfile.TemporaryDirectory(prefix="dipc-bench-", ignore_cleanup_errors=True) as folder:

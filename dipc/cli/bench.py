@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.terminal import Debug, Json, Plugins, Quiet, counting, show, show_json
+from dipc.cli.terminal import MOST_SEED, Debug, Json, Plugins, Quiet, counting, show, show_json
 from dipc.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Measure the speed on this machine, side by side with others.")
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure the speed on this machine,
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of each contender; by default physical cores.")]
 Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Turns that each contender takes.")]
 Calls = Annotated[int, typer.Option(metavar="N", min=1, help="Timed calls in a turn.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of weights and inputs.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of weights and inputs.")]
 
 
 @app.command("kernels")

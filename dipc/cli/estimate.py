@@ -10,6 +10,7 @@ import typer
 from dipc.cli.eval import SeqLen, TextFile
 from dipc.cli.target import open_target
 from dipc.cli.terminal import (
+    MOST_SEED,
     Debug,
     Dtype,
     Json,
@@ -51,7 +52,7 @@ def command(
     warmup: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Tokens that fill the cache first; by default a quarter.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the made-up activity without weights.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the made-up activity.")] = 0,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,

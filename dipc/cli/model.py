@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from dipc.errors import BadFile, UsageError
+from dipc.errors import UsageError
 
 
 def describe_model(model: str, trust_remote_code: bool) -> dict[str, Any]:
@@ -16,30 +14,20 @@ def describe_model(model: str, trust_remote_code: bool) -> dict[str, Any]:
         UsageError: there is no such model.
         BadFile: its config.json is missing or no JSON object.
     """
-    from dipc.frontend import find_model
+    from dipc.frontend import find_model, read_config
 
     where = find_model(model)
     if isinstance(where, str):
         return _described(model, "a Hugging Face id", _from_hub(model, trust_remote_code))
     if where.is_file():
-        return _described(model, "a config, no weights", _read(where))
-    return _described(model, "a folder", _read(where / "config.json"))
+        return _described(model, "a config, no weights", read_config(where))
+    return _described(model, "a folder", read_config(where / "config.json"))
 
 
 def _described(model: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
     text = config.get("text_config", config)
     family, layers = config.get("model_type", "unknown"), text.get("num_hidden_layers", "unknown")
     return {"model": model, "kind": kind, "family": family, "layers": layers}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{path}: not a model's config.json: {error}") from error
-    if not isinstance(config, dict):
-        raise BadFile(f"{path}: not a model's config.json: it holds no JSON object")
-    return config
 
 
 def _from_hub(model: str, trust_remote_code: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipc.cli.backend import BackendName, NoKernels, open_running
-from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
+from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
 
 if TYPE_CHECKING:
     from dipc.generation import Generation
@@ -22,7 +22,7 @@ def command(
     temperature: Annotated[
         float, typer.Option(metavar="X", min=0, help="0 takes the likeliest token; above 0 samples.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the sampling.")] = 0,
     backend: BackendName = "eager",
     no_kernels: NoKernels = False,
     dtype: Dtype = "auto",
