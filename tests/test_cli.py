@@ -123,6 +123,8 @@ def test_inspect_diff(cli: Cli, out: Path) -> None:
 def test_explain(cli: Cli, out: Path, model: Path, tmp_path: Path) -> None:
     check_table(cli("explain", out), "model.layers.1.mlp", "input 16/32, glu 24/48")
     check_table(cli("explain", model), "2 gated MLPs, all dense")
+    assert cli("compile", model, "-p", "dip,pack", "-o", tmp_path / "packed").code == 0
+    assert {mlp["by"] for mlp in cli("explain", tmp_path / "packed", "--json").json()["mlps"]} == {"dip"}
     assert cli("compile", model, "-p", "dip{layers=1}", "-o", tmp_path / "half").code == 0
     check_table(cli("explain", tmp_path / "half"), "dip: layer 0 is not among layers=1")
     mlps = cli("explain", tmp_path / "half", "--json").json()["mlps"]

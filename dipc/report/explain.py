@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One MLP. `by` is the pass that rewrote it last, None if none did; `reasons` says why passes left it alone."""
+    """One MLP. `by` is the method that rewrote it, None if none did; `reasons` says why passes left it alone."""
 
     name: str
     found: bool
@@ -37,7 +37,8 @@ def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
     methods = [entry for entry in log if _name(entry) != "outline-glu"]
     judged = []
     for mlp in program.mlps:
-        by = next((entry.text for entry in reversed(methods) if mlp.name in entry.matches), None)
+        # A method takes the MLP's `glu`; what comes later, such as `pack`, changes how its products are stored.
+        by = next((entry.text for entry in methods if mlp.name in entry.matches), None)
         sites = tuple(r for r in rows if r.name.rpartition(".")[0] == mlp.site_prefix)
         total = sum(r.units * r.unit_weights for r in sites)
         kept = sum(r.active * r.unit_weights for r in sites)
