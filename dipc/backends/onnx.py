@@ -74,8 +74,8 @@ def export(
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to export")
     staging = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
-        model, operators = to_ir(program, pipeline=pipeline)
         staging.mkdir()
+        model, operators = to_ir(program, pipeline=pipeline)
         write(model, staging / MODEL, external_data_bytes)
         if program.tokenizer is not None:
             program.tokenizer.save_pretrained(str(staging))
