@@ -278,7 +278,6 @@ COMPARE = """
 import torch
 from dipc import native
 from dipc.ops import OPERATORS
-wanted = "{isa}"
 generator = torch.Generator().manual_seed(0)
 for name in ("packed-gather-linear", "packed-row-linear", "packed-gather-glu"):
     operator = OPERATORS.get(name)
@@ -290,18 +289,64 @@ for name in ("packed-gather-linear", "packed-row-linear", "packed-gather-glu"):
 print(native.instruction_set())
 """
 
+EDGES = """
+import torch
+from dipc import native
+from dipc.ops import packed_gather_glu, packed_gather_linear, packed_row_linear
+from dipc.ops.packed import PackedMatrix
+
+generator = torch.Generator().manual_seed(0)
+x, wide = torch.randn(1, 64, generator=generator), torch.randn(1, 288, generator=generator)
+mask = torch.ones(1, 64).bool()
+
+def products(matrix):
+    gather = (x, mask, *matrix.tensors, None, *matrix.format)
+    row = (wide[:, : matrix.shape[1]], mask, *matrix.tensors, None, *matrix.format)
+    return [(packed_gather_linear, gather), (packed_row_linear, row)]
+
+for bits, axis in [(4, 0), (4, 1), (8, 0), (8, 1)]:
+    empty = PackedMatrix(torch.zeros(64, 0).byte(), torch.zeros(2 if axis == 0 else 64, 0).half(), None, bits, 32, axis)
+    assert packed_gather_linear.kernel(x, mask, *empty.tensors, None, *empty.format).shape == (1, 0)
+    assert packed_gather_glu.kernel(x, mask, *empty.tensors, None, None, *empty.format).shape == (1, 0)
+
+    codes = torch.randint(256, (64, 288 * bits // 8), generator=generator).byte()
+    whole = torch.rand((1, 288) if axis == 0 else (64, 1), generator=generator).half()
+    groups = [PackedMatrix(codes, whole, None, bits, group, axis) for group in (288, 2**40, 2**63 - 128)]
+    for group in groups[1:]:
+        for (product, args), (_, same) in zip(products(group), products(groups[0]), strict=True):
+            torch.testing.assert_close(product.kernel(*args), product.reference(*same), rtol=1e-3, atol=1e-2 * 2**bits)
+
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        scales = torch.rand((2, 288) if axis == 0 else (64, 9), generator=generator).half()
+        scales[1, 4] = bad
+        for product, args in products(PackedMatrix(codes, scales, None, bits, 32, axis)):
+            got, meant = product.kernel(*args), product.reference(*args)
+            assert torch.equal(got.isfinite(), meant.isfinite()), (product, bits, axis, bad)
+            kept = meant.isfinite()
+            torch.testing.assert_close(got[kept], meant[kept], rtol=1e-3, atol=1e-2 * 2**bits)
+print(native.instruction_set())
+"""
+
+
+def run_on(isa: str | None, script: str) -> str:
+    """What a script prints on an instruction set; None leaves the choice to the library."""
+    settings = {k: v for k, v in os.environ.items() if k != "DIPC_ISA"} | ({} if isa is None else {"DIPC_ISA": isa})
+    settings |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ops.__file__).parents[2])}
+    run = subprocess.run([sys.executable, "-c", script], env=settings, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
 
 @needs_library
+@pytest.mark.parametrize("script", [COMPARE, EDGES], ids=["compare", "edges"])
 @pytest.mark.parametrize("isa", ["avx512-vnni", "avx2", "portable"])
-def test_every_instruction_set_gives_the_reference(isa: str) -> None:
+def test_every_instruction_set_gives_the_reference(isa: str, script: str) -> None:
     """One that the processor lacks falls to the next lower one."""
-    run = subprocess.run(
-        [sys.executable, "-c", COMPARE.format(isa=isa)],
-        env={**os.environ, "DIPC_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ops.__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
     order = ["avx512-vnni", "avx2", "portable"]
-    assert order.index(run.stdout.strip()) >= order.index(isa)
+    assert order.index(run_on(isa, script)) >= order.index(isa)
+
+
+@needs_library
+def test_an_empty_choice_of_instructions_is_none() -> None:
+    script = "from dipc import native; print(native.instruction_set())"
+    assert run_on("", script) == run_on(None, script)

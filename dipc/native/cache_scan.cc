@@ -4,7 +4,6 @@
 // must agree bit for bit.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <new>
 #include <vector>
 
@@ -113,7 +112,7 @@ DIPC_EXPORT int dipc_select_cache_aware(const float* score, const uint8_t* dense
     for (int64_t token = 0; token < tokens; ++token) {
       uint8_t* mask = mask_out + token * units;
       if (dense != nullptr && dense[token]) {
-        std::memset(mask, 1, units);
+        std::fill_n(mask, units, uint8_t{1});
         continue;
       }
       selector.select(score + token * units, cached, k, gamma, mask);

@@ -70,7 +70,7 @@ DIPC_EXPORT int dipc_set_threads(int32_t threads);
 // How many they are now.
 DIPC_EXPORT int32_t dipc_threads();
 
-// The instruction set in use: "avx512-vnni", "avx2" or "portable". The environment variable DIPC_ISA forces a lower one.
+// The instruction set in use: "avx512-vnni", "avx2" or "portable". DIPC_ISA forces a lower one, unless it is empty.
 DIPC_EXPORT const char* dipc_isa();
 
 // seconds f64[repeats]: how long all threads together took to read `data` once, as fast as the machine lets them.

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "gemv_cut.h"
 #include "gemv_kernels.h"
@@ -13,7 +14,7 @@ namespace {
 const Kernels& choose() {
 #if defined(DIPC_X86)
   const char* forced = std::getenv("DIPC_ISA");
-  const bool below_512 = forced && std::strcmp(forced, "avx512-vnni") != 0;
+  const bool below_512 = forced && *forced != '\0' && std::strcmp(forced, "avx512-vnni") != 0;
   const bool below_avx2 = below_512 && std::strcmp(forced, "avx2") != 0;
   __builtin_cpu_init();
   if (!below_512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -36,10 +37,12 @@ const Kernels& kernels() {
 }
 
 bool is_valid(const UnitMatrix& m) {
-  if (m.units < 0 || m.length < 0 || m.format < kFloat32 || m.format > kInt4) return false;
-  if ((m.axis != 0 && m.axis != 1) || (m.data == nullptr && m.units * m.length > 0)) return false;
+  if (m.units < 0 || m.units > std::numeric_limits<int32_t>::max() || m.length < 0) return false;
+  if (m.format < kFloat32 || m.format > kInt4 || (m.axis != 0 && m.axis != 1)) return false;
+  const bool is_empty = m.units == 0 || m.length == 0;  // then there may be no memory either
+  if (m.data == nullptr && !is_empty) return false;
   if (!is_integer(m)) return true;
-  return m.group > 0 && m.scales != nullptr && (m.format != kInt4 || m.length % 2 == 0);
+  return m.group > 0 && (m.scales != nullptr || is_empty) && (m.format != kInt4 || m.length % 2 == 0);
 }
 
 void widen(const UnitMatrix& matrix, int64_t first, int64_t count, float* rows) {

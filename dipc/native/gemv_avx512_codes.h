@@ -42,21 +42,24 @@ void scale_chunk_512(const UnitMatrix& matrix, const int32_t* unit, const float*
   for (int64_t g = 0; g < groups; g += kLanes) {
     const __mmask16 there = groups - g < kLanes ? static_cast<__mmask16>((1u << (groups - g)) - 1) : __mmask16{0xFFFF};
     const uint16_t* scales = matrix.scales + first_group + g;
-    __m512 most = _mm512_setzero_ps();
+    __m512i bits = _mm512_setzero_si512();  // of the largest magnitude, as integers: NaN is the largest then
     for (int64_t j = 0; j < count; ++j) {
       if (j + kFar < count) _mm_prefetch(reinterpret_cast<const char*>(scales + unit[j + kFar] * all), _MM_HINT_T0);
       const __m256i half = _mm256_maskz_loadu_epi16(there, scales + unit[j] * all);
       const __m512 product = _mm512_mul_ps(_mm512_set1_ps(x[j]), _mm512_cvtph_ps(half));
-      most = _mm512_max_ps(_mm512_abs_ps(product), most);
+      bits = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(product)), bits);
       _mm512_storeu_ps(scratch + j * kLanes, product);
     }
-    const __mmask16 usable = _mm512_cmp_ps_mask(most, _mm512_set1_ps(1e-30f), _CMP_GT_OQ);
+    const __m512 most = _mm512_castsi512_ps(bits), infinity = _mm512_set1_ps(__builtin_inff());
+    const __mmask16 finite = _mm512_cmp_ps_mask(most, infinity, _CMP_LT_OQ);
+    const __mmask16 usable = _mm512_mask_cmp_ps_mask(finite, most, _mm512_set1_ps(1e-30f), _CMP_GT_OQ);
     const __m512 inverse = _mm512_maskz_div_ps(usable, largest, most);
     __m512i zeros = _mm512_setzero_si512();
     for (int64_t j = 0; j < count; j += 4) {
       __m512i upper[4], lower[4];
       for (int k = 0; k < 4; ++k) {
-        const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scratch + (j + k) * kLanes), inverse));
+        const __m512 product = _mm512_loadu_ps(scratch + (j + k) * kLanes);
+        const __m512i q = _mm512_cvtps_epi32(_mm512_maskz_mul_ps(usable, product, inverse));
         upper[k] = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
         lower[k] = _mm512_sub_epi32(q, _mm512_slli_epi32(upper[k], 7));
         if (matrix.zeros) {

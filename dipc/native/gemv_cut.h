@@ -12,7 +12,7 @@ namespace dipc {
 
 inline bool is_integer(const UnitMatrix& matrix) { return matrix.format == kInt8 || matrix.format == kInt4; }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 inline bool all_finite(const float* x, int64_t count) {
   float sum = 0.0f;

@@ -171,6 +171,7 @@ template <class Finish>
 void gather(const UnitMatrix& matrix, const Scratch& token, const float* bias, bool halves, float* z,
             std::vector<float>& sums, Parallel& parallel, Finish&& finish) {
   const int64_t outputs = halves ? matrix.length / 2 : matrix.length, step = cut(matrix, outputs);
+  if (outputs == 0) return;
   const int64_t parts = parts_of(matrix, token);
   const auto each_range = [&](int64_t begin, int64_t end, auto&& body) {
     body(begin, end);

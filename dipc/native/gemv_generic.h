@@ -190,7 +190,7 @@ inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const flo
       const float product = x[j] * from_float16(scales[g]);
       const float size = product < 0 ? -product : product;
       products[g] = product;
-      step[g] = size > step[g] ? size : step[g];
+      step[g] = size > step[g] || size != size ? size : step[g];
     }
   }
   float* inverse = scratch + count * groups;
@@ -202,7 +202,7 @@ inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const flo
     int32_t* low_row = low + j / 4 * groups;
     const int shift = static_cast<int>(8 * (j % 4));
     for (int64_t g = 0; g < groups; ++g) {
-      const int32_t q = nearest(products[g] * inverse[g]);
+      const int32_t q = nearest(inverse[g] > 0.0f ? products[g] * inverse[g] : 0.0f);
       const int32_t upper = high_of(q), lower = q - 128 * upper;
       if (shift == 0) high_row[g] = low_row[g] = 0;
       high_row[g] |= static_cast<int32_t>(static_cast<uint32_t>(upper & 255) << shift);

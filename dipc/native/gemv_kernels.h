@@ -62,7 +62,8 @@ struct Kernels {
   void (*add_codes)(const UnitMatrix&, const Chunk* chunks, int64_t count, int64_t begin, int64_t end, float* y);
   // The same where the scales travel with the units; begin and end bound whole groups of outputs (or the end of all).
   void (*add_scaled_codes)(const UnitMatrix&, const ScaledChunk&, int64_t begin, int64_t end, float* y);
-  // Rounds x[j] * scales[unit[j], group] for `groups` groups: what ScaledChunk points to.
+  // Rounds x[j] * scales[unit[j], group] for `groups` groups: what ScaledChunk points to. The step of a group that has
+  // an infinity or NaN is one too.
   void (*scale_chunk)(const UnitMatrix&, const int32_t* unit, const float* x, int64_t count, int64_t first_group,
                       int64_t groups, float* scratch, int32_t* high, int32_t* low, float* step, int32_t* zero_sum);
   // matrix[unit, :] . x for the float formats.

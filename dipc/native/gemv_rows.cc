@@ -74,6 +74,7 @@ struct RowProduct {
     Rounded across;
     float zeros = 0.0f;
     int64_t group = -1;
+    bool rounds = false;
     for (int64_t u = begin; u < end; ++u) {
       if (!mask[u]) {
         y[u] = 0.0f;
@@ -89,9 +90,11 @@ struct RowProduct {
       } else {
         if (u / matrix.group != group) {
           group = u / matrix.group;
-          zeros = round_across(group, buffer, across);
+          rounds = scale_across_units(group, buffer);
+          if (rounds) zeros = round_across(group, buffer, across);
         }
-        value = kernels().dot_codes(matrix, u, across.q.data(), across.step.data()) - zeros;
+        value = rounds ? kernels().dot_codes(matrix, u, across.q.data(), across.step.data()) - zeros
+                       : dot_widened(u, buffer);
       }
       y[u] = bias ? value + bias[u] : value;
     }
@@ -104,12 +107,17 @@ struct RowProduct {
     return dot(row.data(), x, matrix.length);
   }
 
-  // Scales across units are multiplied into the inputs before these are rounded; returns what the zero points add.
-  float round_across(int64_t group, std::vector<float>& scaled, Rounded& rounded) const {
+  // Scales across units are multiplied into the inputs before these are rounded; returns whether they can be.
+  bool scale_across_units(int64_t group, std::vector<float>& scaled) const {
     scaled.resize(matrix.length);
-    const int64_t at = group * matrix.length;
-    for (int64_t i = 0; i < matrix.length; ++i) scaled[i] = x[i] * from_float16(matrix.scales[at + i]);
-    const uint8_t* zeros = matrix.zeros ? matrix.zeros + at : nullptr;
+    const uint16_t* scales = matrix.scales + group * matrix.length;
+    for (int64_t i = 0; i < matrix.length; ++i) scaled[i] = x[i] * from_float16(scales[i]);
+    return all_finite(scaled.data(), matrix.length);
+  }
+
+  // Returns what the zero points add.
+  float round_across(int64_t group, const std::vector<float>& scaled, Rounded& rounded) const {
+    const uint8_t* zeros = matrix.zeros ? matrix.zeros + group * matrix.length : nullptr;
     rounded.make(scaled.data(), matrix.length, kChunk, matrix.format, zeros);
     const float sum = dot(rounded.offset.data(), rounded.step.data(), static_cast<int64_t>(rounded.step.size()));
     return zeros ? sum : sum * static_cast<float>(middle(matrix));
@@ -117,7 +125,7 @@ struct RowProduct {
 
   // Scales along the unit: the inputs were rounded once for all units.
   float dot_along(int64_t unit, std::vector<float>& factor, std::vector<float>& offset) const {
-    const int64_t fine = ceil_div(matrix.length, kFine), repeat = matrix.group / kFine;
+    const int64_t fine = ceil_div(matrix.length, kFine), repeat = std::min(matrix.group / kFine, fine);
     const int64_t at = unit * groups_along(matrix);
     factor.resize(fine + repeat + 4);
     for (int64_t g = 0, p = 0; p < fine; ++g, p += repeat) {

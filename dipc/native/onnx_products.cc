@@ -34,7 +34,7 @@ int64_t own_tokens(Product product) {
   return std::strcmp(isa_name(), "portable") == 0 ? 8 : std::numeric_limits<int64_t>::max();
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 // The last dimension of `dims` replaced.
 Dims with_last(Dims dims, int64_t last) {

@@ -1,6 +1,6 @@
 // Plain top-k selection, token by token (Eq. 7 and 8).
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <new>
 #include <vector>
 
@@ -17,7 +17,7 @@ DIPC_EXPORT int dipc_select_topk(const float* score, const uint8_t* dense, int64
     for (int64_t token = 0; token < tokens; ++token) {
       uint8_t* mask = mask_out + token * units;
       if (dense != nullptr && dense[token]) {
-        std::memset(mask, 1, units);
+        std::fill_n(mask, units, uint8_t{1});
       } else {
         selector.select(score + token * units, cached.data(), k, 1.0f, mask);
       }

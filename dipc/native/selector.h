@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -19,7 +18,7 @@ class Selector {
   // mask u8[U]: the k largest of score f32[U], those outside the cache scaled by gamma.
   void select(const float* score, const uint8_t* cached, int64_t k, float gamma, uint8_t* mask) {
     if (k == 0 || k == units_) {
-      std::memset(mask, k != 0, units_);
+      std::fill_n(mask, units_, static_cast<uint8_t>(k != 0));
       return;
     }
     kernels().order(score, cached, gamma, units_, key_.data());

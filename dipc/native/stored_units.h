@@ -64,7 +64,9 @@ inline int64_t arranged(int32_t format, int64_t i) { return format == kInt4 ? i 
 
 inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
 
-inline int64_t groups_along(const UnitMatrix& matrix) { return (matrix.length + matrix.group - 1) / matrix.group; }
+inline int64_t groups_along(const UnitMatrix& matrix) {
+  return matrix.length / matrix.group + (matrix.length % matrix.group != 0);
+}
 
 // The values begin..end of a unit, in loops that compilers vectorise: first its codes.
 inline void widen_codes(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {

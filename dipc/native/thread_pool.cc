@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #if defined(_WIN32)
@@ -145,7 +145,7 @@ void ThreadPool::run(int64_t n, void (*body)(void*, int64_t), void* context) {
 void ThreadPool::start_workers(int wanted) {
   try {
     for (; workers_ < wanted; ++workers_) std::thread(&ThreadPool::work, this, workers_).detach();
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // The system gives no more threads: those that there are do the work.
   }
 }
