@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +70,17 @@ def test_compile_with_a_backend_writes_both_or_nothing(
     monkeypatch.setattr("dipc.backends.onnx.to_ir", fails)
     arguments = ("compile", model, "-p", "dip{density=0.5}", "-o", tmp_path / "out", "--backend", "onnx")
     cli(*arguments).fails(3, "no ONNX form")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("absent", ["onnx", "onnxscript"])
+def test_without_the_extra_nothing_is_begun(
+    cli: Cli, out: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    monkeypatch.setattr("dipc.api.capture", None)
+    monkeypatch.setattr("dipc.artifact.load", None)
+    wanted = f"exporting needs {absent}: pip install 'dipc[onnx]'"
+    cli("export", out, "-o", tmp_path / "out").fails(6, wanted)
+    cli("compile", model, "-p", "dip", "-o", tmp_path / "out", "--backend", "onnx").fails(6, wanted)
     assert list(tmp_path.iterdir()) == []

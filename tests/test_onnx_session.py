@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def test_a_library_that_onnxruntime_refuses(exported: Path, tmp_path: Path, monk
         MissingDependency, match=r"refused dipc's kernel library: .*libdipc_native.so.*; reinstall dipc"
     ):
         OnnxSession(exported, options=KERNELS)
+
+
+def test_without_onnx_it_runs_but_records_no_masks(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    OnnxSession(exported, options=BODIES).step([1])
+    with pytest.raises(MissingDependency, match=r"needs onnx: pip install 'dipc\[onnx\]'"):
+        OnnxSession(exported, record=True, options=BODIES)
 
 
 def test_what_a_step_refuses(exported: Path) -> None:

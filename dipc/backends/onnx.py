@@ -69,7 +69,7 @@ def export(
     """
     folder = Path(folder)
     check_output(folder)
-    _require_libraries()
+    require_libraries()
     if not program.info.has_weights:
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to export")
     staging = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
@@ -94,7 +94,8 @@ def export(
     )
 
 
-def _require_libraries() -> None:
+def require_libraries() -> None:
+    """MissingDependency unless what `export` needs is installed."""
     absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if absent:
         raise MissingDependency(f"exporting needs {' and '.join(absent)}: pip install 'dipc[onnx]'")

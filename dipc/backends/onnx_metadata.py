@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from dipc.backends.session import Identity
-from dipc.errors import BadFile
+from dipc.errors import BadFile, MissingDependency
 from dipc.graph_names import first_problem
 from dipc.program import Method
 
@@ -102,9 +102,13 @@ def with_masks(path: Path) -> tuple[bytes, dict[str, str]]:
 
     Raises:
         BadFile: not an ONNX model.
+        MissingDependency: no onnx.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise MissingDependency("recording an exported model's masks needs onnx: pip install 'dipc[onnx]'") from None
 
     try:
         model = onnx.load(str(path), load_external_data=False)

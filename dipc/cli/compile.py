@@ -71,6 +71,10 @@ def command(
     from dipc import api, artifact
 
     artifact.check_output(out)
+    if backend is not None:
+        from dipc.backends.onnx import require_libraries
+
+        require_libraries()
     texts: dict[str, str] = {}
     with working(f"capturing {model}") as say:
         program = api.capture(model, dtype=dtype, trust_remote_code=trust_remote_code, name=name)

@@ -32,8 +32,10 @@ def command(
     It runs in every ONNX Runtime, and faster where dipc's library is registered.
     """
     from dipc.artifact import check_output
+    from dipc.backends.onnx import require_libraries
 
     check_output(out)
+    require_libraries()
     opened = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code)
     with working(f"writing {out}"):
         from dipc import api
