@@ -243,7 +243,7 @@ def test_bench_decode_counts_the_context(tmp_path: Path) -> None:
         DecodeSettings(config, prompt=64).check(Rules(1, rounds=18, calls=5, warmup=1))
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_bench_decode_of_what_is_no_config(cli: Cli, tmp_path: Path, text: str) -> None:
     config = tmp_path / "bad.json"
     config.write_text(text, encoding="utf-8")

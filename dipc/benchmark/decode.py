@@ -19,7 +19,7 @@ from dipc.benchmark.decode_worker import CASE, DENSE, FACTS, pipeline
 from dipc.benchmark.memory import CASE as READ_CASE
 from dipc.benchmark.memory import READ
 from dipc.benchmark.process import Contender, Lost
-from dipc.errors import UsageError
+from dipc.errors import BadFile, UsageError
 from dipc.frontend import read_config
 
 MEMORY_SHARE = 0.6
@@ -59,7 +59,10 @@ class Settings:
                 pipeline(passes, format_)
         if not self.config.is_file():
             raise UsageError(f"{self.config}: no such file; give a model's config.json")
-        context = read_config(self.config).get("max_position_embeddings")
+        config = read_config(self.config)
+        if "model_type" not in config:
+            raise BadFile(f"{self.config}: not a model's config.json: it has no model_type")
+        context = config.get("max_position_embeddings")
         needed = self.prompt + 1 + rules.rounds * (rules.calls + rules.warmup)
         if isinstance(context, int) and needed > context:
             raise UsageError(
