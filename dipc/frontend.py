@@ -61,10 +61,12 @@ def find_model(model: str) -> Path | str:
     """The file or folder that a model's name means, or the name itself where it is a Hugging Face id.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is none of these, or an exported model.
         BadFile: a folder without a config.json.
     """
     path = DEMO if model == "demo" else Path(model)
+    if path.suffix == ".onnx" or ((path / "model.onnx").is_file() and not (path / "config.json").is_file()):
+        raise UsageError(f"{path}: this is an exported model, which only `run` and `eval` take, with --backend onnx")
     if path.is_dir() and not (path / "config.json").is_file():
         raise BadFile(f"{path}: no config.json in this folder, so it is no Hugging Face model")
     if path.exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dipc.backends.eager import EagerSession
-from dipc.backends.onnx_runtime import Kernels
+from dipc.backends.onnx_runtime import Kernels, onnxruntime_module
 from dipc.backends.session import Session
 from dipc.errors import BadFile, UnknownName
 from dipc.program import Program
@@ -64,6 +64,7 @@ def open_session(
     from dipc.backends.onnx import export
     from dipc.pipeline import make_pass
 
+    onnxruntime_module()  # is asked for before the work of an export is done for nothing
     with tempfile.TemporaryDirectory(prefix="dipc-onnx-", ignore_cleanup_errors=True) as folder:
         export(make_pass("pack", {}).run(program).program, Path(folder) / "onnx")
         yield OnnxSession(Path(folder) / "onnx", record=record, options=options, tokenizer=program.tokenizer)

@@ -52,6 +52,10 @@ def test_export_refuses_a_folder_that_exists_and_a_model_without_weights(
 ) -> None:
     cli("export", out, "-o", tmp_path).fails(2, "exists")
     cli("export", model / "config.json", "-o", tmp_path / "out").fails(2, "no weights to export")
+    assert cli("export", out, "-o", tmp_path / "exported").code == 0
+    for command in (("inspect",), ("explain",), ("export", "-o", tmp_path / "out")):
+        for given in (tmp_path / "exported", tmp_path / "exported" / "model.onnx"):
+            cli(*command, given).fails(2, f"{given}: this is an exported model")
 
 
 def test_compile_with_a_backend_writes_the_export_into_the_artifact(cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -71,6 +75,12 @@ def test_compile_with_a_backend_writes_both_or_nothing(
     arguments = ("compile", model, "-p", "dip{density=0.5}", "-o", tmp_path / "out", "--backend", "onnx")
     cli(*arguments).fails(3, "no ONNX form")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnxruntime_nothing_is_exported_to_run(cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("dipc.backends.onnx.to_ir", None)
+    cli("run", out, "--backend", "onnx", "--prompt", "a").fails(6, "pip install 'dipc[onnx]'")
 
 
 @pytest.mark.parametrize("absent", ["onnx", "onnxscript"])
