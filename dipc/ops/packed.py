@@ -5,6 +5,7 @@ Row u of the matrix, of N values, is what unit u is made of. Shapes: T tokens, U
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,31 @@ def _turned(matrix: Tensor, block: int = 64) -> Tensor:
     return turned
 
 
+def on_matrix(*biases: str, **options: Any) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Let a facet of a packed product take the schema's arguments, by position or by name, as one `PackedMatrix`.
+
+    What is decorated is called as `facet(x, mask, matrix, *biases, *options)`.
+
+    Args:
+        biases: names of the biases, which are None by default.
+        **options: names and defaults of what follows the format.
+    """
+    tensors, form = ("units", "scales", "zeros"), ("bits", "group", "axis")
+    names = ("x", "mask", *tensors, *biases, *form, *options)
+    defaults = {"scales": None, "zeros": None, **dict.fromkeys(biases), **dict.fromkeys(form, 0), **options}
+
+    def decorate(facet: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(facet)
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+            matrix = PackedMatrix(*(given[n] for n in (*tensors, *form)))
+            return facet(given["x"], given["mask"], matrix, *(given[n] for n in (*biases, *options)))
+
+        return call
+
+    return decorate
+
+
 def check_fit(x: Tensor, mask: Tensor, matrix: PackedMatrix, inputs: int, *biases: tuple[Tensor | None, int]) -> None:
     """ValueError unless x is [..., inputs], the mask [..., U] and each bias of its width."""
     matrix.check()
@@ -167,7 +193,7 @@ def natively(
     gathers = product is not native.row_linear
     most = mask.numel() if gathers else KERNEL_TOKENS * mask.shape[-1]
     stored = all(t.is_cpu and t.is_contiguous() for t in parts)
-    if not (0 < mask.numel() <= most and x.is_cpu and stored) or native.library() is None:
+    if not (0 < mask.numel() <= most and x.numel() and x.is_cpu and stored) or native.library() is None:
         return None
     native.set_threads(torch.get_num_threads())
     scales, zeros = (None if t is None else _buffer(t) for t in (matrix.scales, matrix.zeros))

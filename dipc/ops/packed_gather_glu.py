@@ -14,25 +14,22 @@ from dipc.ops.onnx_form import OnnxForm
 from dipc.ops.operator import Operator, Read
 from dipc.ops.packed import PackedMatrix
 
+ON_MATRIX = packed.on_matrix("bias_gate", "bias_up", activation="silu")
 
+
+@ON_MATRIX
 def reference(
     x: Tensor,
     mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias_gate: Tensor | None = None,
-    bias_up: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-    activation: str = "silu",
+    matrix: PackedMatrix,
+    bias_gate: Tensor | None,
+    bias_up: Tensor | None,
+    activation: str,
 ) -> Tensor:
     """act(z[:F] + b_gate) * (z[F:] + b_up) with z as in `packed_gather_linear`, in float32.
 
     x [..., U], mask bool[..., U], W [U, 2 F] (of a unit its gate column, then its up column) -> [..., F].
     """
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     bias, z = _joined(bias_gate, bias_up, matrix), matrix.times(torch.where(mask, x, 0))
     gate, up = (z if bias is None else z + bias).chunk(2, -1)
     act, options = ACTIVATIONS[activation]
@@ -40,21 +37,16 @@ def reference(
     return hidden.to(x.dtype)
 
 
+@ON_MATRIX
 def kernel(
     x: Tensor,
     mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias_gate: Tensor | None = None,
-    bias_up: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-    activation: str = "silu",
+    matrix: PackedMatrix,
+    bias_gate: Tensor | None,
+    bias_up: Tensor | None,
+    activation: str,
 ) -> Tensor:
     """The native product where it covers the case, else the reference."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     bias = _joined(bias_gate, bias_up, matrix)
     hidden = packed.natively(native.gather_glu, x, mask, matrix, bias, activation)
     if hidden is None:
@@ -70,21 +62,16 @@ def _joined(gate: Tensor | None, up: Tensor | None, matrix: PackedMatrix) -> Ten
     return torch.cat([nothing if b is None else b.float() for b in (gate, up)])
 
 
+@ON_MATRIX
 def fake(
     x: Tensor,
     mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias_gate: Tensor | None = None,
-    bias_up: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-    activation: str = "silu",
+    matrix: PackedMatrix,
+    bias_gate: Tensor | None,
+    bias_up: Tensor | None,
+    activation: str,
 ) -> Tensor:
     """[..., U] -> [..., F]."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     count, length = matrix.shape
     if activation not in ACTIVATIONS or length % 2:
         raise ValueError(f"activation {activation!r} and units of {length} values do not fit a gate and an up column")
@@ -175,21 +162,16 @@ BODIES = {
 }
 
 
+@ON_MATRIX
 def lower(
     x: Tensor,
     mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias_gate: Tensor | None = None,
-    bias_up: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-    activation: str = "silu",
+    matrix: PackedMatrix,
+    bias_gate: Tensor | None,
+    bias_up: Tensor | None,
+    activation: str,
 ) -> Tensor:
     """The operator that the activation names, with the suffix of the format."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     _, length = matrix.shape
     bias = packed_onnx.bias_of(_joined(bias_gate, bias_up, matrix), length)
     name, _ = ONNX_ACTIVATIONS[activation]

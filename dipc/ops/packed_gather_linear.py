@@ -14,55 +14,26 @@ from dipc.ops.operator import Operator, Read
 from dipc.ops.packed import PackedMatrix
 
 
-def reference(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def reference(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """y = b + the sum of x_i W_i over kept units i, in float32. x [..., U], mask bool[..., U], W [U, N] -> y [..., N].
 
     `packed.PackedMatrix` says how W is stored.
     """
-    y = PackedMatrix(units, scales, zeros, bits, group, axis).times(torch.where(mask, x, 0))
+    y = matrix.times(torch.where(mask, x, 0))
     return (y if bias is None else y + bias).to(x.dtype)
 
 
-def kernel(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def kernel(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """The native product where it covers the case, else the reference."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     y = packed.natively(native.gather_linear, x, mask, matrix, bias)
     return reference(x, mask, *matrix.tensors, bias, *matrix.format) if y is None else y
 
 
-def fake(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def fake(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """[..., U] -> [..., N]."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     count, length = matrix.shape
     packed.check_fit(x, mask, matrix, count, (bias, length))
     return x.new_empty(*x.shape[:-1], length)
@@ -97,19 +68,9 @@ STEPS = """
 """
 
 
-def lower(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def lower(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """`PackedGatherLinear`, with the suffix of the format."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     _, length = matrix.shape
     bias = packed_onnx.bias_of(bias, length)
     return packed_onnx.node("PackedGatherLinear", x, mask, matrix, bias, (*x.shape[:-1], length))

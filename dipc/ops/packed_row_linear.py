@@ -14,55 +14,26 @@ from dipc.ops.operator import Operator, Read
 from dipc.ops.packed import PackedMatrix
 
 
-def reference(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def reference(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """y_u = W_u x + b_u for kept units u, else 0, in float32. x [..., N], mask bool[..., U], W [U, N] -> y [..., U].
 
     `packed.PackedMatrix` says how W is stored.
     """
-    y = PackedMatrix(units, scales, zeros, bits, group, axis).times(x, rows=True)
+    y = matrix.times(x, rows=True)
     return torch.where(mask, y if bias is None else y + bias, 0).to(x.dtype)
 
 
-def kernel(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def kernel(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """The native product where it covers the case, else the reference."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     y = packed.natively(native.row_linear, x, mask, matrix, bias)
     return reference(x, mask, *matrix.tensors, bias, *matrix.format) if y is None else y
 
 
-def fake(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def fake(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """[..., N] -> [..., U]."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     count, length = matrix.shape
     packed.check_fit(x, mask, matrix, length, (bias, count))
     return x.new_empty(mask.shape)
@@ -98,19 +69,9 @@ STEPS = """
 """
 
 
-def lower(
-    x: Tensor,
-    mask: Tensor,
-    units: Tensor,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-    bias: Tensor | None = None,
-    bits: int = 0,
-    group: int = 0,
-    axis: int = 0,
-) -> Tensor:
+@packed.on_matrix("bias")
+def lower(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """`PackedRowLinear`, with the suffix of the format."""
-    matrix = PackedMatrix(units, scales, zeros, bits, group, axis)
     bias = packed_onnx.bias_of(bias, matrix.shape[0])
     return packed_onnx.node("PackedRowLinear", x, mask, matrix, bias, mask.shape)
 
