@@ -7,8 +7,6 @@
 namespace dipc {
 namespace {
 
-#define DIPC_INLINE inline __attribute__((always_inline))
-
 constexpr int64_t kLanes = 8;
 constexpr int64_t kWide = 16;    // units read side by side: as many 4-bit products as 16-bit sums can hold
 constexpr int64_t kSpan = 4096;  // outputs whose sums stay in the nearest cache

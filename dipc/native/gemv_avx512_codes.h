@@ -11,8 +11,6 @@
 namespace dipc {
 namespace {
 
-#define DIPC_INLINE inline __attribute__((always_inline))
-
 constexpr int64_t kLanes = 16;
 constexpr int64_t kWide = 16;    // units read side by side, and summed in registers before memory sees the sum
 constexpr int64_t kSpan = 8192;  // outputs whose sums stay in the nearest cache

@@ -58,12 +58,6 @@ Buffers& buffers() {
   return mine;
 }
 
-#if defined(__GNUC__)
-#define DIPC_INLINE inline __attribute__((always_inline))
-#else
-#define DIPC_INLINE inline
-#endif
-
 // Asks for the next block's rows while this one is multiplied; inlined, for a compiler may drop calls without effect.
 DIPC_INLINE void prefetch(const UnitMatrix& matrix, const Batch& batch, int64_t first, int64_t begin, int64_t end) {
 #if defined(__GNUC__)
