@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dipc import native
-from dipc.passes.pack import Pack
+from dipc.pipeline import make_pass
 from dipc.program import Program
 from dipc.storage import parameters_per_entry
 
@@ -26,4 +26,4 @@ def for_decoding(program: Program, tokens: int) -> Program:
     """
     if native.library() is None or (tokens < WORTH_TOKENS and not parameters_per_entry(program.graph)):
         return program
-    return Pack().run(program).program
+    return make_pass("pack", {}).run(program).program
