@@ -74,6 +74,7 @@ def evaluate(
     backend: Backend = "eager",
     kernels: Kernels = "auto",
     exported: Path | None = None,
+    dense: Session | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
     """Perplexity and its kin, sparse beside dense.
@@ -89,6 +90,8 @@ def evaluate(
         backend: what runs both, the program and the dense one: `eager` or `onnx`.
         kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
         exported: with `onnx`: the program's own export; by default made anew and thrown away, as the dense one is.
+        dense: what runs the dense model, for many programs that are measured beside one; by default the program's own
+            reference, opened for this call.
         progress: called with windows done and windows in all.
 
     Raises:
@@ -100,8 +103,7 @@ def evaluate(
     priced = [site.name for site in lower(program).sites]
     with ExitStack() as stack:
         sparse = stack.enter_context(open_session(program, backend, kernels=kernels, exported=exported, record=True))
-        dense = None
-        if program.dense is not None:
+        if dense is None and program.dense is not None:
             dense = stack.enter_context(open_session(program.dense, backend, kernels=kernels))
         for row, logits_TV, seen in plan.run(sparse, progress):
             dense_TV = logits_TV
