@@ -1,0 +1,238 @@
+"""Calibration: what `dipc calibrate` measured of a model on text, as a file, and what the methods read from it.
+
+One safetensors file, whose tensors `dipc.calibration_tensors` lists. Its header holds `format`, `schema` and `meta`, a
+JSON object that names the model (with its digest), the text, the tokens and the seed. Loading runs no code from it.
+
+Shape legend: D d_model, F d_ff, H a predictor's hidden width, N windows of T tokens, U units of a site.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from dipc.calibration_tensors import SCORES, mlp_of, sizes_of
+from dipc.errors import BadFile, UnknownName, UsageError
+from dipc.program import Program
+
+if TYPE_CHECKING:
+    from dipc.allocation import Allocation
+
+SCHEMA = 1
+PARTS = ("thresholds", "sensitivity", "predictors", "allocation")
+_FORMAT = "dipc.calibration"
+
+Meta = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was measured, and of what. Do not modify the tensors.
+
+    Raises:
+        UsageError: a tensor has another name, shape, dtype or range than `dipc.calibration_tensors` says.
+    """
+
+    meta: Meta
+    """At least `model` and `digest`; from `dipc calibrate` also the text, tokens, seq_len, seed and dipc's version."""
+    tensors: Mapping[str, Tensor]
+    """By the names in `dipc.calibration_tensors`."""
+
+    def __post_init__(self) -> None:
+        for key in ("model", "digest"):
+            if not isinstance(self.meta.get(key), str):
+                raise UsageError(f"calibration: its metadata lacks the text {key!r}")
+        for key, value in self.meta.items():
+            if type(value) not in (str, int, float) or (isinstance(value, float) and not math.isfinite(value)):
+                raise UsageError(f"calibration: metadata {key!r} is {value!r}, neither text nor a finite number")
+        _ = self.sizes  # checks the tensors
+
+    @cached_property
+    def sizes(self) -> Mapping[tuple[str, str], int]:
+        """The size of each letter of the table of tensors, by site prefix and letter: `("layers.3", "D")`."""
+        return sizes_of(self.tensors)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Which of `PARTS` it holds."""
+        first = {"thresholds": "quantiles", "predictors": "predictor"}
+        held = {name.partition(".")[0] for name in self.tensors}
+        return tuple(part for part in PARTS if first.get(part, part) in held)
+
+    @property
+    def mlps(self) -> tuple[str, ...]:
+        """Site prefixes of the MLPs that were measured."""
+        return tuple(dict.fromkeys(mlp for name in self.tensors if (mlp := mlp_of(name))))
+
+    def threshold(self, mlp: str, score: str, density: float) -> float:
+        """The largest t with P(score >= t) >= density over the MLP's units and tokens; 0 at density 1.
+
+        Between the stored quantiles it is interpolated.
+
+        Args:
+            mlp: a site prefix, such as `layers.3`.
+            score: one of `SCORES`.
+            density: the share of scores that is to pass, in (0, 1].
+
+        Raises:
+            BadFile: it was made without thresholds, or not of this MLP.
+        """
+        return self._threshold(mlp, score, density)
+
+    def global_threshold(self, score: str, density: float) -> float:
+        """One threshold over the units of all MLPs (section 3.1); else as `threshold`."""
+        return self._threshold("all", score, density)
+
+    def _threshold(self, mlp: str, score: str, density: float) -> float:
+        if score not in SCORES:
+            raise UnknownName("score", score, SCORES)
+        if not 0 < density <= 1:
+            raise UsageError(f"threshold: density={density:g} is outside (0, 1]")
+        quantiles = self._tensor(f"quantiles.{mlp}.{score}", "thresholds")
+        if density == 1:
+            return 0.0
+        place = (1 - density) * (len(quantiles) - 1)
+        below = min(int(place), len(quantiles) - 2)
+        low, high = quantiles[below : below + 2].tolist()
+        return float(low + (high - low) * (place - below))
+
+    def sensitivity(self, mlp: str) -> Tensor:
+        """f32[D]: the root mean square norm of each column of the MLP's Jacobian, over tokens."""
+        return self._tensor(f"sensitivity.{mlp}", "sensitivity")
+
+    def popularity(self, mlp: str, where: str) -> Tensor:
+        """f32[U]: the share of tokens in which the unit's magnitude is among the larger half.
+
+        `where` is "input" (U = D) or "glu" (U = F).
+        """
+        if where not in ("input", "glu"):
+            raise UnknownName("site", where, ("input", "glu"))
+        return self._tensor(f"popularity.{mlp}.{where}", "thresholds")
+
+    def predictor(self, mlp: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """w1 [H, D], b1 [H], w2 [F, H], b2 [F] in float32; the logits are w2 relu(w1 x + b1) + b2."""
+        w1, b1, w2, b2 = (self._tensor(f"predictor.{mlp}.{name}", "predictors") for name in ("w1", "b1", "w2", "b2"))
+        return w1, b1, w2, b2
+
+    def windows(self) -> Tensor:
+        """i64[N, T]: a sample of the text's tokens, for passes that solve on activations."""
+        return self._tensor("windows", "windows")
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """How densities are shared out, or None where it was made without."""
+        if "allocation" not in self.parts:
+            return None
+        from dipc.allocation import Allocation
+
+        return Allocation.from_tensors(self.tensors)
+
+    def _tensor(self, name: str, part: str) -> Tensor:
+        found = self.tensors.get(name)
+        if found is None:
+            what = f"has no {name}" if part in self.parts else f"was made without {part}"
+            hint = f" with {part} among its --parts" if part in PARTS else ""
+            raise BadFile(f"the calibration of {self.meta['model']} {what}; run `dipc calibrate`{hint}")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors, to a temporary file that is then renamed: never half a calibration."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        header = {"format": _FORMAT, "schema": str(SCHEMA), "meta": json.dumps(dict(self.meta))}
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(tensors, temporary, header)
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a calibration that `save` wrote.
+
+        Raises:
+            BadFile: there is no such file, it is damaged, no calibration, of a newer schema, or contradicts itself.
+        """
+        header, tensors = _read(Path(path))
+        if header.get("format") != _FORMAT:
+            raise BadFile(f"{path}: not a calibration; make one with `dipc calibrate MODEL -o FILE`")
+        schema = header.get("schema", "")
+        if not schema.isdecimal() or int(schema) < 1:
+            raise BadFile(f"{path}: calibration schema {schema!r} is no number; calibrate again")
+        if int(schema) > SCHEMA:
+            raise BadFile(f"{path}: calibration schema {schema} is newer than {SCHEMA}, which this dipc reads; update")
+        try:
+            meta = json.loads(header.get("meta", ""))
+        except (ValueError, RecursionError) as error:
+            raise BadFile(f"{path}: its header 'meta' is no JSON; calibrate again") from error
+        if not isinstance(meta, dict):
+            raise BadFile(f"{path}: its header 'meta' is no JSON object; calibrate again")
+        try:
+            return cls(meta, tensors)
+        except UsageError as error:
+            raise BadFile(f"{path}: {error}; calibrate again") from error
+
+
+def calibration_for(path: str | Path, program: Program) -> Calibration:
+    """The calibration in a file, for this program or for any form of it that was quantised or pruned.
+
+    Raises:
+        BadFile: as `Calibration.load`, or it was made for another model.
+    """
+    found = _cached(str(path), *_stamp(path))
+    info, made_for = program.info, found.meta
+    if made_for["digest"] != info.digest:
+        raise BadFile(
+            f"{path}: made for {made_for['model']} (digest {made_for['digest']}), not for {info.name} "
+            f"(digest {info.digest}); run `dipc calibrate` on the model that is compiled"
+        )
+    for mlp in program.mlps:
+        for letter, size in (("D", mlp.d_model), ("F", mlp.d_ff)):
+            if found.sizes.get((mlp.site_prefix, letter), size) != size:
+                raise BadFile(f"{path}: made for other sizes than those of {mlp.name}; calibrate again")
+    return found
+
+
+@lru_cache(maxsize=2)
+def _cached(path: str, size: int, mtime: int) -> Calibration:
+    return Calibration.load(path)
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    """What changes when a file does; nothing where there is none, which `load` then says."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError as error:
+        raise BadFile(f"{path}: there is no such calibration; make one with `dipc calibrate MODEL -o FILE`") from error
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise BadFile(f"{path}: damaged, or not a calibration ({error}); calibrate again") from error
