@@ -7,6 +7,7 @@ quantised weight the scales that travel with a unit belong to the unit, and thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -56,10 +57,24 @@ def selections(program: Program) -> dict[str, fx.Node]:
     return found
 
 
+def kept_units(density: float, units: int) -> int:
+    """Units to keep: density times units, rounded half up, at least one."""
+    return max(1, math.floor(density * units + 0.5))
+
+
+def expected_units(mask: fx.Node, units: int) -> int | None:
+    """Of a site's units those kept per token: k, or what a threshold is expected to keep; None where nothing says."""
+    node = selection_of(mask)
+    if has_argument(node, "k"):
+        return int(argument(node, "k"))
+    return kept_units(argument(node, "density"), units) if has_argument(node, "density") else None
+
+
 def active_units(program: Program) -> dict[str, int]:
-    """Site name -> units kept per token, where the selection keeps a fixed number k."""
-    decided = {site: selection_of(mask) for site, mask in selections(program).items()}
-    return {site: int(argument(node, "k")) for site, node in decided.items() if has_argument(node, "k")}
+    """Site name -> units kept per token: always, or by a threshold on average; sites that do not say are left out."""
+    units = {site.name: site.units for site in lower(program).sites}
+    counts = {s: expected_units(mask, units[s]) for s, mask in selections(program).items() if s in units}
+    return {site: count for site, count in counts.items() if count is not None}
 
 
 def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProgram:
@@ -185,7 +200,7 @@ def _position_bytes(shape: tuple[int | str, ...]) -> float:
 
 
 def program_density(program: Program) -> float:
-    """Kept weights of all weights of the MLPs, by the fixed k of every selection (DIP: (2 rho_in + rho_glu) / 3)."""
+    """Kept weights of all weights of the MLPs, by what every selection keeps (DIP: (2 rho_in + rho_glu) / 3)."""
     active, kept, total = active_units(program), 0.0, 0.0
     for site in lower(program).sites:
         total += site.weights

@@ -85,16 +85,24 @@ def agreement(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return same / sum(mask.numel() for mask in b.values())
 
 
-def one_glu(gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, activation: str = "relu") -> Program:
+def one_glu(
+    gate_FD: Tensor,
+    up_FD: Tensor,
+    down_DF: Tensor,
+    activation: str = "relu",
+    biases: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Program:
     """A program that is one gated MLP: its "tokens" are x f32[1, T, D] and its "logits" the MLP's output.
 
-    For cases worked by hand, where a model around the MLP would be in the way.
+    For cases worked by hand, where a model around the MLP would be in the way. `biases` are of gate, up and down.
     """
     graph = fx.Graph()
     x = graph.placeholder("x")
     weights = {"mlp.gate": gate_FD, "mlp.up": up_FD, "mlp.down": down_DF}
+    weights |= {} if biases is None else dict(zip(("mlp.b_gate", "mlp.b_up", "mlp.b_down"), biases, strict=True))
     names = [graph.get_attr(name) for name in weights]
-    node = graph.call_function(torch.ops.dipc.glu.default, (x, *names, None, None, None, activation))
+    rest = (None, None, None) if biases is None else ()
+    node = graph.call_function(torch.ops.dipc.glu.default, (x, *names, *rest, activation))
     node.meta = {"module": "mlp"}
     graph.output((node,))
     d_ff, d_model = up_FD.shape

@@ -56,13 +56,17 @@ class Dip(SparsityPass):
     def rewrite(self, glu: Glu) -> fx.Node:
         """Select on the input, compute the approximate GLU, select on it."""
         rho_in, rho_glu = self.densities()
-        kept = self.select(glu, glu.abs(glu.x), rho_in, "input")
+        kept = self.select(glu, self.score(glu, glu.x, "input"), rho_in, "input")
         gate = glu.gather_linear(glu.x, kept, glu.gate)
         up = glu.gather_linear(glu.x, kept, glu.up)
         hidden = glu.product(glu.activate(gate), up)
-        kept_hidden = self.select(glu, glu.abs(hidden), rho_glu, "glu")
+        kept_hidden = self.select(glu, self.score(glu, hidden, "glu"), rho_glu, "glu")
         return glu.gather_linear(hidden, kept_hidden, glu.down)
 
+    def score(self, glu: Glu, values: fx.Node, where: str) -> fx.Node:
+        """By what the units of a site are ranked: |.|. `wina` and `sensitivity` rank otherwise and share the rest."""
+        return glu.abs(values)
+
     def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
-        """The mask of one site: topK(|.|). `dip-ca` selects otherwise and shares the rest."""
+        """The mask of one site: topK. `dip-ca` selects otherwise and shares the rest."""
         return glu.select_topk(score, density, where)

@@ -1,0 +1,26 @@
+"""`up`: up pruning (section 3.2): gate pruning (Eq. 5) with the parts of gate and up exchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from dipc.hidden_pruning import HiddenPruning
+from dipc.sparsify import Glu
+
+
+@dataclass(frozen=True)
+class UpPruning(HiddenPruning):
+    """Keep the units whose up projection is largest: rows of gate, columns of down; up is read whole.
+
+    Attributes:
+        density: kept weights of all weights of the MLP, above 1/3: up alone is as many.
+    """
+
+    def rewrite(self, glu: Glu) -> fx.Node:
+        """Compute the whole up projection, select on it, and compute the rest for what is kept."""
+        up = glu.linear(glu.x, glu.up)
+        kept = self.select(glu, up, "up")
+        gate = glu.activate(glu.row_linear(glu.x, kept, glu.gate))
+        return glu.gather_linear(glu.product(gate, up), kept, glu.down)
