@@ -285,14 +285,18 @@ void add_scaled_codes_256(const UnitMatrix& matrix, const ScaledChunk& chunk, in
   if (whole < end) add_scaled_codes(matrix, chunk, whole, end, y);
 }
 
-float dot_codes_256(const UnitMatrix& matrix, int64_t unit, const int16_t* q, const float* factor) {
+float dot_codes_256(const UnitMatrix& matrix, int64_t unit, int64_t next, const int16_t* q, const float* factor) {
   const uint8_t* row = code_row(matrix, unit);
+  const uint8_t* ahead = code_row(matrix, next);
   const __m256i nibble = _mm256_set1_epi16(15);
   __m256 sum = _mm256_setzero_ps();
   alignas(32) uint8_t padded[kChunk];
   for (int64_t first = 0; first < matrix.length; first += kChunk, q += kChunk, factor += kChunk / kFine) {
     const int64_t left = matrix.length - first < kChunk ? matrix.length - first : kChunk;
-    const uint8_t* codes = row + (matrix.format == kInt4 ? first / 2 : first);
+    const int64_t at = matrix.format == kInt4 ? first / 2 : first;
+    const uint8_t* codes = row + at;
+    prefetch(ahead + at);
+    if (matrix.format != kInt4) prefetch(ahead + at + 64);
     if (left < kChunk) {
       std::memset(padded, 0, kChunk);
       std::memcpy(padded, codes, static_cast<size_t>(matrix.format == kInt4 ? left / 2 : left));

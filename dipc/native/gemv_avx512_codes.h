@@ -335,8 +335,9 @@ void add_scaled_codes_512(const UnitMatrix& matrix, const ScaledChunk& chunk, in
   if (whole < end) add_scaled_codes(matrix, chunk, whole, end, y);
 }
 
-float dot_codes_512(const UnitMatrix& matrix, int64_t unit, const int16_t* q, const float* factor) {
+float dot_codes_512(const UnitMatrix& matrix, int64_t unit, int64_t next, const int16_t* q, const float* factor) {
   const uint8_t* row = code_row(matrix, unit);
+  const uint8_t* ahead = code_row(matrix, next);
   const __m512i nibble = _mm512_set1_epi16(15);
   const __m512i quarters = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
   __m512 sum = _mm512_setzero_ps();
@@ -344,7 +345,7 @@ float dot_codes_512(const UnitMatrix& matrix, int64_t unit, const int16_t* q, co
     const int64_t left = matrix.length - first;
     if (matrix.format == kInt4) {
       const uint8_t* at = row + first / 2;
-      prefetch(at + 1024);
+      prefetch(ahead + first / 2);
       const __mmask64 there = left < kChunk ? (__mmask64{1} << (left / 2)) - 1 : ~__mmask64{0};
       const __m512i codes = _mm512_maskz_loadu_epi8(there, at);
       __m512i whole = _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_and_si512(codes, nibble), load(q));
@@ -354,7 +355,7 @@ float dot_codes_512(const UnitMatrix& matrix, int64_t unit, const int16_t* q, co
       const __m512 four = _mm512_permutexvar_ps(quarters, _mm512_castps128_ps512(_mm_loadu_ps(factor)));
       sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), four, sum);
     } else {
-      prefetch(row + first + 1024), prefetch(row + first + 1088);
+      prefetch(ahead + first), prefetch(ahead + first + 64);
       for (int64_t i = 0; i < kChunk && i < left; i += kFine) {
         const __mmask32 there = left - i < kFine ? (__mmask32{1} << (left - i)) - 1 : ~__mmask32{0};
         const __m512i codes = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, row + first + i));

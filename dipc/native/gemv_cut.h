@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "gemv.h"
 
@@ -15,9 +16,14 @@ inline bool is_integer(const UnitMatrix& matrix) { return matrix.format == kInt8
 inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 inline bool all_finite(const float* x, int64_t count) {
-  float sum = 0.0f;
-  for (int64_t i = 0; i < count; ++i) sum += x[i] * 0.0f;  // 0, or NaN
-  return sum == 0.0f;
+  uint32_t largest = 0;  // magnitudes are ordered as their bits, infinity and NaN above all
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest < 0x7f800000u;
 }
 
 // Cuts [0, length) where multiples of `step` are at most into a piece for each thread, and calls body(begin, end).

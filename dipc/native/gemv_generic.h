@@ -235,7 +235,7 @@ inline float dot_floats(const UnitMatrix& matrix, int64_t unit, const float* x) 
   return dot_floats_of<AsBfloat16>(matrix, unit, x);
 }
 
-inline float dot_codes(const UnitMatrix& matrix, int64_t unit, const int16_t* q, const float* factor) {
+inline float dot_codes(const UnitMatrix& matrix, int64_t unit, int64_t, const int16_t* q, const float* factor) {
   const uint8_t* row = code_row(matrix, unit);
   float sum = 0.0f;
   for (int64_t first = 0; first < matrix.length; first += kFine) {

@@ -77,7 +77,8 @@ struct Kernels {
   float (*dot_floats)(const UnitMatrix&, int64_t unit, const float* x);
   // Sum over i of factor[i / kFine] * q[i] * code[unit, i], for the integer formats. q holds kChunk values for each
   // kChunk of the unit, arranged(format, i) of stored_units.h says where, and zeros beyond its end.
-  float (*dot_codes)(const UnitMatrix&, int64_t unit, const int16_t* q, const float* factor);
+  // Meanwhile the unit `next`, which is read some units later, is fetched.
+  float (*dot_codes)(const UnitMatrix&, int64_t unit, int64_t next, const int16_t* q, const float* factor);
   // row[0:end-begin] = matrix[unit, begin:end] as float32.
   void (*widen)(const UnitMatrix&, int64_t unit, int64_t begin, int64_t end, float* row);
   // y[T, 0:outputs] += x[T, 0:count] times the rows; rows of x and of y lie `x_stride` and `y_stride` apart.

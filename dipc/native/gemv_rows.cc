@@ -9,6 +9,8 @@
 namespace dipc {
 namespace {
 
+constexpr int64_t kAheadBytes = 4096;
+
 // A token's inputs, rounded in pieces that share a scale.
 struct Rounded {
   std::vector<int16_t> q;     // as dot_codes takes them
@@ -32,9 +34,8 @@ struct Rounded {
         for (int64_t p = from / kFine; p < ceil_div(to, kFine); ++p) step[p] = one;
       }
       for (int64_t from = first; from < last; from += kFine) {
-        int32_t sum = 0;
-        for (int64_t i = from; i < std::min(from + kFine, last); ++i) sum += plain[i - first] * (zeros ? zeros[i] : 1);
-        offset[from / kFine] = static_cast<float>(sum);
+        const int64_t count = std::min(kFine, last - from);
+        offset[from / kFine] = static_cast<float>(sum_of(plain + (from - first), zeros ? zeros + from : nullptr, count));
       }
       arrange(format, plain, q.data() + first);
     }
@@ -46,9 +47,20 @@ struct Rounded {
       std::copy_n(plain, kChunk, to);
       return;
     }
+    static_assert(arranged(kInt4, 4 * 5 + 3) == 3 * (kChunk / 4) + 5);
     for (int64_t k = 0; k < 4; ++k) {
-      for (int64_t i = 0; i < kChunk / 4; ++i) to[arranged(kInt4, 4 * i + k)] = plain[4 * i + k];
+      for (int64_t i = 0; i < kChunk / 4; ++i) to[k * (kChunk / 4) + i] = plain[4 * i + k];
     }
+  }
+
+  static int32_t sum_of(const int16_t* q, const uint8_t* zeros, int64_t count) {
+    int32_t sum = 0;
+    if (zeros) {
+      for (int64_t i = 0; i < count; ++i) sum += q[i] * zeros[i];
+    } else {
+      for (int64_t i = 0; i < count; ++i) sum += q[i];
+    }
+    return sum;
   }
 };
 
@@ -60,6 +72,12 @@ bool has_pieces(const UnitMatrix& matrix) {
 float dot(const float* a, const float* b, int64_t count) {
   const UnitMatrix plain{a, nullptr, nullptr, 1, count, 0, kFloat32, 0};
   return kernels().dot_floats(plain, 0, b);
+}
+
+// Scales as float32.
+void widen_scales(const uint16_t* scales, int64_t count, float* wide) {
+  const UnitMatrix plain{scales, nullptr, nullptr, 1, count, 0, kFloat16, 0};
+  kernels().widen(plain, 0, 0, count, wide);
 }
 
 // What the units begin..end share.
@@ -75,25 +93,28 @@ struct RowProduct {
     float zeros = 0.0f;
     int64_t group = -1;
     bool rounds = false;
+    std::vector<int64_t> kept;
     for (int64_t u = begin; u < end; ++u) {
-      if (!mask[u]) {
-        y[u] = 0.0f;
-        continue;
-      }
+      if (mask[u]) kept.push_back(u);
+      y[u] = 0.0f;
+    }
+    const int64_t count = static_cast<int64_t>(kept.size()), ahead = units_ahead();
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t u = kept[j], next = kept[std::min(j + ahead, count - 1)];
       float value;
       if (!is_integer(matrix)) {
         value = kernels().dot_floats(matrix, u, x);
       } else if (exact) {
         value = dot_widened(u, buffer);
       } else if (along) {
-        value = dot_along(u, factor, offset);
+        value = dot_along(u, next, factor, offset);
       } else {
         if (u / matrix.group != group) {
           group = u / matrix.group;
           rounds = scale_across_units(group, buffer);
           if (rounds) zeros = round_across(group, buffer, across);
         }
-        value = rounds ? kernels().dot_codes(matrix, u, across.q.data(), across.step.data()) - zeros
+        value = rounds ? kernels().dot_codes(matrix, u, next, across.q.data(), across.step.data()) - zeros
                        : dot_widened(u, buffer);
       }
       y[u] = bias ? value + bias[u] : value;
@@ -101,6 +122,9 @@ struct RowProduct {
   }
 
  private:
+  // How far ahead of their use units are fetched: what memory can deliver in the time that it takes to answer.
+  int64_t units_ahead() const { return ceil_div(kAheadBytes, std::max<int64_t>(code_bytes(matrix), 1)); }
+
   float dot_widened(int64_t unit, std::vector<float>& row) const {
     row.resize(matrix.length);
     kernels().widen(matrix, unit, 0, matrix.length, row.data());
@@ -110,8 +134,8 @@ struct RowProduct {
   // Scales across units are multiplied into the inputs before these are rounded; returns whether they can be.
   bool scale_across_units(int64_t group, std::vector<float>& scaled) const {
     scaled.resize(matrix.length);
-    const uint16_t* scales = matrix.scales + group * matrix.length;
-    for (int64_t i = 0; i < matrix.length; ++i) scaled[i] = x[i] * from_float16(scales[i]);
+    widen_scales(matrix.scales + group * matrix.length, matrix.length, scaled.data());
+    for (int64_t i = 0; i < matrix.length; ++i) scaled[i] *= x[i];
     return all_finite(scaled.data(), matrix.length);
   }
 
@@ -124,19 +148,20 @@ struct RowProduct {
   }
 
   // Scales along the unit: the inputs were rounded once for all units.
-  float dot_along(int64_t unit, std::vector<float>& factor, std::vector<float>& offset) const {
+  float dot_along(int64_t unit, int64_t next, std::vector<float>& factor, std::vector<float>& offset) const {
     const int64_t fine = ceil_div(matrix.length, kFine), repeat = std::min(matrix.group / kFine, fine);
-    const int64_t at = unit * groups_along(matrix);
+    const int64_t groups = groups_along(matrix), at = unit * groups;
     factor.resize(fine + repeat + 4);
-    for (int64_t g = 0, p = 0; p < fine; ++g, p += repeat) {
-      const float scale = from_float16(matrix.scales[at + g]);
-      for (int64_t r = p; r < p + repeat; ++r) factor[r] = along->step[std::min(r, fine)] * scale;
+    offset.resize(std::max(fine, groups));
+    widen_scales(matrix.scales + at, groups, offset.data());
+    for (int64_t g = 0, p = 0; p < fine; ++g) {
+      const float scale = offset[g];
+      for (const int64_t end = std::min(p + repeat, fine); p < end; ++p) factor[p] = along->step[p] * scale;
     }
-    const float value = kernels().dot_codes(matrix, unit, along->q.data(), factor.data());
+    const float value = kernels().dot_codes(matrix, unit, next, along->q.data(), factor.data());
     if (!matrix.zeros) {
       return value - static_cast<float>(middle(matrix)) * dot(along->offset.data(), factor.data(), fine);
     }
-    offset.resize(fine);
     for (int64_t p = 0; p < fine; ++p) offset[p] = along->offset[p] * matrix.zeros[at + p / repeat];
     return value - dot(offset.data(), factor.data(), fine);
   }

@@ -49,9 +49,12 @@ const typename Type::Stored* float_row(const UnitMatrix& matrix, int64_t unit) {
   return static_cast<const typename Type::Stored*>(matrix.data) + unit * matrix.length;
 }
 
+inline int64_t code_bytes(const UnitMatrix& matrix) {
+  return matrix.format == kInt4 ? matrix.length / 2 : matrix.length;
+}
+
 inline const uint8_t* code_row(const UnitMatrix& matrix, int64_t unit) {
-  const int64_t bytes = matrix.format == kInt4 ? matrix.length / 2 : matrix.length;
-  return static_cast<const uint8_t*>(matrix.data) + unit * bytes;
+  return static_cast<const uint8_t*>(matrix.data) + unit * code_bytes(matrix);
 }
 
 inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
@@ -60,7 +63,7 @@ inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
 }
 
 // Where value i of 128 stands for products with codes: 4-bit ones come four to 16 bits, so every fourth value together.
-inline int64_t arranged(int32_t format, int64_t i) { return format == kInt4 ? i % 4 * 32 + i / 4 : i; }
+constexpr int64_t arranged(int32_t format, int64_t i) { return format == kInt4 ? i % 4 * 32 + i / 4 : i; }
 
 inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
 
