@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
 from dipc.backends.cost import Estimate, estimate
+from dipc.comparison import Comparison, compare
 from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
-from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline
+from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
 from dipc.text import Text
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dipc.backends.onnx import Export
 
 __all__ = [
+    "Comparison",
     "Compiled",
     "Estimate",
     "Generation",
@@ -34,6 +36,7 @@ __all__ = [
     "Score",
     "Text",
     "capture",
+    "compare",
     "compile",
     "estimate",
     "evaluate",
@@ -56,6 +59,7 @@ def compile(
     *,
     allow_noop: bool = False,
     check_numerics: bool = False,
+    calibration: str | Path | None = None,
     watch: Callable[[int, Pass, Program], None] | None = None,
     **capture_options: Any,
 ) -> Compiled:
@@ -66,11 +70,14 @@ def compile(
         passes: pipeline text such as `dip-ca{density=0.5 gamma=0.2}`, or passes. What they require is inserted.
         allow_noop: accept a pass that finds nothing to rewrite.
         check_numerics: check each pass's numbers against its stated tolerance as well.
+        calibration: a file by `dipc calibrate` for every pass that takes one and was given none.
         watch: called with index, pass and program after each pass.
         **capture_options: for `capture`.
     """
-    program = model if isinstance(model, Program) else capture(model, **capture_options)
     ordered = parse_pipeline(passes) if isinstance(passes, str) else passes
+    if calibration is not None:
+        ordered = with_calibration(ordered, str(calibration))
+    program = model if isinstance(model, Program) else capture(model, **capture_options)
     return run_pipeline(program, ordered, allow_noop=allow_noop, check_numerics=check_numerics, watch=watch)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -73,16 +74,23 @@ class Glu:
         full = f"{self.mlp.name.replace('#', '_')}.{name}"
         if full in self.weights:
             raise UsageError(f"a method may add {name!r} once to each MLP; {full} is taken")
-        self.weights[full] = value.to(self.value(self.gate).device)
+        self.weights[full] = value.to(self.like.device)
         with self.node.graph.inserting_before(self.node):
             return self.node.graph.get_attr(full)
 
+    @cached_property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype that the MLP is computed in, on the device where it is."""
+        return self.value(self.gate).new_empty(0)
+
     def value(self, matrix: Matrix) -> Tensor:
         """A matrix as products take it: of one that is stored in parts, what they stand for."""
-        if not is_stored_in_parts(matrix.weight):
-            return self.program.weights[str(matrix.weight.target)]
-        args, kwargs = map_arg((matrix.weight.args, matrix.weight.kwargs), lambda n: self.program.weights[n.target])
-        return matrix.weight.target(*args, **kwargs)  # type: ignore[operator]
+        node, held = matrix.weight, self.program.weights
+        if not is_stored_in_parts(node):
+            return held[str(node.target)]
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: held[str(n.target)])
+        value: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+        return value
 
     def norms(self, where: str) -> fx.Node:
         """For each unit of a site, float32 [U], the norm of its column: of gate and up stacked, or of down."""

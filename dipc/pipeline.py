@@ -141,6 +141,20 @@ def make_pass(name: str, options: dict[str, Any]) -> Pass:
     return kind(**values)
 
 
+def with_calibration(passes: Iterable[Pass], path: str) -> list[Pass]:
+    """The passes with `calibration=path` wherever one takes a calibration and was given none.
+
+    Raises BadFile if there is no calibration to read, whether a pass takes it or not.
+    """
+    from dipc.calibration import Calibration
+
+    Calibration.load(path)
+    return [
+        dataclasses.replace(p, calibration=path) if getattr(p, "calibration", path) is None else p  # type: ignore[call-arg]
+        for p in passes
+    ]
+
+
 def pipeline_text(passes: Iterable[Pass]) -> str:
     """The inverse of `parse_pipeline`."""
     return ",".join(map(str, passes))

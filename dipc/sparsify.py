@@ -115,8 +115,7 @@ class CalibratedPass(SparsityPass):
 
         if self.calibration is None:
             raise UsageError(
-                f"{self} needs a calibration: make one with `dipc calibrate {program.info.name} --text TEXT -o FILE`, "
-                "then give --calibration FILE"
+                f"{self} needs a calibration: run `dipc calibrate MODEL --text TEXT -o FILE` and add calibration=FILE"
             )
         return calibration_for(self.calibration, program)
 

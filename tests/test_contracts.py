@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from calibrations import tiny_calibration
 from helpers import agreement, outlined, random_ids, relative, run_pieces, tiny_llama
 from torch import Tensor, fx
 
@@ -237,14 +238,20 @@ def test_pass_prints_and_parses_back(name: str) -> None:
     assert (full != plain) == bool(dataclasses.fields(plain))
 
 
+def method(name: str, **options: Any) -> Pass:
+    """A method, with a calibration of the tiny Llama where it takes one."""
+    takes = any(f.name == "calibration" for f in dataclasses.fields(PASSES.get(name)))
+    return make_pass(name, {"calibration": tiny_calibration(), **options} if takes else options)
+
+
 def apply(name: str, **options: Any) -> Program:
     """The tiny Llama rewritten by a method."""
-    return make_pass(name, options).run(outlined()).program
+    return method(name, **options).run(outlined()).program
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_keeping_everything_is_the_dense_model(name: str) -> None:
-    item = make_pass(name, {}).exact()
+    item = method(name).exact()
     program = item.run(outlined()).program
     assert deviation(tiny_llama(), program) <= item.tolerance
     assert program_density(program) == pytest.approx(1)
@@ -269,7 +276,7 @@ def test_method_keeps_the_density_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_rewrites_the_layers_asked_for(name: str) -> None:
-    result = make_pass(name, {"layers": "1"}).run(outlined())
+    result = method(name, layers="1").run(outlined())
     assert result.matches == ("model.layers.1.mlp",)
     assert [(m.where, m.reason) for m in result.mismatches] == [("model.layers.0.mlp", "layer 0 is not among layers=1")]
     assert {s.layer for s in lower(result.program).sites if not s.full} == {1}

@@ -90,7 +90,7 @@ class Written:
 
     def row(self, matrix: str, j: int, inputs: list[int] | None = None) -> float:
         w, kept = self.w[matrix], range(D) if inputs is None else inputs
-        return sum(w[j][i] * self.x[i] for i in kept) + self.w[f"b_{matrix}"][j]
+        return float(sum(w[j][i] * self.x[i] for i in kept) + self.w[f"b_{matrix}"][j])
 
     def hidden(self, j: int, inputs: list[int] | None = None) -> float:
         return self.row("up", j, inputs) * self.sigma(self.row("gate", j, inputs))

@@ -33,6 +33,10 @@ def command(
         str, typer.Option("--passes", "-p", metavar="TEXT", help="For example 'dip-ca{density=0.5 gamma=0.2}'.")
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT", help="The folder to write.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="What `dipc calibrate` wrote, for passes that take it."),
+    ] = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     dry_run: Annotated[
@@ -58,11 +62,13 @@ def command(
     debug: Debug = False,
 ) -> None:
     """Compile a model with passes into a folder."""
-    from dipc.pipeline import parse_pipeline, resolve
+    from dipc.pipeline import parse_pipeline, resolve, with_calibration
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
     ordered = resolve(parse_pipeline(passes))
+    if calibration is not None:
+        ordered = with_calibration(ordered, str(calibration))
     _check_dump(dump_after, ordered)
     if dry_run:
         return _plan(model, ordered, trust_remote_code, json)

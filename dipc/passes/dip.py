@@ -1,36 +1,45 @@
-"""`dip`: Dynamic Input Pruning (section 4, Eq. 7 and 8). No predictor, no calibration."""
+"""`dip`: Dynamic Input Pruning (section 4, Eq. 7 and 8). No predictor, and no calibration unless densities are."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import fx
 
-from dipc.errors import UsageError
+from dipc.errors import BadFile, UsageError
 from dipc.pipeline import Pass
-from dipc.sparsify import Glu, SparsityPass, check_density
+from dipc.sparsify import CalibratedPass, Glu, check_choice, check_density
+
+Split = Literal["equal", "split", "layers"]
 
 
 @dataclass(frozen=True)
-class Dip(SparsityPass):
+class Dip(CalibratedPass):
     """Dynamic Input Pruning: keep the largest inputs (Eq. 7), then the largest of the GLU they give (Eq. 8).
 
     Attributes:
         rho_in: kept columns of up and gate; by default `density`.
         rho_glu: kept columns of down; by default what makes (2 rho_in + rho_glu) / 3 equal to `density`. With both
             given, they alone decide.
+        allocation: how sites share the density: all the same (`equal`), or as calibrated, with one (rho_in, rho_glu)
+            for all MLPs (`split`, Appendix B.1) or one for each (`layers`).
     """
 
     rho_in: float | None = None
     rho_glu: float | None = None
+    allocation: Split = "equal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice(self.name, "allocation", self.allocation, Split)
         given = {"rho_in": self.rho_in, "rho_glu": self.rho_glu}
         for option, value in given.items():
             if value is not None:
                 check_density(self.name, option, value)
+                if self.allocation != "equal":
+                    raise UsageError(f"{self.name}: allocation={self.allocation} decides {option}; leave it out")
         for option, value in zip(given, self.densities(), strict=True):
             if not 0 < value <= 1:
                 other = next(o for o in given if o != option)
@@ -49,13 +58,24 @@ class Dip(SparsityPass):
         # Without the noise of the sums, by which 3 x 0.8 - 2 x 0.7 is more than 1.
         return round(rho_in, 12), round(rho_glu, 12)
 
+    def densities_of(self, glu: Glu) -> tuple[float, float]:
+        """(rho_in, rho_glu) of one MLP."""
+        if self.allocation == "equal":
+            return self.densities()
+        found = self.measured(glu.program).allocation
+        if found is None:
+            raise BadFile(f"{self.calibration}: made without a density allocation; run `dipc calibrate` with it anew")
+        if self.allocation == "split":
+            return found.split(self.density)
+        return found.layers(self.density, glu.chosen)[glu.mlp.site_prefix]
+
     def exact(self) -> Pass:
         """Everything kept."""
-        return dataclasses.replace(self, density=1.0, rho_in=1.0, rho_glu=1.0)
+        return dataclasses.replace(self, density=1.0, rho_in=1.0, rho_glu=1.0, allocation="equal")
 
     def rewrite(self, glu: Glu) -> fx.Node:
         """Select on the input, compute the approximate GLU, select on it."""
-        rho_in, rho_glu = self.densities()
+        rho_in, rho_glu = self.densities_of(glu)
         kept = self.select(glu, self.score(glu, glu.x, "input"), rho_in, "input")
         gate = glu.gather_linear(glu.x, kept, glu.gate)
         up = glu.gather_linear(glu.x, kept, glu.up)

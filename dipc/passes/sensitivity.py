@@ -1,0 +1,30 @@
+"""`sensitivity`: DIP with calibrated scores per channel, in the manner of CHESS (He et al., 2024, arXiv 2409.01366)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from dipc.passes.wina import Wina
+from dipc.sparsify import Glu
+
+
+@dataclass(frozen=True)
+class Sensitivity(Wina):
+    """Dynamic Input Pruning by |x_i| times how much the MLP's output follows input i, measured by `dipc calibrate`.
+
+    Hidden units are ranked as `wina` does, for which the weights say all: by |GLU_i| times the norm of down's column.
+    """
+
+    def score(self, glu: Glu, values: fx.Node, where: str) -> fx.Node:
+        """|x_i| s_i at the input."""
+        if where == "glu":
+            return super().score(glu, values, where)
+        measured = self.read(
+            glu.program,
+            lambda calibration: calibration.sensitivity(glu.mlp.site_prefix),
+            lambda: torch.empty(glu.mlp.d_model, device="meta"),
+        )
+        return glu.product(glu.abs(values), glu.weight("sensitivity", measured))
