@@ -9,6 +9,7 @@ from dipc.version import __version__
 
 if TYPE_CHECKING:
     from dipc.api import (
+        Comparison,
         Compiled,
         Estimate,
         Generation,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         Score,
         Text,
         capture,
+        compare,
         compile,
         estimate,
         evaluate,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from dipc.native.onnx_library import onnx_library_path
 
 __all__ = [
+    "Comparison",
     "Compiled",
     "Estimate",
     "Generation",
@@ -39,6 +42,7 @@ __all__ = [
     "Text",
     "__version__",
     "capture",
+    "compare",
     "compile",
     "estimate",
     "evaluate",

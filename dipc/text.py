@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None, h
     return rows
 
 
+@lru_cache(maxsize=2)
 def encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, Ints]:
-    """Token ids [T], and the byte of the UTF-8 text at which each ends."""
+    """Token ids [T], and the byte of the UTF-8 text at which each ends; not to be changed: the next call gets them."""
     fast = getattr(tokenizer, "is_fast", False)
     encoded = tokenizer(
         text, add_special_tokens=False, verbose=False, **{"return_offsets_mapping": True} if fast else {}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli import bench, compile, env, estimate, eval, explain, export, hw, inspect, passes, policies, run
+from dipc.cli import bench, compare, compile, env, estimate, eval, explain, export, hw, inspect, passes, policies, run
 
 app = typer.Typer(
     add_completion=False,
@@ -46,6 +46,7 @@ app.command("explain")(explain.command)
 app.command("run")(run.command)
 app.command("eval")(eval.command)
 app.command("estimate")(estimate.command)
+app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(policies.app, name="policies")

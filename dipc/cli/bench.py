@@ -45,7 +45,7 @@ def kernels(
     from dipc.benchmark.machine import physical_cores
     from dipc.report.bench import kernels_dict, kernels_tables
 
-    settings = Settings(d_model, d_ff, _densities(density), tuple(_listed("format", format)), tokens, group, axis, seed)
+    settings = Settings(d_model, d_ff, densities(density), tuple(_listed("format", format)), tokens, group, axis, seed)
     rules = Rules(threads or physical_cores(), rounds, calls)
     with counting("turns") as progress:
         found = bench_kernels(settings, rules, lambda what, done, total: progress(done, total))
@@ -63,7 +63,8 @@ def _listed(option: str, text: str) -> list[str]:
     return items
 
 
-def _densities(text: str) -> tuple[float, ...]:
+def densities(text: str) -> tuple[float, ...]:
+    """The numbers of a list, each once. UsageError for anything else."""
     try:
         return tuple(dict.fromkeys(float(item) for item in _listed("density", text)))
     except ValueError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> Group:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, header: bool = True) -> Group:
     """A table under its title; a column whose name begins with ">" holds figures: set right, and never broken."""
     made = Table(
         box=None,
@@ -31,7 +31,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
             overflow="fold",
         )
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     # rich would fold a title to the width of its table.
     return Group(Text(title, style="bold"), made) if title else Group(made)
 

@@ -1,0 +1,135 @@
+"""The folder of a comparison: what it is about, and every finished cell in a file of its own.
+
+    FOLDER/comparison.json  the model, the text and what else all cells share; another comparison is refused
+           cells/*.json     a cell each, named by what its figures depend on
+           calibration.safetensors, adapters/, table.md, table.json, perplexity.svg, perplexity.png
+
+A file is written beside its place and renamed: what was killed leaves the cells that it had finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dipc.errors import BadFile, UsageError
+
+SCHEMA = 1
+_ABOUT = "comparison.json"
+
+
+class Folder:
+    """A comparison's folder, made if need be.
+
+    Args:
+        path: of the folder.
+        about: what all cells share, by the name that messages give it.
+
+    Raises:
+        UsageError: it cannot be written, holds something else, or another comparison; the message says what differs.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.about = dict(about)
+        self._check()
+        try:
+            (path / "cells").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
+        self.write(_ABOUT, json_bytes({"schema": SCHEMA, "kind": "comparison-folder", **self.about}))
+
+    def _check(self) -> None:
+        if not os.path.lexists(self.path):
+            return
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path}: this is a file; name a folder")
+        if not (self.path / _ABOUT).exists():
+            if any(self.path.iterdir()):
+                raise UsageError(f"{self.path}: holds other files and no comparison; name a new folder")
+            return
+        held = read_json(self.path / _ABOUT)
+        for name, value in self.about.items():
+            if held.get(name) != value:
+                raise UsageError(
+                    f"{self.path}: holds a comparison with {name} {_text(held.get(name))}, and this one has "
+                    f"{_text(value)}; name another folder"
+                )
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file whole or not at all."""
+        target = self.path / name
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            part.write_bytes(content)
+            part.replace(target)
+        except OSError as error:
+            raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+    def read(self, label: str, depends_on: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The figures of a cell that was finished before, or None."""
+        path = self.path / cell_name(label, depends_on)
+        if not path.is_file():
+            return None
+        held = read_json(path)
+        # A file that says something else than its name was put there by hand.
+        return held["figures"] if held.get("depends_on") == _plain(depends_on) and "figures" in held else None
+
+    def keep(self, label: str, depends_on: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+        """Keep the figures of a cell."""
+        content = {"schema": SCHEMA, "kind": "comparison-cell", "depends_on": depends_on, "figures": figures}
+        self.write(cell_name(label, depends_on), json_bytes(content))
+
+
+def cell_name(label: str, depends_on: Mapping[str, Any]) -> str:
+    """The file of a cell: its label, to be found by people, and the hash of what it depends on."""
+    digest = hashlib.sha256(json.dumps(_plain(depends_on), sort_keys=True).encode()).hexdigest()[:16]
+    return f"cells/{re.sub(r'[^a-z0-9.]+', '-', label.lower()).strip('-')[:60]}-{digest}.json"
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Readable JSON; a number that is not finite becomes its name."""
+    from dipc.report.figures import json_value
+
+    return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of the folder. BadFile if it is none."""
+    try:
+        held = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path}: no JSON ({error}); remove it, and what it held is made again") from error
+    if not isinstance(held, dict):
+        raise BadFile(f"{path}: no JSON object; remove it, and what it held is made again")
+    return held
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hex digits of the SHA-256 of a file, or of a folder's files by name."""
+    made = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        made.update(b"" if file == path else str(file.relative_to(path)).encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                made.update(block)
+    return made.hexdigest()[:16]
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    return json.loads(json_bytes(value))
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,111 @@
+"""What the figures show, in sentences: the paper's orders, and whether this model has them too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dipc.comparison.result import SLACK, Comparison, Figures
+from dipc.report.figures import number, percent
+
+PAPER = "the paper (models of 4 to 14 B parameters) has it the other way"
+_EQUAL = 1e-3
+"""Perplexities that differ by a smaller share count as equal."""
+_LORA = " + LoRA"
+_WORTH_SAYING = 0.01
+"""Overhead below this share of the MLPs' bytes is left to the table."""
+
+Pair = tuple[float, Figures, Figures]
+
+
+def verdict(found: Comparison) -> Iterator[str]:
+    """A sentence per claim that the rows allow."""
+    labels = list(dict.fromkeys(row.label for row in found.rows))
+    yield from _oracle(found)
+    for other in ("cats", "gate", "up", "predictor", "sparsegpt"):
+        yield from _order(found, "dip", other, "better than", "not better than", PAPER)
+    for label in labels:
+        if label.endswith(_LORA):
+            yield from _recovery(found, label)
+    for label in ("wina", "sensitivity", "dip, split", "dip, by layer"):
+        yield from _order(found, label, "dip", "no worse than", "worse than", "")
+    yield from _overheads(found, labels)
+
+
+def _oracle(found: Comparison) -> Iterator[str]:
+    """Whether perfect knowledge of the GLU is the best, as in the paper's tables."""
+    held: list[str] = []
+    missed: list[str] = []
+    for row in found.rows:
+        if row.kind != "oracle" or row.figures is None:
+            continue
+        rivals = [r for r in found.block(row.density) if r.kind in ("method", "static") and r.figures is not None]
+        best = min(rivals, key=lambda r: r.figures.perplexity, default=None)  # type: ignore[union-attr]
+        if best is None or best.figures is None:
+            continue
+        place = f"{row.density:g} ({_both(row.figures, best.figures)}, {best.label})"
+        (held if row.figures.perplexity < best.figures.perplexity else missed).append(place)
+    if held:
+        yield f"The GLU oracle is better than every method without LoRA at {_listed(held)}."
+    if missed:
+        yield f"The GLU oracle is not the best at {_listed(missed)}; {PAPER}."
+
+
+def _order(found: Comparison, left: str, right: str, claim: str, denial: str, otherwise: str) -> Iterator[str]:
+    """Whether one row is better than, or no worse than, another."""
+    allowed = 1.0 if claim == "better than" else 1 + _EQUAL
+    held: list[str] = []
+    missed: list[str] = []
+    for density, a, b in _pairs(found, left, right):
+        (held if a.perplexity < allowed * b.perplexity else missed).append(f"{density:g} ({_both(a, b)})")
+    if held:
+        yield f"{left} is {claim} {right} at {_listed(held)}."
+    if missed:
+        yield f"{left} is {denial} {right} at {_listed(missed)}{'; ' if otherwise else ''}{otherwise}."
+
+
+def _recovery(found: Comparison, label: str) -> Iterator[str]:
+    """How much of the lost perplexity training gave back."""
+    base = label.removesuffix(_LORA)
+    dense = found.dense.figures
+    shares = []
+    for density, trained, plain in _pairs(found, label, base):
+        lost = plain.perplexity - dense.perplexity if dense is not None else 0.0
+        if lost > _EQUAL * plain.perplexity:
+            share = percent((plain.perplexity - trained.perplexity) / lost)
+            shares.append(f"{share} at {density:g} ({_both(trained, plain)})")
+    if shares:
+        yield f"LoRA recovers, of the perplexity that {base} lost, {_listed(shares)}."
+
+
+def _overheads(found: Comparison, labels: Sequence[str]) -> Iterator[str]:
+    """What the densities do not count: the paper leaves it out of its tables."""
+    dense = found.dense.figures
+    parts = []
+    for label in labels:
+        shares = [r.figures.overhead_bytes for r in found.rows if r.label == label and r.figures is not None]
+        if dense is not None and dense.mlp_bytes and shares and max(shares) > _WORTH_SAYING * dense.mlp_bytes:
+            parts.append(f"{label} {percent(max(shares) / dense.mlp_bytes)}")
+    if parts:
+        counted = "in shares of the dense MLPs' bytes, counted here but by no density"
+        yield f"Overhead, {counted}: {_listed(parts)}."
+
+
+def _pairs(found: Comparison, left: str, right: str) -> Iterator[Pair]:
+    """The densities at which two rows have figures."""
+    for density in found.densities:
+        rows = {row.label: row.figures for row in found.block(density)}
+        a, b = rows.get(left), rows.get(right)
+        if density is not None and a is not None and b is not None:
+            yield density, a, b
+
+
+def _both(a: Figures, b: Figures) -> str:
+    """Two perplexities, with the densities where they are not the same."""
+    text = f"{number(a.perplexity)} beside {number(b.perplexity)}"
+    if abs(a.density - b.density) > SLACK:
+        text += f", at densities {a.density:.3g} and {b.density:.3g}"
+    return text
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

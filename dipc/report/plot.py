@@ -1,0 +1,134 @@
+"""Perplexity over measured density, a line per method: Figure 8."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dipc.errors import MissingDependency
+from dipc.report.figures import number
+
+if TYPE_CHECKING:
+    from dipc.comparison import Comparison, Row
+
+FORMATS = ("svg", "png")
+HOPELESS = 4.0
+"""Perplexity above so many times the dense model's is off the axis; a note below the plot says where it is."""
+_LOG_FROM = 1.5
+_COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),  # Okabe and Ito
+    *("#332288", "#882255", "#999933", "#44AA99", "#666666"),  # Tol, where more are needed
+)
+_MARKERS = "osD^vP*Xph<>8"
+_VARIANTS = ((" + LoRA", "--"), ("-ca", ":"), (", split", "-."), (", by layer", (0, (1, 1, 4, 1))))
+
+Line = list[tuple[float, float]]
+
+
+def require_matplotlib() -> None:
+    """MissingDependency if there is no matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency('the plot needs matplotlib: pip install "dipc[plot]"') from error
+
+
+def perplexity_plot(found: Comparison) -> dict[str, bytes]:
+    """Perplexity over measured density as `{"svg": ..., "png": ...}`: dense dashed across, a line per method.
+
+    Raises:
+        MissingDependency: no matplotlib.
+    """
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # Text stays text, and the same figures give the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dipc", "font.size": 9}):
+        figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+        _draw(figure, found)
+        return {kind: _saved(figure, kind) for kind in FORMATS}
+
+
+def _saved(figure: Any, kind: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+    return content.getvalue()
+
+
+def _draw(figure: Any, found: Comparison) -> None:
+    axes = figure.subplots()
+    dense = found.dense.figures
+    assert dense is not None
+    lines = {label: line for label, line in _lines(found.rows).items() if line}
+    ceiling = HOPELESS * dense.perplexity
+    seen = [y for line in lines.values() for _, y in line if y <= ceiling] or [dense.perplexity]
+    families = list(dict.fromkeys(_family(label) for label in lines))
+    # From the top of the plot to its bottom, so that the eye finds a line where its name stands.
+    for label, line in sorted(lines.items(), key=lambda item: (-item[1][0][1], item[0])):
+        place = families.index(_family(label))
+        variant = next((style for end, style in _VARIANTS if label.endswith(end)), None)
+        colour = _COLOURS[place % len(_COLOURS)]
+        axes.plot(
+            *zip(*line, strict=True),
+            label=label,
+            color=colour,
+            linestyle=variant or "-",
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=5.5,
+            markerfacecolor="white" if variant else colour,
+            linewidth=1.4,
+        )
+    axes.axhline(
+        dense.perplexity, color="black", linestyle="--", linewidth=1, label=f"dense, {number(dense.perplexity)}"
+    )
+    low, high = min(*seen, dense.perplexity), max(*seen, dense.perplexity)
+    if high > _LOG_FROM * low:
+        _logarithmic(axes)
+    room = (high / low) ** 0.06
+    axes.set_ylim(low / room, high * room)
+    axes.set_xlabel("density of the MLPs, measured")
+    axes.set_ylabel("perplexity")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3)
+    axes.set_title(_title(found), loc="left", fontsize=9)
+    _note(figure, lines, ceiling)
+
+
+def _lines(rows: Iterable[Row]) -> dict[str, Line]:
+    """Label -> (measured density, perplexity) by density."""
+    found: dict[str, Line] = {}
+    for row in rows:
+        line = found.setdefault(row.label, [])
+        if row.figures is not None:
+            line.append((row.figures.density, row.figures.perplexity))
+    return {label: sorted(line) for label, line in found.items()}
+
+
+def _family(label: str) -> str:
+    for end, _ in _VARIANTS:
+        label = label.removesuffix(end)
+    return label.partition(" ")[0]
+
+
+def _logarithmic(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _title(found: Comparison) -> str:
+    shared: Mapping[str, Any] = found.protocol
+    windows = f"windows of {shared['tokens of a window']:,}, {shared['tokens scored']:,} tokens scored"
+    return f"{found.model['name']} on {shared['text']}: {windows}, scope {shared['scope']}"
+
+
+def _note(figure: Any, lines: Mapping[str, Line], ceiling: float) -> None:
+    away = [f"{label} {number(y)} at {x:.2g}" for label, line in lines.items() for x, y in line if not y <= ceiling]
+    if away:
+        figure.supxlabel(f"above the axis: {', '.join(away)}", fontsize=8, color="#555555", wrap=True)
