@@ -288,7 +288,7 @@ def measured_density(program: Program, trace: Trace | None) -> float:
     kept = total = 0.0
     for site in lower(program).sites:
         total += site.weights
-        kept += site.weights * (1.0 if site.full or trace is None else trace.density(site.name))
+        kept += site.kept_weights * (1.0 if site.full or trace is None else trace.density(site.name))
     return kept / total if total else 1.0
 
 

@@ -2,7 +2,8 @@
 
 The graph is walked once; every operator states what it reads (its traffic rule), and an ATen node reads its weights
 whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (backends/README.md). Of a
-quantised weight the scales that travel with a unit belong to the unit, and those that units share are resident.
+quantised weight the scales that travel with a unit belong to the unit, and those that units share are resident. A unit
+of a weight that was pruned for good has its mean number of kept values.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import fx
 
 from dipc import ops
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.ops.operator import Read, argument, has_argument, is_dequantized, set_argument, weight_read
+from dipc.ops.operator import Read, argument, has_argument, is_stored_in_parts, set_argument, weight_read
 from dipc.program import Mlp, Program, is_buffer
-from dipc.storage import values_per_entry, weight_of
+from dipc.storage import pruned_values, values_per_entry, weight_of
 from dipc.traffic import Site, TrafficProgram
 
 
@@ -28,7 +29,7 @@ def reads_of(node: fx.Node) -> tuple[Read, ...]:
     operator = ops.operator_of(node.target)
     if operator is not None:
         return operator.traffic(node)
-    return tuple(weight_read(a, "all") for a in node.all_input_nodes if a.op == "get_attr" or is_dequantized(a))
+    return tuple(weight_read(a, "all") for a in node.all_input_nodes if a.op == "get_attr" or is_stored_in_parts(a))
 
 
 def selection_of(mask: fx.Node) -> fx.Node:
@@ -122,15 +123,21 @@ class _Stored:
 
     def __init__(self, program: Program, bits: float) -> None:
         self.weights, self.bits, self.held = program.weights, bits, values_per_entry(program.graph)
+        self.pruned = pruned_values(program.graph)
+        self.exact = self.held.keys() - self.pruned.values()
 
     def size_bytes(self, name: str) -> float:
-        """A quantised tensor has its own size, any other takes the given bits per weight."""
+        """Quantised tensors and kept bits have their own size, anything else takes the given bits per weight."""
         weight = self.weights[name]
-        return weight.numel() * (float(weight.element_size()) if name in self.held else self.bits / 8)
+        return weight.numel() * (float(weight.element_size()) if name in self.exact else self.bits / 8)
 
     def values(self, name: str) -> int:
         """Values of the weight that a tensor holds."""
-        return self.weights[name].numel() * self.held.get(name, 1)
+        return int(self.weights[name].numel() * self.held.get(name, 1))
+
+    def kept_values(self, name: str) -> int:
+        """Those of them that were not pruned for good."""
+        return self.weights[self.pruned[name]].numel() if name in self.pruned else self.values(name)
 
     def units(self, read: Read) -> int:
         """Rows, or columns, of which one byte of codes may hold several."""
@@ -178,7 +185,8 @@ def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
     matrices = tuple(read.weight for read, _ in reads)
     size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.travelling))
     weights = sum(map(stored.values, matrices))
-    return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units)
+    kept = sum(map(stored.kept_values, matrices))
+    return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units, kept / units)
 
 
 def _looked_up(program: Program) -> set[str]:
@@ -204,7 +212,7 @@ def program_density(program: Program) -> float:
     active, kept, total = active_units(program), 0.0, 0.0
     for site in lower(program).sites:
         total += site.weights
-        kept += site.weights * (1.0 if site.full else active.get(site.name, site.units) / site.units)
+        kept += site.kept_weights * (1.0 if site.full else active.get(site.name, site.units) / site.units)
     return kept / total if total else 1.0
 
 

@@ -163,13 +163,13 @@ class Program:
     def parameter_count(self) -> int:
         """Parameters of the model: every weight but the buffers (rotary frequencies and the like).
 
-        A quantised weight counts as what it stands for: two parameters to a byte of 4-bit codes, none to a scale.
-        A copy in codes of a table that is kept counts nothing.
+        A stored weight counts as what it stands for: two parameters to a byte of 4-bit codes, none to a scale, and one
+        to each bit that says whether a weight was kept. A copy in codes of a table that is kept counts nothing.
         """
         from dipc.storage import parameters_per_entry
 
         held = parameters_per_entry(self.graph)
-        return sum(w.numel() * held.get(name, 1) for name, w in self.weights.items() if not is_buffer(name))
+        return int(sum(w.numel() * held.get(name, 1) for name, w in self.weights.items() if not is_buffer(name)))
 
     def nodes_of(self, target: Callable[..., Any]) -> list[fx.Node]:
         """The nodes that call this operator, in program order."""

@@ -1,4 +1,4 @@
-"""Quantised matrices as tensors: rounding to the nearest code, packing two codes to a byte, transposing exactly.
+"""Quantised matrices as tensors: rounding to the nearest code, packing codes into bytes, transposing exactly.
 
 Groups of `group` consecutive elements share a 16-bit scale and, where they are asymmetric, a zero point; the last group
 may be shorter. Shapes: R rows, C columns; N groups along the dim that they run along, ceil(R / group) or
@@ -7,13 +7,16 @@ ceil(C / group). What the codes mean is the operator `dequantize`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-BITS = (4, 8)
+BITS = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +24,10 @@ class QuantizedTensor:
     """A matrix [R, C] as codes.
 
     Attributes:
-        codes: uint8 [R, C], or [R, C / 2] of 4 bits: element 2j in the low half of byte j and 2j + 1 in the high half.
+        codes: uint8 [R, C bits / 8], as `pack` writes them.
         scales: float16 [N, C] where `axis` is 0, [R, N] where it is 1.
         zeros: uint8 of the scales' shape; None where every zero point is the middle code, 2^(bits - 1).
-        bits: of a code, 4 or 8.
+        bits: of a code, one of `BITS`.
         group: elements of a group.
         axis: the dim along which groups run.
     """
@@ -39,29 +42,64 @@ class QuantizedTensor:
     @property
     def shape(self) -> tuple[int, int]:
         """(R, C)."""
-        rows, columns = self.codes.shape
-        return rows, columns * (8 // self.bits)
+        rows, width = self.codes.shape
+        return rows, width * 8 // self.bits
 
     def transposed(self) -> QuantizedTensor:
-        """The matrix [C, R] of the same values; ValueError for an odd number of rows of 4 bits."""
+        """The matrix [C, R] of the same values; ValueError where its rows have codes for no whole number of pieces."""
         turned = unpack(self.codes, self.bits).T
         zeros = None if self.zeros is None else self.zeros.T.contiguous()
         scales = self.scales.T.contiguous()
         return QuantizedTensor(pack(turned, self.bits), scales, zeros, self.bits, self.group, 1 - self.axis)
 
 
+def piece_of(bits: int) -> tuple[int, int]:
+    """How many codes share how many bytes: (2, 1) of 4 bits, (8, 3) of 3, (1, 1) of 8."""
+    common = math.gcd(bits, 8)
+    return 8 // common, bits // common
+
+
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes uint8 [R, C] as they are stored, [R, C / 2] of 4 bits; ValueError where C is odd."""
+    """Codes uint8 [R, C] as they are stored, [R, C bits / 8]: the bits of a row run on, each code's lowest first.
+
+    Of 4 bits element 2j is the low half of byte j and 2j + 1 the high half; eight codes of 3 bits are three bytes.
+
+    Raises:
+        ValueError: a row holds no whole number of pieces (`piece_of`).
+    """
     if bits == 8:
         return codes.contiguous()
-    if codes.shape[-1] % 2:
-        raise ValueError(f"{codes.shape[-1]} columns: two 4-bit codes share a byte, so the number must be even")
-    return (codes[..., 0::2] | codes[..., 1::2] << 4).contiguous()
+    count, size = piece_of(bits)
+    if codes.shape[-1] % count:
+        raise ValueError(f"{codes.shape[-1]} columns: {shared_bytes(bits)}, so the number must be {multiple_of(count)}")
+    wide = codes if size == 1 else codes.int()
+    word = reduce(or_, (wide[..., i::count] << bits * i for i in range(count)))
+    if size == 1:
+        return word.contiguous()
+    return torch.stack([word >> 8 * j & 255 for j in range(size)], -1).flatten(-2).to(torch.uint8)
 
 
-def unpack(codes: Tensor, bits: int) -> Tensor:
+def unpack(packed: Tensor, bits: int) -> Tensor:
     """The inverse of `pack`: uint8 [R, C]."""
-    return codes if bits == 8 else torch.stack((codes & 15, codes >> 4), -1).flatten(-2)
+    if bits == 8:
+        return packed
+    count, size = piece_of(bits)
+    word = packed if size == 1 else reduce(or_, (packed[..., j::size].int() << 8 * j for j in range(size)))
+    return torch.stack([word >> bits * i & 2**bits - 1 for i in range(count)], -1).flatten(-2).to(torch.uint8)
+
+
+def shared_bytes(bits: int) -> str:
+    """`two 4-bit codes share a byte`."""
+    count, size = piece_of(bits)
+    return f"{_NUMBERS[count]} {bits}-bit codes share {'a byte' if size == 1 else f'{_NUMBERS[size]} bytes'}"
+
+
+def multiple_of(count: int) -> str:
+    """`even`, or `a multiple of 8`."""
+    return "even" if count == 2 else f"a multiple of {count}"
+
+
+_NUMBERS = {2: "two", 3: "three", 4: "four", 8: "eight"}
 
 
 def round_to_nearest(weight: Tensor, bits: int, group: int, axis: int, symmetric: bool = True) -> QuantizedTensor:
@@ -72,20 +110,33 @@ def round_to_nearest(weight: Tensor, bits: int, group: int, axis: int, symmetric
     is exact in both. On the meta device only shapes are found.
 
     Raises:
-        ValueError: other bits than 4 or 8, or an odd number of columns of 4 bits.
+        ValueError: other bits than in `BITS`, or a number of columns that `pack` refuses.
     """
     if bits not in BITS:
-        raise ValueError(f"{bits} bits: codes have 4 or 8")
+        raise ValueError(f"{bits} bits: codes have {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
     turned = weight.detach().float() if axis == 1 else weight.detach().float().T
     count = turned.shape[1]
-    # Zeros change neither the largest magnitude nor a range that includes zero.
-    grouped = pad(turned, (0, -count % group)).unflatten(1, (-1, group))
-    scales, zeros = _symmetric(grouped, bits) if symmetric else _asymmetric(grouped, bits)
-    steps = (grouped / _divisor(scales)[..., None]).round() + zeros[..., None]
-    codes = steps.clamp(0, 2**bits - 1).to(torch.uint8).flatten(1)[:, :count]
+    grouped = in_groups(turned, group)
+    scales, zeros = grid(grouped, bits, symmetric)
+    codes = nearest(grouped, scales[..., None], zeros[..., None], bits).flatten(1)[:, :count]
     stored = [t if axis == 1 else t.T for t in (codes, scales, zeros.to(torch.uint8))]
     kept_zeros = None if symmetric else stored[2].contiguous()
     return QuantizedTensor(pack(stored[0], bits), stored[1].contiguous(), kept_zeros, bits, group, axis)
+
+
+def in_groups(values: Tensor, group: int) -> Tensor:
+    """[..., n] -> [..., ceil(n / group), group]; added zeros change no magnitude and no range that includes zero."""
+    return pad(values, (0, -values.shape[-1] % group)).unflatten(-1, (-1, group))
+
+
+def grid(grouped: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scales, float16, and zero points, whole numbers, of groups [..., group]."""
+    return _symmetric(grouped, bits) if symmetric else _asymmetric(grouped, bits)
+
+
+def nearest(values: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
+    """The nearest codes, uint8, by scales as they are stored; a scale of zero gives the code of zero."""
+    return ((values / _divisor(scales)).round() + zeros).clamp(0, 2**bits - 1).to(torch.uint8)
 
 
 def _symmetric(grouped: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,8 @@ class Site:
     """Every token reads all units, as in the dense model."""
     unit_weights: float
     """Weights in one unit, however wide they are stored: what densities count."""
+    unit_kept_weights: float | None = None
+    """Those of them that were not pruned for good, on average; all where nothing was."""
 
     def __post_init__(self) -> None:
         if self.units < 1 or not self.unit_bytes > 0:
@@ -44,6 +46,11 @@ class Site:
     def weights(self) -> float:
         """Weights of all units."""
         return self.units * self.unit_weights
+
+    @property
+    def kept_weights(self) -> float:
+        """Weights of all units that were not pruned for good."""
+        return self.weights if self.unit_kept_weights is None else self.units * self.unit_kept_weights
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -120,8 +121,12 @@ def check(lower: Lower, name: str, arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", WITH_BODIES)
 def test_a_body_is_its_reference(name: str, lower: Lower) -> None:
+    covered = 0
     for given in operator(name).examples(torch.Generator().manual_seed(0), 3, 8):
-        check(lower, name, named(name, given))
+        with contextlib.suppress(UnsupportedModel):  # arguments that no body covers
+            check(lower, name, named(name, given))
+            covered += 1
+    assert covered
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "relu"])

@@ -40,9 +40,9 @@ class _Codes:
 
     def fits(self, program: Program) -> bool:
         """Whether `MatMulNBits` has this form: groups along the inputs that are powers of two and fill the rows."""
-        width = program.weights[str(self.codes.target)].shape[1] * (8 // self.bits)
+        width = program.weights[str(self.codes.target)].shape[1] * 8 // self.bits
         power = self.group >= 16 and self.group & (self.group - 1) == 0
-        return self.axis == 1 and power and width % self.group == 0
+        return self.bits in (4, 8) and self.axis == 1 and power and width % self.group == 0
 
 
 def use_matmul_nbits(program: Program) -> Program:

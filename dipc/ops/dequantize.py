@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dipc.errors import UnsupportedModel
 from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read
-from dipc.quantize import BITS, round_to_nearest, unpack
+from dipc.quantize import BITS, piece_of, round_to_nearest, unpack
 
 
 def reference(
@@ -17,7 +18,7 @@ def reference(
 ) -> Tensor:
     """W = (codes - zeros) * scales in float32, then `dtype`; as ONNX's DequantizeLinear with blocks.
 
-    codes uint8 [R, C], or [R, C / 2] of 4 bits, the low half of a byte first; scales float16 and zeros uint8
+    codes uint8 [R, C bits / 8], the lowest bits of a byte first (`dipc.quantize.pack`); scales float16 and zeros uint8
     [ceil(R / group), C] where `axis` is 0, [R, ceil(C / group)] where it is 1; without zeros 2^(bits - 1) -> [R, C].
     """
     wide = unpack(codes, bits).float()
@@ -33,12 +34,14 @@ def reference(
 def fake(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
 ) -> Tensor:
-    """[R, C], from codes of 8 or 4 bits."""
+    """[R, C], from codes of 2, 3, 4 or 8 bits."""
     if bits not in BITS or group < 1 or axis not in (0, 1):
         raise ValueError(f"dequantize: {bits} bits in groups of {group} along dim {axis}")
     if codes.dim() != 2 or codes.dtype != torch.uint8:
         raise ValueError(f"dequantize: codes are {codes.dtype} {tuple(codes.shape)}, not a matrix of uint8")
-    shape = [codes.shape[0], codes.shape[1] * (8 // bits)]
+    if codes.shape[1] % piece_of(bits)[1]:
+        raise ValueError(f"dequantize: {codes.shape[1]} bytes of a row hold no whole number of {bits}-bit codes")
+    shape = [codes.shape[0], codes.shape[1] * 8 // bits]
     groups = [-(-n // group) if dim == axis else n for dim, n in enumerate(shape)]
     if any(t is not None and list(t.shape) != groups for t in (scales, zeros)):
         given = [tuple(t.shape) for t in (scales, zeros) if t is not None]
@@ -52,12 +55,13 @@ def traffic(node: fx.Node) -> tuple[Read, ...]:
 
 
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
-    """A matrix [U + 3, 2 U] in groups of 4, which need not divide it: both widths, both dims, both symmetries."""
-    weight = torch.randn(units + 3, 2 * units, generator=generator)
+    """A matrix [U + 3, 8 U] in groups of 5, which need not divide it: all widths, both dims, both symmetries."""
+    weight = torch.randn(units + 3, 8 * units, generator=generator)
     made = []
-    for bits, axis, symmetric in ((4, 0, True), (4, 1, False), (8, 1, True), (8, 0, False)):
-        q = round_to_nearest(weight, bits, 4, axis, symmetric)
-        made.append((q.codes, q.scales, q.zeros, bits, 4, axis, torch.float32 if symmetric else torch.bfloat16))
+    forms = ((2, 0, False), (2, 1, True), (3, 0, True), (3, 1, False))
+    for bits, axis, symmetric in (*forms, (4, 0, True), (4, 1, False), (8, 1, True), (8, 0, False)):
+        q = round_to_nearest(weight, bits, 5, axis, symmetric)
+        made.append((q.codes, q.scales, q.zeros, bits, 5, axis, torch.float32 if symmetric else torch.bfloat16))
     return made
 
 
@@ -83,7 +87,9 @@ Dequantize <bits, group, axis> (codes, scales, zeros) => (w)
 def lower(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
 ) -> Any:
-    """`Dequantize`, in float32."""
+    """`Dequantize`, in float32. UnsupportedModel for codes of 2 and 3 bits, which ONNX Runtime cannot read."""
+    if bits not in (4, 8):
+        raise UnsupportedModel(f"weights of {bits} bits have no ONNX form; quantise to 4 or 8 bits to export the model")
     shape = (codes.shape[0], codes.shape[1] * (8 // bits))
     attributes: dict[str, int | float | str] = {"bits": bits, "group": group, "axis": axis}
     inputs = (codes, scales, onnx_zeros(zeros, bits))

@@ -21,10 +21,10 @@ class Read:
     """A weight that a node reads for every token: whole, or only the columns (or rows) that the mask keeps.
 
     Attributes:
-        weight: its name; of a quantised weight its codes'.
+        weight: its name; of a quantised weight its codes', of a pruned one its kept bits'.
         axis: what a unit is.
         mask: the node that made the mask; nodes that read by the same mask fetch their units together.
-        travelling: scales and zeros of which each unit has its own column (or row), fetched with it.
+        travelling: scales and zeros of which each unit has its own column (or row), and kept values, fetched with it.
         resident: scales and zeros that several units share, read whole for every token.
     """
 
@@ -102,17 +102,31 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 
 def is_dequantized(value: Any) -> bool:
     """Whether a value is a weight that a `dequantize` node makes of its codes."""
+    return _operator_name(value) == "dipc::dequantize"
+
+
+def is_unmasked(value: Any) -> bool:
+    """Whether a value is a weight that an `unmask` node makes of kept values and bits."""
+    return _operator_name(value) == "dipc::unmask"
+
+
+def is_stored_in_parts(value: Any) -> bool:
+    """Whether a value is a weight that a node makes of the tensors that it is stored as."""
+    return is_dequantized(value) or is_unmasked(value)
+
+
+def _operator_name(value: Any) -> str:
     schema = getattr(value.target, "_schema", None) if isinstance(value, fx.Node) else None
-    return schema is not None and schema.name == "dipc::dequantize"
+    return "" if schema is None else str(schema.name)
 
 
 def weight_name(value: Any) -> str:
-    """The weight that an argument names; where it is dequantised, that of the codes.
+    """The weight that an argument names; where it is stored in parts, that of its codes or kept bits.
 
     Raises ValueError where the graph computes it in another way.
     """
-    if is_dequantized(value):
-        value = argument(value, "codes")
+    if is_stored_in_parts(value):
+        value = argument(value, "codes" if is_dequantized(value) else "kept")
     if isinstance(value, fx.Node) and value.op == "get_attr":
         return str(value.target)
     raise ValueError(f"{value} is computed by the graph; a weight was expected")
@@ -122,8 +136,11 @@ def weight_read(value: Any, axis: Axis, mask: fx.Node | None = None) -> Read:
     """The read of the weight that an argument names, with the scales and zeros of a quantised one.
 
     Groups along a unit give it scales of its own, which travel with it: a column has them where groups run along
-    dim 0, a row where they run along dim 1. In the other direction units share their scales. Raises as `weight_name`.
+    dim 0, a row where they run along dim 1. In the other direction units share their scales. Of a pruned weight the
+    kept values travel with the bits that place them. Raises as `weight_name`.
     """
+    if is_unmasked(value):
+        return Read(weight_name(value), axis, mask, (weight_name(argument(value, "values")),))
     if not is_dequantized(value):
         return Read(weight_name(value), axis, mask)
     along_unit = argument(value, "axis") == {"columns": 0, "rows": 1}.get(axis, argument(value, "axis"))

@@ -15,9 +15,9 @@ from torch import Tensor, fx
 
 from dipc import ops
 from dipc.errors import UsageError
-from dipc.lower import selection_of
+from dipc.lower import expected_units
 from dipc.ops.glu import ACTIVATIONS
-from dipc.ops.operator import argument, has_argument, is_dequantized
+from dipc.ops.operator import argument, is_dequantized, is_unmasked
 from dipc.ops.packed import FLOATS, PackedMatrix
 from dipc.pattern import Match, Mismatch, Pattern
 from dipc.pipeline import Pass, PassResult
@@ -149,6 +149,10 @@ class _Packing:
 
     def _stored(self, value: fx.Node) -> PackedMatrix:
         """The matrix [O, I] that a product takes, as it is stored."""
+        if is_unmasked(value):
+            raise _Stays("its weight is pruned for good, and packed products take whole matrices")
+        if is_dequantized(value) and (bits := argument(value, "bits")) not in (4, 8):
+            raise _Stays(f"its codes have {bits} bits, and packed products take those of 4 and 8")
         if is_dequantized(value):
             tensors = [None if n is None else self.weights[n.target] for n in _parts(value)]
             return PackedMatrix(*tensors, *(argument(value, n) for n in ("bits", "group", "axis")))  # type: ignore[arg-type]
@@ -161,12 +165,11 @@ class _Packing:
         return PackedMatrix(weight)
 
     def _worth_it(self, stored: PackedMatrix, mask: fx.Node, units: int) -> None:
-        selection = selection_of(mask)
-        if stored.bits or not has_argument(selection, "k"):
+        kept = expected_units(mask, units)
+        if stored.bits or kept is None:
             return
-        k = int(argument(selection, "k"))
-        if k >= self.dense_above * units:
-            raise _Stays(f"{k} of {units} units are kept, for which a dense product is as fast")
+        if kept >= self.dense_above * units:
+            raise _Stays(f"{kept} of {units} units are kept, for which a dense product is as fast")
 
     def _turned(self, value: fx.Node, stored: PackedMatrix) -> tuple[PackedMatrix, str]:
         """The matrix with a row for each unit, and what its parts are named after."""
