@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         OwnScore,
         Program,
         Score,
+        TaskScores,
         Text,
         capture,
         compare,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         generate,
         load,
         perplexity,
+        run_tasks,
         save,
         to_dict,
     )
@@ -39,6 +41,7 @@ __all__ = [
     "OwnScore",
     "Program",
     "Score",
+    "TaskScores",
     "Text",
     "__version__",
     "capture",
@@ -51,6 +54,7 @@ __all__ = [
     "load",
     "onnx_library_path",
     "perplexity",
+    "run_tasks",
     "save",
     "to_dict",
 ]

@@ -19,6 +19,8 @@ from dipc.frontend import capture
 from dipc.generation import Generation, generate
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
+from dipc.tasks.run import run_tasks
+from dipc.tasks.scores import TaskScores
 from dipc.text import Text
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = [
     "OwnScore",
     "Program",
     "Score",
+    "TaskScores",
     "Text",
     "capture",
     "compare",
@@ -44,6 +47,7 @@ __all__ = [
     "generate",
     "load",
     "perplexity",
+    "run_tasks",
     "save",
     "to_dict",
 ]
@@ -110,12 +114,14 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
     return onnx.export(Pack().run(program).program if pack else program, Path(folder), pipeline=pipeline)
 
 
-def to_dict(result: Compiled | Estimate | Score) -> dict[str, Any]:
+def to_dict(result: Compiled | Estimate | Score | TaskScores) -> dict[str, Any]:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
     from dipc import report
 
     if isinstance(result, Score):
         return report.score_dict(result)
+    if isinstance(result, TaskScores):
+        return report.tasks_dict(result)
     return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)
 
 

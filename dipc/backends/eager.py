@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from dipc.backends.session import Identity, Step, check_call
+from dipc.backends.session import Identity, Step, check_call, rewound
 from dipc.errors import UsageError
 from dipc.lower import selections
 from dipc.program import Program
@@ -50,6 +50,15 @@ class EagerSession:
             if port.kind == "kv":
                 self._values[port.name] = empty_port(port, 0, 0)
         self._position = 0
+
+    def rewind(self, position: int) -> bool:
+        """Forget the tokens from `position` on; False, with nothing forgotten, where a weight cache is carried."""
+        shapes = {p.name: p.type.shape for p in self.program.carried}
+        values = rewound(self._values, shapes, self._position, position)
+        if values is None:
+            return False
+        self._values, self._position = values, position
+        return True
 
     @property
     def position(self) -> int:

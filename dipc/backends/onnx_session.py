@@ -19,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 
 from dipc.backends.onnx_metadata import Metadata, read_metadata, with_masks
 from dipc.backends.onnx_runtime import Kernels, load_problem, onnxruntime_module, register_kernels
-from dipc.backends.session import Step, check_call
+from dipc.backends.session import Step, check_call, rewound
 from dipc.errors import BadFile, UsageError
 
 if TYPE_CHECKING:
@@ -88,6 +88,15 @@ class OnnxSession:
             if carried.is_kv:
                 self._values[carried.input] = carried.start()
         self._position = 0
+
+    def rewind(self, position: int) -> bool:
+        """Forget the tokens from `position` on; False, with nothing forgotten, where a weight cache is carried."""
+        shapes = {c.input: c.shape for c in self.metadata.carried}
+        values = rewound(self._values, shapes, self._position, position)
+        if values is None:
+            return False
+        self._values, self._position = values, position
+        return True
 
     @property
     def position(self) -> int:

@@ -5,9 +5,9 @@ Shape legend: T tokens of a call, V vocabulary, U units of a site.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -71,6 +71,30 @@ class Session(Protocol):
 
     def step(self, ids: Sequence[int] | Tensor, *, dense: bool = False) -> Step:
         """Feed tokens [T]; `dense` leaves them dense where the program's scope is `decode`."""
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """A session that can take back the last tokens of a sequence, so that texts that begin alike share their start."""
+
+    def rewind(self, position: int) -> bool:
+        """Forget the tokens from `position` on.
+
+        False, and nothing is forgotten, where more than a KV cache is carried: a weight cache does not say what it was.
+        """
+
+
+def rewound(
+    values: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int | str]], seen: int, position: int
+) -> dict[str, Tensor] | None:
+    """Carried values as they were after `position` of `seen` tokens, by their symbolic shapes; None if one cannot say."""
+    earlier = {}
+    for name, value in values.items():
+        axis = shapes[name].index("past") if "past" in shapes[name] else None
+        if axis is None or value.shape[axis] != seen:
+            return None
+        earlier[name] = value.narrow(axis, 0, position)
+    return earlier
 
 
 def check_call(count: int, position: int, context: int) -> None:

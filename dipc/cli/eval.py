@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipc.cli.backend import BackendName, NoKernels, open_running
+from dipc.cli.tasks import FewShot, Limit, NoDense, TaskData, Tasks, TaskSeed, check_options, score_tasks
 from dipc.cli.terminal import (
     Debug,
     Dtype,
@@ -49,6 +50,12 @@ def command(
     save_trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save which units each token touched, for `estimate --trace`.")
     ] = None,
+    tasks: Tasks = None,
+    task_data: TaskData = None,
+    fewshot: FewShot = None,
+    limit: Limit = None,
+    seed: TaskSeed = None,
+    no_dense: NoDense = False,
     backend: BackendName = "eager",
     no_kernels: NoKernels = False,
     dtype: Dtype = "auto",
@@ -58,17 +65,30 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure perplexity, dense beside sparse.
+    """Measure perplexity, or scores of tasks, dense beside sparse.
 
-    And bits per byte, distance to the dense model, density and hit rate. Both run by the same backend; an exported
-    model by itself has nothing beside it.
+    With the perplexity come bits per byte, distance to the dense model, density and hit rate. With --tasks the LM
+    Evaluation Harness asks its questions instead. Both run by the same backend; an exported model by itself has nothing
+    beside it.
     """
+    of_text = {"--text": text, "--seq-len": seq_len, "--max-tokens": max_tokens, "--prefill": prefill}
+    of_tasks = {
+        "--task-data": task_data,
+        "--fewshot": fewshot,
+        "--limit": limit,
+        "--seed": seed,
+        "--no-dense": no_dense,
+    }
+    check_options(tasks, of_tasks, {**of_text, "--save-trace": save_trace})
     if save_trace is not None:
         _check_file(save_trace)
     from dipc.text import read_text
 
     given = None if text is None else read_text(text)
     model, options = open_running(target, backend, no_kernels, dtype=dtype, trust_remote_code=trust_remote_code)
+    if tasks is not None:
+        options |= {"data": task_data, "fewshot": fewshot, "limit": limit, "seed": seed or 0, "dense": not no_dense}
+        return score_tasks(model, tasks, json, trust_remote_code=trust_remote_code, **options)
     from dipc import api
     from dipc.program import Program
     from dipc.report.score import own_score_dict, own_score_table, score_dict, score_table
