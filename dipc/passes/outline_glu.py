@@ -118,7 +118,7 @@ def _half(graph: fx.Graph, weights: dict[str, Any], weight: fx.Node | None, inde
     rows = weights[name].shape[0] // 2
     weights[new] = weights[name][index * rows : (index + 1) * rows]
     node = graph.get_attr(new)
-    node.meta = {"module": weight.meta.get("module", "")}
+    node.meta = {"module": parent}  # the layer that the half is of
     return node
 
 
