@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from dipc.errors import UsageError
 from dipc.program import Mlp
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 SITES = ("input", "glu")
 PREFIX = "allocation."
+STEPS = 100
+"""Steps from dense to the grid's lowest density in the greedy choice."""
+LEAST_PRUNED = 1e-3
+"""Of the least share that was pruned when measuring: so little costs nothing."""
 LEAST = 0.05
 """No site gets less than this share of the density, however far the linear model is taken from its points."""
 
@@ -81,11 +87,11 @@ class Allocation:
         """Site prefix -> (rho_in, rho_glu); their mean over the MLPs, weighted by weights, is the target density.
 
         From all dense, take the step that costs the least divergence per weight saved, until the target is met; the
-        last step is taken in part. If the sites' divergences add up and each is linear between the grid's densities,
-        no other choice costs less: on its convex hull a site's steps only grow dearer, so the cheapest steps of all
-        can be taken in order, and exchanging any one taken for one not taken would cost more (the continuous knapsack
-        problem). The peer is TEAL's greedy allocation (arXiv 2408.14690), which measures a block's output error.
-        Below the grid, where nothing was measured, all sites have the target's density.
+        last step is taken in part. If the sites' divergences add up, no other choice costs less: on its convex hull a
+        site's steps only grow dearer, so the cheapest steps of all can be taken in order, and exchanging one that was
+        taken for one that was not would cost more (the continuous knapsack problem). The peer is TEAL's greedy
+        allocation (arXiv 2408.14690), which looks at the error of a block's output. Below the grid, where nothing was
+        measured, all sites have the target's density.
 
         Raises:
             UsageError: a density outside (0, 1], or an MLP that was not measured.
@@ -109,16 +115,29 @@ class Allocation:
         return {mlp: (rho_in, rho_glu) for mlp, (rho_in, rho_glu) in kept.items()}
 
     def _steps(self, mlp: str, site: int, weights: int) -> Iterable[Step]:
-        """A site's steps from dense down the grid, on the lower convex hull of its divergence made monotone."""
+        """A site's steps from dense to the grid's lowest density, on the lower convex hull of its divergence."""
         hull = [(1.0, 0.0)]
-        worst = 0.0
-        for density, measured in reversed(list(zip(self.grid, self.divergence[mlp][site].tolist(), strict=True))):
-            worst = max(worst, measured)
-            while len(hull) > 1 and _slope(hull[-1], (density, worst)) <= _slope(hull[-2], hull[-1]):
+        for point in self._curve(mlp, site):
+            while len(hull) > 1 and _slope(hull[-1], point) <= _slope(hull[-2], hull[-1]):
                 hull.pop()
-            hull.append((density, worst))
+            hull.append(point)
         for first, second in pairwise(hull):
             yield Step(_slope(first, second) / weights, mlp, site, first[0], second[0])
+
+    def _curve(self, mlp: str, site: int) -> list[tuple[float, float]]:
+        """(density, divergence) of a site by falling density, made monotone, at STEPS densities.
+
+        Between the grid's densities the divergence is a power of the pruned share: a grid with so few densities then
+        tells as much as a fine one. Above the grid the power is 3: the smallest values, a share q of all, reach as high
+        as q does, and the sum of their squares as q^3.
+        """
+        pruned = 1 - np.array(self.grid[::-1])
+        measured = np.maximum.accumulate(self.divergence[mlp][site].double().numpy()[::-1])
+        first = LEAST_PRUNED * pruned[0]
+        x = np.log(np.concatenate([[first], pruned]))
+        y = np.log(np.concatenate([[LEAST_PRUNED**3 * measured[0]], measured]).clip(min=np.finfo(float).tiny))
+        shares = np.linspace(0, pruned[-1], STEPS + 1)[1:]
+        return list(zip((1 - shares).tolist(), np.exp(np.interp(np.log(shares), x, y)).tolist(), strict=True))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As tensors under names that begin with `allocation.`."""
