@@ -1,4 +1,4 @@
-"""Every method on the case worked by hand, where each does something else, and against the paper's equations written out.
+"""Every method on the case worked by hand, where each does something else, and against the paper's equations.
 
 Shape legend: T tokens, D d_model, F d_ff.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from byhand import DOWN, GATE, UP, X, call, hand, masks
+from calibrations import calibration_of, saved
 from helpers import one_glu, outlined
 from torch import Tensor
 
 from dipc.api import compile
+from dipc.calibration import Calibration
 from dipc.errors import UsageError
 from dipc.lower import active_units, lower, program_density
 from dipc.ops.glu import ACTIVATIONS
@@ -84,8 +88,8 @@ def column_norm(i: int, *matrices: Numbers) -> float:
 class Written:
     """Eq. 1 to 8 for one token, in loops over units; `inputs` and `units` are those that are kept."""
 
-    def __init__(self, x: Numbers, tensors: dict[str, Tensor], activation: str) -> None:
-        self.x, self.sigma = x, SIGMA[activation]
+    def __init__(self, x: Numbers, tensors: dict[str, Tensor], activation: str, measured: Calibration) -> None:
+        self.x, self.sigma, self.measured = x, SIGMA[activation], measured
         self.w = {name: t.double().numpy() for name, t in tensors.items()}
 
     def row(self, matrix: str, j: int, inputs: list[int] | None = None) -> float:
@@ -99,14 +103,33 @@ class Written:
         down, bias = self.w["down"], self.w["b_down"]
         return [sum(down[r][j] * self.hidden(j, inputs) for j in units) + bias[r] for r in range(D)]
 
+    def glu_scores(self) -> list[float]:
+        return [abs(self.hidden(j)) for j in range(F)]
+
+    def gate_scores(self) -> list[float]:
+        return [abs(self.sigma(self.row("gate", j))) for j in range(F)]
+
     def glu(self, k: int) -> list[float]:  # Eq. 4
-        return self.output(top([abs(self.hidden(j)) for j in range(F)], k))
+        return self.output(top(self.glu_scores(), k))
 
     def gate(self, k: int) -> list[float]:  # Eq. 5
-        return self.output(top([abs(self.sigma(self.row("gate", j))) for j in range(F)], k))
+        return self.output(top(self.gate_scores(), k))
 
     def up(self, k: int) -> list[float]:
         return self.output(top([abs(self.row("up", j)) for j in range(F)], k))
+
+    def cats(self, share: float) -> list[float]:
+        least = self.measured.threshold("layers.0", "gate", share)
+        return self.output([j for j, score in enumerate(self.gate_scores()) if score >= least])
+
+    def everywhere(self, share: float) -> list[float]:
+        least = self.measured.global_threshold("glu", share)
+        return self.output([j for j, score in enumerate(self.glu_scores()) if score >= least])
+
+    def predictor(self, k: int) -> list[float]:  # Eq. 6
+        w1, b1, w2, b2 = (t.double().numpy() for t in self.measured.predictor("layers.0"))
+        inner = [max(0.0, sum(row[i] * self.x[i] for i in range(D)) + b) for row, b in zip(w1, b1, strict=True)]
+        return self.output(top([sum(w * v for w, v in zip(w2[j], inner, strict=True)) + b2[j] for j in range(F)], k))
 
     def inputs(self, scales: list[float], k_in: int, k: int, out: list[float]) -> list[float]:  # Eq. 7 and 8
         kept = top([abs(self.x[i]) * scales[i] for i in range(D)], k_in)
@@ -117,6 +140,10 @@ class Written:
 
     def wina(self, k_in: int, k: int) -> list[float]:
         first = [column_norm(i, self.w["gate"], self.w["up"]) for i in range(D)]
+        return self.inputs(first, k_in, k, [column_norm(j, self.w["down"]) for j in range(F)])
+
+    def sensitivity(self, k_in: int, k: int) -> list[float]:
+        first = self.measured.sensitivity("layers.0").tolist()
         return self.inputs(first, k_in, k, [column_norm(j, self.w["down"]) for j in range(F)])
 
 
@@ -130,26 +157,33 @@ def random_mlp() -> dict[str, Tensor]:
     return tensors
 
 
-CASES: dict[str, tuple[dict[str, float], tuple[int, ...]]] = {
-    # Options, and the counts that they mean: of 6 inputs and of 10 hidden units.
-    "glu": ({"density": 0.8}, (4,)),  # 3 x 0.8 - 2 = 0.4
-    "gate": ({"density": 0.6}, (4,)),  # (3 x 0.6 - 1) / 2 = 0.4
-    "up": ({"density": 0.6}, (4,)),
-    "dip": ({"density": 0.5, "rho_glu": 0.3}, (4, 3)),  # rho_in = 0.6, and 3.6 inputs round to 4
-    "wina": ({"density": 0.5, "rho_glu": 0.3}, (4, 3)),
+CASES: dict[str, tuple[Callable[..., list[float]], tuple[float, ...]]] = {
+    # What is meant, and the counts that the options mean, of 6 inputs and of 10 hidden units, or the share.
+    "glu{density=0.8}": (Written.glu, (4,)),  # 3 x 0.8 - 2 = 0.4
+    "gate{density=0.6}": (Written.gate, (4,)),  # (3 x 0.6 - 1) / 2 = 0.4
+    "up{density=0.6}": (Written.up, (4,)),
+    "cats{density=0.6}": (Written.cats, (0.4,)),
+    "glu{density=0.8 threshold=global}": (Written.everywhere, (0.4,)),
+    "predictor{density=0.4}": (Written.predictor, (4,)),
+    "dip{density=0.5 rho_glu=0.3}": (Written.dip, (4, 3)),  # rho_in = 0.6, and 3.6 inputs round to 4
+    "wina{density=0.5 rho_glu=0.3}": (Written.wina, (4, 3)),
+    "sensitivity{density=0.5 rho_glu=0.3}": (Written.sensitivity, (4, 3)),
 }
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-@pytest.mark.parametrize("name", CASES)
-def test_methods_are_their_equations(name: str, activation: str) -> None:
-    """With biases, for every activation."""
-    t, (options, counts) = random_mlp(), CASES[name]
-    biases = (t["b_gate"], t["b_up"], t["b_down"])
-    program = make_pass(name, options).run(one_glu(t["gate"], t["up"], t["down"], activation, biases)).program
+def test_methods_are_their_equations(activation: str, tmp_path: Path) -> None:
+    """With biases, for every activation; and no two methods give the same."""
+    t = random_mlp()
+    before = one_glu(t["gate"], t["up"], t["down"], activation, (t["b_gate"], t["b_up"], t["b_down"]))
     x = torch.randn(1, 9, D, generator=torch.Generator().manual_seed(1))
-    expected = [getattr(Written(row, t, activation), name)(*counts) for row in x[0].double().numpy()]
-    np.testing.assert_allclose(call(program, x)[0][0].numpy(), expected, rtol=2e-4, atol=2e-4)
+    measured, outputs = calibration_of(before, x), list[Tensor]()
+    path = saved(measured, tmp_path)
+    for text, (meant, counts) in CASES.items():
+        outputs.append(call(compile(before, text, calibration=path).program, x)[0][0])
+        expected = [meant(Written(row, t, activation, measured), *counts) for row in x[0].double().numpy()]
+        np.testing.assert_allclose(outputs[-1].numpy(), expected, rtol=2e-4, atol=2e-4, err_msg=text)
+    assert all(not torch.allclose(a, b, rtol=0.01) for a, b in combinations(outputs, 2))
 
 
 def test_dropped_units_leave_no_trace() -> None:
@@ -201,8 +235,12 @@ def test_the_oracle_keeps_a_share_of_the_glu_whatever_that_reads() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "density", "whole"),
-    [(GluPruning, 0.5, "2 of an MLP's 3 matrices are"), (GluPruning, 2 / 3, "2 of"), (GatePruning, 1 / 3, "1 of")]
-    + [(UpPruning, 0.2, "1 of an MLP's 3 matrices is read whole, so ask for more than 0.333")],
+    [
+        (GluPruning, 0.5, "2 of an MLP's 3 matrices are read whole, so ask for more than 0.667"),
+        (GluPruning, 2 / 3, "2 of"),
+        (GatePruning, 1 / 3, "1 of"),
+        (UpPruning, 0.2, "1 of an MLP's 3 matrices is read whole, so ask for more than 0.333"),
+    ],
 )
 def test_a_density_below_what_is_read_whole_cannot_be_reached(kind: Any, density: float, whole: str) -> None:
     with pytest.raises(UsageError, match=rf"density=0\.\d+ cannot be reached: {whole}") as caught:
