@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dipc import native
 from dipc.cache import Policy, get_policy, policy_names
-from dipc.cache.replay import full_hits, replay
+from dipc.cache.replay import Replay, full_hits, replay
 from dipc.cache.state import CacheState, update
 
 Bools = npt.NDArray[np.bool_]
@@ -56,6 +56,16 @@ def reference(mask_TU: Bools, capacity: int, policy: Policy) -> list[int]:
 def test_replay_equals_the_reference(path: str, mask_TU: Bools, capacity: int, policy: Policy) -> None:
     with only(path):
         assert replay(mask_TU, capacity, policy).tolist() == reference(mask_TU, capacity, policy)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=100, deadline=None)
+@given(masks(), st.integers(-1, 22), policies, st.integers(1, 7))
+def test_pieces_are_the_whole(path: str, mask_TU: Bools, capacity: int, policy: Policy, piece: int) -> None:
+    with only(path):
+        cache = Replay(mask_TU.shape[1], capacity, policy)
+        found = [int(h) for start in range(0, len(mask_TU), piece) for h in cache.hits(mask_TU[start : start + piece])]
+        assert found == replay(mask_TU, capacity, policy).tolist()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -28,15 +28,58 @@ def replay(mask_TU: Bools, capacity: int, policy: Policy) -> Ints:
     Returns:
         int64 [T], touched units that were cached before the token.
     """
-    units = mask_TU.shape[1]
-    capacity = clamp_capacity(policy, capacity, units)
-    if capacity == 0:
-        return np.zeros(len(mask_TU), dtype=np.int64)
-    if capacity == units:
-        return _replay_without_eviction(mask_TU)
-    if policy.name in native.POLICIES and native.library() is not None:
-        return native.cache_replay(mask_TU, capacity, policy.name)
-    return _replay_with_eviction(mask_TU, capacity, policy)
+    return Replay(mask_TU.shape[1], capacity, policy).hits(mask_TU)
+
+
+class Replay:
+    """A weight cache, empty at first, through which masks run piece by piece: all at once would be the same.
+
+    Args:
+        units: U.
+        capacity: units that fit; clamped to [0, U].
+        policy: who stays.
+    """
+
+    def __init__(self, units: int, capacity: int, policy: Policy) -> None:
+        self.capacity, self.policy = clamp_capacity(policy, capacity, units), policy
+        self._state = native.empty_state(units)
+
+    def hits(self, mask_TU: Bools) -> Ints:
+        """Hits of each token [T] of further masks bool [T, U]."""
+        if self.capacity == 0:
+            return np.zeros(len(mask_TU), dtype=np.int64)
+        if self.capacity == mask_TU.shape[1]:
+            return self._without_eviction(mask_TU)
+        if self.policy.name in native.POLICIES and native.library() is not None:
+            return native.cache_replay(mask_TU, self.capacity, self.policy.name, self._state)
+        return np.fromiter(map(self._with_eviction, mask_TU), np.int64, len(mask_TU))
+
+    def _without_eviction(self, mask_TU: Bools) -> Ints:
+        cached, *_ = self._state
+        touched_TU = np.logical_or.accumulate(np.concatenate([cached[None], mask_TU]), axis=0)
+        cached[:] = touched_TU[-1]
+        hits_T: Ints = np.count_nonzero(mask_TU & touched_TU[:-1], axis=1)
+        return hits_T
+
+    def _with_eviction(self, mask: Bools) -> int:
+        cached, freq, last_used, t = self._state
+        kept = mask & cached
+        hits = int(np.count_nonzero(kept))
+        freq += mask
+        last_used[mask] = t
+        t += 1
+        # Tiers fill the space in turn, and all but one fit whole or not at all: keys matter in that one only.
+        room = self.capacity - hits
+        new = np.flatnonzero(mask > cached)
+        if len(new) >= room:
+            after = kept
+            after[_best(new, room, freq, last_used, self.policy)] = True
+        else:
+            old, room = np.flatnonzero(cached > mask), room - len(new)
+            after = mask.copy()
+            after[_best(old, min(room, len(old)), freq, last_used, self.policy)] = True
+        cached[:] = after
+        return hits
 
 
 def full_hits(units: int, capacity: int, policy: Policy) -> int:
@@ -45,41 +88,6 @@ def full_hits(units: int, capacity: int, policy: Policy) -> int:
     The same units stay for ever, so this is what `replay` gives for every token after the first.
     """
     return clamp_capacity(policy, capacity, units)
-
-
-def _replay_without_eviction(mask_TU: Bools) -> Ints:
-    touched_TU = np.logical_or.accumulate(mask_TU, axis=0)
-    hits_T = np.zeros(len(mask_TU), dtype=np.int64)
-    hits_T[1:] = np.count_nonzero(mask_TU[1:] & touched_TU[:-1], axis=1)
-    return hits_T
-
-
-def _replay_with_eviction(mask_TU: Bools, capacity: int, policy: Policy) -> Ints:
-    tokens, units = mask_TU.shape
-    hits_T = np.zeros(tokens, dtype=np.int64)
-    cached = np.zeros(units, dtype=np.bool_)
-    freq = np.zeros(units, dtype=np.int64)
-    last_used = np.full(units, -1, dtype=np.int64)
-    for t, mask in enumerate(mask_TU):
-        kept = mask & cached
-        hits_T[t] = hits = np.count_nonzero(kept)
-        freq += mask
-        last_used[mask] = t
-        # Tiers fill the space in turn, and all but one fit whole or not at all: keys matter in that one only.
-        room = capacity - int(hits)
-        new = np.flatnonzero(mask > cached)
-        if len(new) >= room:
-            cached = kept
-            cached[_best(new, room, freq, last_used, policy)] = True
-            continue
-        old = np.flatnonzero(cached > mask)
-        room -= len(new)
-        if len(old) <= room:
-            cached |= mask
-        else:
-            cached = mask.copy()
-            cached[_best(old, room, freq, last_used, policy)] = True
-    return hits_T
 
 
 def _best(candidates: Ints, count: int, freq: Ints, last_used: Ints, policy: Policy) -> Ints:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dipc.native.cache_scan import (
     POLICIES,
+    State,
     cache_replay,
     covers_scan,
     covers_topk,
+    empty_state,
     select_cache_aware,
     select_topk,
 )
@@ -34,11 +36,13 @@ __all__ = [
     "Bools",
     "Buffer",
     "Floats",
+    "State",
     "UnitMatrix",
     "cache_replay",
     "covers_scan",
     "covers_topk",
     "describe",
+    "empty_state",
     "gather_glu",
     "gather_linear",
     "instruction_set",

@@ -124,15 +124,12 @@ DIPC_EXPORT int dipc_select_cache_aware(const float* score, const uint8_t* dense
   return kOk;
 }
 
-DIPC_EXPORT int dipc_cache_replay(const uint8_t* mask, int64_t tokens, int64_t units, int64_t capacity, int policy,
-                                  int64_t* hits_out) {
+DIPC_EXPORT int dipc_cache_replay(const uint8_t* mask, uint8_t* cached, int64_t* freq, int64_t* last_used, int64_t* t,
+                                  int64_t tokens, int64_t units, int64_t capacity, int policy, int64_t* hits_out) {
   using namespace dipc;
   if (tokens < 0 || units < 0 || !is_policy(policy)) return kBadArgument;
   try {
-    std::vector<uint8_t> cached(units, 0);
-    std::vector<int64_t> freq(units, 0), last_used(units, -1);
-    int64_t t = 0;
-    WeightCache cache({cached.data(), freq.data(), last_used.data(), &t}, units, capacity, policy);
+    WeightCache cache({cached, freq, last_used, t}, units, capacity, policy);
     for (int64_t token = 0; token < tokens; ++token) {
       const uint8_t* active = mask + token * units;
       int64_t hits = 0;

@@ -22,6 +22,9 @@ POLICIES: Mapping[str, int] = MappingProxyType({"none": 0, "lru": 1, "lfu": 2})
 Scan = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Masks bool[T,U], then the state after them: cached bool[U], freq int64[U], last_used int64[U], t int64."""
 
+State = tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""The state alone."""
+
 _OUT_OF_MEMORY = 2
 
 
@@ -122,29 +125,44 @@ def select_topk(score: NDArray[np.float32], k: int, dense: NDArray[np.bool_] | N
     return mask
 
 
-def cache_replay(mask: NDArray[np.bool_], capacity: int, policy: str) -> NDArray[np.int64]:
-    """Replay recorded masks against an empty cache.
+def cache_replay(mask: NDArray[np.bool_], capacity: int, policy: str, state: State | None = None) -> NDArray[np.int64]:
+    """Run recorded masks through a cache.
 
     Args:
         mask: bool[T,U], the units each token used.
         capacity: cache size in units, clamped to [0, U].
         policy: a name in `POLICIES`.
+        state: cached bool[U], freq int64[U], last_used int64[U] and t int64[] before the first token, updated in
+            place; by default those of an empty cache.
 
     Returns:
         int64[T], how many of each token's units were in the cache before the token's update.
 
     Raises:
-        ValueError: the mask is not bool[T,U] or the policy has no kernel.
+        ValueError: a shape or dtype is not as stated or the policy has no kernel.
         MissingDependency: the native library is absent.
     """
     if mask.ndim != 2:
         raise ValueError(f"mask has shape {mask.shape}; expected [T,U]")
     tokens, units = mask.shape
     mask = np.ascontiguousarray(_typed("mask", mask, np.bool_, tokens, units))
+    cached, freq, last_used, t = empty_state(units) if state is None else state
+    updated = (
+        _typed("cached", cached, np.bool_, units),
+        _typed("freq", freq, np.int64, units),
+        _typed("last_used", last_used, np.int64, units),
+        _typed("t", t, np.int64),
+    )
     hits = np.empty(tokens, np.int64)
-    arguments = [_pointer(mask), tokens, units, _clamp(capacity, units), _number(policy), _pointer(hits)]
-    _check(_library().dipc_cache_replay(*arguments))
+    arguments = [_pointer(mask), *map(_pointer, updated), tokens, units, _clamp(capacity, units), _number(policy)]
+    _check(_library().dipc_cache_replay(*arguments, _pointer(hits)))
     return hits
+
+
+def empty_state(units: int) -> State:
+    """That of an empty cache."""
+    zeros = np.zeros(units, np.bool_), np.zeros(units, np.int64)
+    return *zeros, np.full(units, -1, np.int64), np.zeros((), np.int64)
 
 
 def _typed(name: str, array: NDArray[Any], dtype: type[np.generic], *shape: int) -> NDArray[Any]:

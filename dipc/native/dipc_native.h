@@ -16,7 +16,7 @@
 namespace dipc {
 
 // Raised whenever a signature or a meaning below changes; dipc/native/loader.py holds the same number.
-constexpr int kAbiVersion = 2;
+constexpr int kAbiVersion = 3;
 
 enum Status : int { kOk = 0, kBadArgument = 1, kOutOfMemory = 2 };
 
@@ -35,9 +35,10 @@ DIPC_EXPORT int dipc_select_cache_aware(const float* score, const uint8_t* dense
                                         int64_t* last_used, int64_t* t, int64_t tokens, int64_t units, int64_t k,
                                         int64_t capacity, float gamma, int policy, uint8_t* mask_out);
 
-// Replays `mask` u8[T,U] from an empty cache; `hits_out` i64[T] counts the active units found in the cache.
-DIPC_EXPORT int dipc_cache_replay(const uint8_t* mask, int64_t tokens, int64_t units, int64_t capacity, int policy,
-                                  int64_t* hits_out);
+// Runs `mask` u8[T,U] through a cache, whose state is updated in place; `hits_out` i64[T] counts the active units that
+// were found in it.
+DIPC_EXPORT int dipc_cache_replay(const uint8_t* mask, uint8_t* cached, int64_t* freq, int64_t* last_used, int64_t* t,
+                                  int64_t tokens, int64_t units, int64_t capacity, int policy, int64_t* hits_out);
 
 // A unit-major matrix [U, N]. README.md states the formats.
 struct dipc_units {

@@ -4,6 +4,7 @@
 
 #include "dipc_native.h"
 #include "onnx_kernel.h"
+#include "selector.h"
 
 namespace dipc {
 namespace {
@@ -28,14 +29,7 @@ class SelectTopk final : public Kernel {
   void compute(Call& call) const override {
     const Tensor& score = score_of(call, k_);
     auto* mask = static_cast<uint8_t*>(call.output(0, score.dims).data);
-    const int64_t tokens = score.rows(), units = score.last();
-    const int64_t pieces = std::min<int64_t>(tokens, call.threads().width());
-    parallel_for(call.threads(), pieces, [&](int64_t i) {
-      const int64_t first = tokens * i / pieces, end = tokens * (i + 1) / pieces;
-      const int status = dipc_select_topk(score.as<float>() + first * units, nullptr, end - first, units, k_,
-                                          mask + first * units);
-      if (status != kOk) throw std::bad_alloc();
-    });
+    select_topk(score.as<float>(), nullptr, score.rows(), score.last(), k_, mask, call.threads());
   }
 
  private:

@@ -6,22 +6,35 @@
 
 #include "dipc_native.h"
 #include "selector.h"
+#include "thread_pool.h"
+
+namespace dipc {
+
+void select_topk(const float* score, const uint8_t* dense, int64_t tokens, int64_t units, int64_t k, uint8_t* mask,
+                 Parallel& parallel) {
+  constexpr int64_t kPieceUnits = int64_t{1} << 16;  // less is done sooner than another thread wakes
+  const int64_t pieces = std::clamp<int64_t>(tokens * units / kPieceUnits, 1, std::max<int64_t>(tokens, 1));
+  const std::vector<uint8_t> cached(units, 1);  // no unit is penalised
+  parallel_for(parallel, pieces, [&](int64_t piece) {
+    Selector selector(units);
+    for (int64_t token = tokens * piece / pieces; token < tokens * (piece + 1) / pieces; ++token) {
+      if (dense != nullptr && dense[token]) {
+        std::fill_n(mask + token * units, units, uint8_t{1});
+      } else {
+        selector.select(score + token * units, cached.data(), k, 1.0f, mask + token * units);
+      }
+    }
+  });
+}
+
+}  // namespace dipc
 
 DIPC_EXPORT int dipc_select_topk(const float* score, const uint8_t* dense, int64_t tokens, int64_t units, int64_t k,
                                  uint8_t* mask_out) {
   using namespace dipc;
   if (tokens < 0 || units < 0 || k < 0 || k > units) return kBadArgument;
   try {
-    Selector selector(units);
-    const std::vector<uint8_t> cached(units, 1);  // no unit is penalised
-    for (int64_t token = 0; token < tokens; ++token) {
-      uint8_t* mask = mask_out + token * units;
-      if (dense != nullptr && dense[token]) {
-        std::fill_n(mask, units, uint8_t{1});
-      } else {
-        selector.select(score + token * units, cached.data(), k, 1.0f, mask);
-      }
-    }
+    select_topk(score, dense, tokens, units, k, mask_out, ThreadPool::instance());
   } catch (const std::bad_alloc&) {
     return kOutOfMemory;
   }

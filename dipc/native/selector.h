@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gemv_kernels.h"
+#include "parallel.h"
 #include "top_k.h"
 
 namespace dipc {
@@ -64,5 +65,9 @@ class Selector {
   std::vector<uint32_t> key_;   // [U]
   std::vector<uint32_t> keys_;  // those among which the cut is sought, consumed by find_cut
 };
+
+// mask u8[T,U]: the k largest of each token's score f32[T,U]; all where `dense` u8[T], which may be null.
+void select_topk(const float* score, const uint8_t* dense, int64_t tokens, int64_t units, int64_t k, uint8_t* mask,
+                 Parallel& parallel);
 
 }  // namespace dipc

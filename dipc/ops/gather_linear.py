@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
+from dipc.masking import keep
 from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read, argument, weight_read
 
@@ -15,6 +16,11 @@ from dipc.ops.operator import Operator, Read, argument, weight_read
 def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = W[:, mask] x[mask] + b. x [..., I], mask bool[..., I], weight [O, I], bias [O] -> y [..., O]."""
     return linear(torch.where(mask, x, 0), weight, bias)
+
+
+def kernel(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same bits, sooner."""
+    return linear(keep(x, mask), weight, bias)
 
 
 def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,5 +68,6 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    kernel=kernel,
     onnx=OnnxForm(lower, {"GatherLinear": BODY}),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
+from dipc.masking import keep
 from dipc.ops.onnx_form import OnnxForm, onnx_node
 from dipc.ops.operator import Operator, Read, argument, weight_read
 
@@ -15,6 +16,11 @@ from dipc.ops.operator import Operator, Read, argument, weight_read
 def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y[mask] = W[mask] x + b[mask], zero elsewhere. x [..., I], mask bool[..., O], weight [O, I] -> y [..., O]."""
     return torch.where(mask, linear(x, weight, bias), 0)
+
+
+def kernel(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same bits, sooner."""
+    return keep(linear(x, weight, bias), mask)
 
 
 def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,5 +68,6 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    kernel=kernel,
     onnx=OnnxForm(lower, {"RowLinear": BODY}),
 )
