@@ -60,12 +60,13 @@ def search(program: Program, windows: Tensor, *, progress: Callable[[int, int], 
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to run with")
     sparse = run_pipeline(program, [Dip(density=1.0)]).program
     chosen = sample(windows)
+    tokens = chosen.shape[0] * chosen.shape[1]
     runs = len(chosen) * (len(PAIRS) + len(GRID) * len(SITES) * len(sparse.mlps))
     total: dict[Key, float] = {}
     done = 0
     for ids_T in chosen:
         for key, divergence in Sweep(sparse, ids_T).divergences():
-            total[key] = total.get(key, 0.0) + divergence / chosen.numel()
+            total[key] = total.get(key, 0.0) + divergence / tokens
             done += 1
             if progress is not None:
                 progress(done, runs)
@@ -151,6 +152,6 @@ class Sweep(fx.Interpreter):
 
 def sample(windows: Tensor) -> Tensor:
     """Some rows [N, T] of the windows that together have at most TOKENS tokens, evenly spread; at least one, cut."""
-    rows, length = windows.shape
+    rows, length = windows.shape[:2]
     count = max(1, min(rows, TOKENS // length))
     return windows[torch.arange(count) * rows // count, :TOKENS]
