@@ -61,6 +61,58 @@ class Window:
     ends: Ints
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """A text as tokens: their ids [T], the byte at which each ends [T], and the tokens that begin a sequence."""
+
+    name: str
+    ids: Tensor
+    ends: Ints
+    lead: Tensor
+
+    @property
+    def room(self) -> int:
+        """Tokens that one window of the whole text would have."""
+        return len(self.lead) + len(self.ids)
+
+    def side_by_side(self, seq_len: int, head: int = 0) -> list[Window]:
+        """Rows of at most `seq_len` tokens, each with the tokens that begin a sequence.
+
+        Rows of no more than `head` tokens, which would leave nothing to score, are left out.
+        """
+        step, rows = seq_len - len(self.lead), []
+        for start in range(0, len(self.ids), step):
+            row = torch.cat([self.lead, self.ids[start : start + step]])
+            begin = self.ends[start - 1] if start else 0
+            ends = np.concatenate([np.full(len(self.lead), begin), self.ends[start : start + step]])
+            if len(row) > max(head, 1):
+                rows.append(Window(row, ends))
+        return rows
+
+    def overlapping(self, seq_len: int, stride: int) -> list[Window]:
+        """Rows of exactly `seq_len` tokens, one every `stride`; only the first begins a sequence."""
+        ids, ends = torch.cat([self.lead, self.ids]), np.concatenate([np.zeros(len(self.lead), np.int64), self.ends])
+        starts = range(0, len(ids) - seq_len + 1, stride)
+        return [Window(ids[s : s + seq_len], ends[s : s + seq_len]) for s in starts]
+
+
+def tokens_of(model: Identity, text: Text, max_tokens: int | None = None) -> Tokens:
+    """The text as the model's tokenizer has it.
+
+    Raises:
+        UsageError: no tokenizer, or nothing to predict in the text.
+    """
+    tokenizer = tokenizer_of(model)
+    if max_tokens is not None and max_tokens < 2:
+        raise UsageError(f"max_tokens is {max_tokens}; it must be at least 2")
+    ids_T, ends_T = encode(tokenizer, text.text, max_tokens)
+    lead = [t for t in tokenizer("a", verbose=False)["input_ids"][:1] if t == tokenizer.bos_token_id]
+    found = Tokens(text.name, ids_T, ends_T, torch.tensor(lead, dtype=torch.long))
+    if found.room < 2:
+        raise UsageError(f"{text.name}: {len(ids_T)} tokens leave nothing to predict; give more text")
+    return found
+
+
 def windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None, head: int) -> list[Window]:
     """Rows of at most `seq_len` tokens.
 
@@ -70,21 +122,13 @@ def windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None, h
     Raises:
         UsageError: no tokenizer, a window longer than the context, or nothing to predict in the text.
     """
-    tokenizer, context = tokenizer_of(model), model.context
-    if not 2 <= seq_len <= context:
-        raise UsageError(f"seq_len is {seq_len}; it must be between 2 and the model's context of {context}")
-    if max_tokens is not None and max_tokens < 2:
-        raise UsageError(f"max_tokens is {max_tokens}; it must be at least 2")
-    ids_T, ends_T = encode(tokenizer, text.text, max_tokens)
-    lead = [t for t in tokenizer("a", verbose=False)["input_ids"][:1] if t == tokenizer.bos_token_id]
-    step, rows = seq_len - len(lead), []
-    for start in range(0, len(ids_T), step):
-        row = torch.cat([torch.tensor(lead, dtype=torch.long), ids_T[start : start + step]])
-        begin = ends_T[start - 1] if start else 0
-        if len(row) > max(head, 1):
-            rows.append(Window(row, np.concatenate([np.full(len(lead), begin), ends_T[start : start + step]])))
+    tokenizer_of(model)
+    if not 2 <= seq_len <= model.context:
+        raise UsageError(f"seq_len is {seq_len}; it must be between 2 and the model's context of {model.context}")
+    found = tokens_of(model, text, max_tokens)
+    rows = found.side_by_side(seq_len, head)
     if not rows:
-        count = len(ids_T)
+        count = len(found.ids)
         raise UsageError(f"{text.name}: {count} tokens leave nothing to predict; give more text or a smaller seq_len")
     return rows
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from dipc.backends.session import Identity, Step, check_call, rewound
 from dipc.errors import UsageError
 from dipc.lower import selections
+from dipc.placement import device_of
 from dipc.program import Program
 from dipc.shapes import empty_port
 
@@ -21,7 +22,7 @@ class EagerSession:
     """A running program: a `Session` (dipc.backends.session).
 
     Args:
-        program: with weights.
+        program: with weights; it runs where they are (`dipc.placement.place` moves them).
         record: also return every site's masks.
 
     Raises:
@@ -34,6 +35,7 @@ class EagerSession:
         self.program = program
         self.identity = Identity.of(program, "eager")
         self._sites = selections(program) if record else {}
+        self._device = device_of(program)
         self._module = _module_with(program, list(self._sites.values()))
         self._values: dict[str, Tensor] = {}
         self._position = 0
@@ -41,14 +43,14 @@ class EagerSession:
 
     def reset(self) -> None:
         """Forget everything: KV cache, selection state, weight cache."""
-        self._values = {p.name: empty_port(p, 0, 0) for p in self.program.carried}
+        self._values = {p.name: empty_port(p, 0, 0, str(self._device)) for p in self.program.carried}
         self._position = 0
 
     def new_sequence(self) -> None:
         """Forget the text but keep the weight cache warm, as a device does between two prompts."""
         for port in self.program.carried:
             if port.kind == "kv":
-                self._values[port.name] = empty_port(port, 0, 0)
+                self._values[port.name] = empty_port(port, 0, 0, str(self._device))
         self._position = 0
 
     def rewind(self, position: int) -> bool:
@@ -76,13 +78,13 @@ class EagerSession:
         Raises:
             UsageError: no token, or more than the model's context holds.
         """
-        ids_T = torch.as_tensor(ids, dtype=torch.long)
+        ids_T = torch.as_tensor(ids, dtype=torch.long, device=self._device)
         count = len(ids_T)
         check_call(count, self._position, self.identity.context)
         given = {
             "tokens": ids_T[None],
-            "positions": torch.arange(self._position, self._position + count)[None],
-            "dense": torch.full((1, count), dense),
+            "positions": torch.arange(self._position, self._position + count, device=self._device)[None],
+            "dense": torch.full((1, count), dense, device=self._device),
         }
         results = self._module(
             *(self._values[p.name] if p.name in self._values else given[p.kind] for p in self.program.inputs)

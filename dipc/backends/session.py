@@ -28,6 +28,8 @@ class Identity:
     method: Method
     backend: str
     tokenizer: Any = field(default=None, compare=False)
+    vocab: int = field(default=0, compare=False)
+    """Of the model; 0 where it is not known."""
 
     @property
     def usual_context(self) -> int:
@@ -38,7 +40,7 @@ class Identity:
     def of(cls, program: Program, backend: str) -> Identity:
         """A program's."""
         info = program.info
-        return cls(info.name, info.digest, info.context, program.method, backend, program.tokenizer)
+        return cls(info.name, info.digest, info.context, program.method, backend, program.tokenizer, info.vocab)
 
 
 @dataclass(frozen=True)

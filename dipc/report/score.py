@@ -36,7 +36,15 @@ def _own(score: OwnScore) -> dict[str, Any]:
         "method": score.method,
         "backend": score.backend,
         "text": {"name": score.text, "digest": score.text_digest},
+        "protocol": {
+            "name": score.protocol,
+            "sparse": score.sparse_tokens,
+            "scored": score.scored_tokens,
+            "sparse_share": score.sparse_share,
+            "sparse_scored": score.sparse_scored,
+        },
         "seq_len": score.seq_len,
+        "stride": score.stride,
         "prefill": score.prefill,
         "windows": score.windows,
         "tokens": score.tokens,
@@ -57,8 +65,8 @@ def score_table(score: Score) -> Group:
         ("density of the MLPs, measured", "1", share(score.density)),
         ("hit rate of the program's cache", NONE, percent(score.hit_rate)),
         ("cache policy", NONE, score.cache_policy),
-        ("scope", NONE, score.method.scope),
         ("tokens scored", number(score.tokens), number(score.tokens)),
+        ("of them made by a sparse token", NONE, percent(score.sparse_scored)),
     ]
     columns = ("", ">dense", *([f">{score.method.name}"] if sparse else []))
     return table(_title(score), columns, [row if sparse else row[:2] for row in rows if sparse or row[1] != NONE])
@@ -72,13 +80,14 @@ def own_score_table(score: OwnScore) -> Group:
         ("perplexity", number(score.perplexity)),
         ("bits per byte", number(score.bits_per_byte)),
         ("density, as compiled", share(score.method.density)),
-        ("scope", score.method.scope),
         ("tokens scored", number(score.tokens)),
+        ("of them made by a sparse token", percent(score.sparse_scored)),
     ]
     return table(_title(score), ("", f">{score.method.name}"), rows)
 
 
 def _title(score: OwnScore) -> str:
     title = f"{score.model} on {score.text}: {score.windows} windows of at most {score.seq_len} tokens"
-    title += f", the first {score.prefill} of each dense and not scored" if score.prefill else ""
+    title += f", one every {score.stride}" if score.stride < score.seq_len else ""
+    title += f"; protocol {score.protocol}: sparse {score.sparse_tokens}, scored {score.scored_tokens}"
     return title if score.backend == "eager" else f"{title}; {score.backend}"
