@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dipc.errors import UsageError
 from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
+from dipc.ops.operator import is_unmasked
 from dipc.pipeline import Pass, PassResult
 from dipc.program import Program
 from dipc.quantize import QuantizedTensor, piece_of, round_to_nearest, shared_bytes
@@ -63,9 +64,11 @@ class QuantizingPass(Pass):
     def run(self, program: Program) -> PassResult:
         """Quantise the program and the dense one it is compared with, so that both have one precision.
 
-        Raises UsageError where matrices were packed before they were quantised.
+        Raises UsageError where matrices were packed or pruned for good before they were quantised.
         """
         check_not_packed(self.name, program)
+        if any(is_unmasked(node) for node in program.graph.nodes):
+            raise UsageError(f"{self.name}: weights were pruned for good, and their kept values cannot be rounded")
         programs = [program] if program.dense is None else [program, program.dense]
         chosen, skipped = choose(programs, self.weights, self._obstacle)
         if not chosen:

@@ -126,11 +126,18 @@ class CalibratedPass(SparsityPass):
         return find(self.measured(program))
 
 
+STATIC = ("sparsegpt",)
+"""Methods that prune weights for good: they have no scope of their own, and go with any."""
+
+
 def joined(first: Method, second: Method) -> Method:
-    """The method of a program on which two were applied, each to its own layers; a dense one may be quantised."""
+    """The method of a program on which two were applied, each to its own layers or one after a static one.
+
+    A dense program may be quantised.
+    """
     if first.name == "dense":
         return dataclasses.replace(second, options=",".join(filter(None, (first.options, second.options))))
-    if first.scope != second.scope:
+    if first.scope != second.scope and first.name not in STATIC:
         raise UsageError(f"{first.options} and {second.options} differ in scope; a program has one")
     return Method(f"{first.name}+{second.name}", second.density, second.scope, f"{first.options},{second.options}")
 

@@ -99,17 +99,20 @@ def _obstacle(name: str, weight: Tensor, readers: list[fx.Node]) -> str | None:
 
 
 def check_not_packed(name: str, program: Program) -> None:
-    """UsageError where the pass of that name comes after matrices were packed."""
+    """UsageError where a pass of that name comes after matrices were packed."""
     for node in program.graph.nodes:
         if has_argument(node, "units") and has_argument(node, "bits") and not argument(node, "bits"):
             raise UsageError(f"{name}: %{node.name} reads a matrix that is packed; put {name} before pack")
 
 
-def store(programs: Iterable[Program], made: Mapping[str, StoredWeight]) -> list[Program]:
-    """The programs with weights in their new forms, of which a table that is also looked up gets a copy."""
+def store(programs: Iterable[Program], made: Mapping[str, StoredWeight], *, beside: bool = False) -> list[Program]:
+    """The programs with weights in their new forms.
+
+    Where a weight stays too, for lookups or (`beside`) in another program, the new form is named as a copy.
+    """
     programs = list(programs)
     readers = _readers(programs)
-    stems = {n: copy_of(n) if any(r.target is EMBEDDING for r in readers[n]) else n for n in made}
+    stems = {n: copy_of(n) if beside or any(r.target is EMBEDDING for r in readers[n]) else n for n in made}
     return [_rewritten(program, made, stems) for program in programs]
 
 

@@ -19,7 +19,7 @@ from dipc.solvers.sparsegpt import kept_count, largest, sparsegpt
 
 
 def problem(rows: int, columns: int, seed: int = 0, tokens: int = 64, own: float = 0.0) -> tuple[Tensor, Tensor]:
-    """A weight [O, I] and the Hessian of inputs of unequal size, float64; they share all but what each has on its `own`."""
+    """A weight [O, I] and the Hessian of correlated inputs, float64; the less so, the more each has of its `own`."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
     mixing += own * torch.eye(columns, dtype=torch.float64)
@@ -155,7 +155,8 @@ def test_without_correlation_gptq_rounds_to_the_nearest(
     expected = round_to_nearest(weight, bits, group, axis, symmetric)
     assert torch.equal(found.codes, expected.codes) and torch.equal(found.scales, expected.scales)
     assert (found.zeros is None) == (expected.zeros is None) == symmetric
-    assert found.zeros is None or torch.equal(found.zeros, expected.zeros)
+    if found.zeros is not None and expected.zeros is not None:
+        assert torch.equal(found.zeros, expected.zeros)
     assert found.codes.is_contiguous() and found.scales.is_contiguous()
 
 

@@ -109,7 +109,8 @@ def estimate(
     allocation = allocate(traffic, device.dram_available, context)
     score, source, used_seed = None, "", None
     if all(site.full for site in traffic.sites):
-        sparse = None
+        # Weights that were pruned for good are read by every token too, but there are fewer of them.
+        sparse = None if program.dense is None else price(traffic, allocation, device, rule, None)
         source = "every weight is read for every token; no trace is needed"
     else:
         placed = with_capacities(program, allocation.capacities)

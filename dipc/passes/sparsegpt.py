@@ -68,7 +68,7 @@ class Sparsegpt(Pass):
             return PassResult(program, (), skipped)
         bare = self.calibration is None and not program.info.has_weights
         made = {n: self._shape(w) for n, w in chosen.items()} if bare else self._pruned(program, chosen)
-        (after,) = store([program], made)
+        (after,) = store([program], made, beside=True)
         method = joined(program.method, Method(self.name, program_density(after), "all", str(self)))
         after = after.replace(method=method, dense=program.reference)
         mlps = {name: m.name for m in program.mlps for name in (m.gate, m.up, m.down)}

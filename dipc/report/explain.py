@@ -41,7 +41,7 @@ def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
         by = next((entry.text for entry in methods if mlp.name in entry.matches), None)
         sites = tuple(r for r in rows if r.name.rpartition(".")[0] == mlp.site_prefix)
         total = sum(r.units * r.unit_weights for r in sites)
-        kept = sum(r.active * r.unit_weights for r in sites)
+        kept = sum(r.active * r.unit_kept_weights for r in sites)
         reasons = () if by else tuple(_reason(e, mlp.name) for e in methods if _left(e, mlp.name))
         judged.append(Verdict(mlp.name, True, by is not None, by, kept / total if total else 1.0, sites, reasons))
     names = {mlp.name for mlp in program.mlps}

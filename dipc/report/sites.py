@@ -28,6 +28,7 @@ class SiteRow:
     active: int
     unit_bytes: float
     unit_weights: float
+    unit_kept_weights: float
     size_bytes: float
     policy: str | None
     capacity: int | None
@@ -40,8 +41,8 @@ def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
     active, aware = active_units(program), cache_aware(program)
     rows = []
     for s in traffic.sites:
-        sizes = (s.units, active.get(s.name, s.units), s.unit_bytes, s.unit_weights, s.size_bytes)
-        rows.append(SiteRow(s.name, s.layer, *sizes, *aware.get(s.name, (None, None))))
+        units = (s.units, active.get(s.name, s.units), s.unit_bytes, s.unit_weights, s.kept_weights / s.units)
+        rows.append(SiteRow(s.name, s.layer, *units, s.size_bytes, *aware.get(s.name, (None, None))))
     return rows
 
 
