@@ -16,7 +16,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from dipc.errors import UsageError
-from dipc.program import Program
+from dipc.placement import device_of
+from dipc.program import Port, Program
 from dipc.shapes import empty_port
 
 
@@ -116,8 +117,8 @@ def last_reads(graph: fx.Graph, wanted: set[fx.Node]) -> Mapping[fx.Node, Sequen
     return found
 
 
-def _given(port: Any, ids: Tensor, program: Program) -> Tensor:
-    device = str(next(iter(program.weights.values())).device)
+def _given(port: Port, ids: Tensor, program: Program) -> Tensor:
+    device = str(device_of(program))
     if port.kind == "tokens":
         return ids[None].to(device)
     if port.kind == "positions":

@@ -16,6 +16,7 @@ from dipc.backends.eager import EagerSession
 from dipc.calibration import Calibration
 from dipc.decoding import for_decoding
 from dipc.errors import BadFile, UnsupportedModel, UsageError
+from dipc.layerwise import run_layerwise
 from dipc.lower import lower, mean_bits, program_density
 from dipc.numerics import deviation, probe_logits
 from dipc.ops.unmask import mask_of
@@ -28,6 +29,8 @@ from dipc.program import Program
 from dipc.quantize import QuantizedTensor, round_to_nearest
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
+from dipc.solvers.gptq import gptq
+from dipc.solvers.hessian import hessian_of
 
 WINDOWS = random_ids(12 * 48).view(12, 48)
 DEQUANTIZE, UNMASK = torch.ops.dipc.dequantize.default, torch.ops.dipc.unmask.default
@@ -100,14 +103,10 @@ def test_gptq_rounds_what_int4_rounds_in_its_form(calibration: str) -> None:
 
 def test_the_first_matrix_is_solved_on_the_dense_models_inputs(calibration: str) -> None:
     """Where inputs are as they were, the codes are the solver's own."""
-    from dipc.layerwise import run_layerwise
-    from dipc.solvers.gptq import gptq
-    from dipc.solvers.hessian import hessian_of
-
     program = outlined()
     linear = next(n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default)
     found: list[Tensor] = []
-    run_layerwise(program, WINDOWS, lambda n, v: found.append(hessian_of(v.of(n.args[0]))) if n is linear else None)  # type: ignore[arg-type, func-returns-value]
+    run_layerwise(program, WINDOWS, lambda n, v: found.append(hessian_of(v.of(n.args[0]))) if n is linear else None)
     name = str(linear.args[1].target)
     expected = gptq(program.weights[name], found[0], 3, 32, 1)
     after = compiled("gptq{bits=3 group=32}", calibration).program
@@ -210,9 +209,9 @@ def test_bytes_of_kept_values_by_hand(density: float, after: str, calibration: s
     """A column of gate and up has 48 bits and, on average, that share of 48 values of 4 bytes; twice."""
     program = compiled(f"sparsegpt{{density={density}}},{after}", calibration).program
     traffic = lower(program)
-    sites = {s.name: (s.units, s.unit_bytes, s.unit_weights, s.kept_weights / s.weights) for s in traffic.sites}
-    assert sites["layers.0.input"] == (32, 2 * (6 + density * 48 * 4), 2 * 48, density)
-    assert sites["layers.1.glu"] == (48, 4 + density * 32 * 4, 32, density)
+    sites = {s.name: [s.units, s.unit_bytes, s.unit_weights, s.kept_weights / s.weights] for s in traffic.sites}
+    assert sites["layers.0.input"] == [32, 2 * (6 + density * 48 * 4), 2 * 48, density]
+    assert sites["layers.1.glu"] == [48, 4 + density * 32 * 4, 32, density]
     assert program.method.density == program_density(program) == density * 0.5
     assert program.method.name == f"sparsegpt+{after.partition('{')[0]}"
     assert traffic.total_bytes == sum(w.nbytes for n, w in program.weights.items() if not n.startswith("constant."))
