@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipc.cli.backend import BackendName, NoKernels, open_running
-from dipc.cli.tasks import FewShot, Limit, NoDense, TaskData, Tasks, TaskSeed, check_options, score_tasks
+from dipc.cli.tasks import FewShot, Limit, NoDense, TaskData, Tasks, TaskSeed, check_names, check_options, score_tasks
 from dipc.cli.terminal import (
     Debug,
     Dtype,
@@ -80,6 +80,8 @@ def command(
         "--no-dense": no_dense,
     }
     check_options(tasks, of_tasks, {**of_text, "--save-trace": save_trace})
+    if tasks is not None:
+        check_names(tasks, task_data)
     if save_trace is not None:
         _check_file(save_trace)
     from dipc.text import read_text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipc.cli.terminal import MOST_SEED, counting, show, show_json
+from dipc.cli.terminal import MOST_SEED, counting, show, show_json, working
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ def check_options(tasks: str | None, of_tasks: Mapping[str, Any], of_text: Mappi
     if strange is not None:
         reason = "this is for perplexity, not for --tasks" if tasks is not None else "this is for --tasks"
         raise UsageError(f"eval: {strange}: {reason}")
+
+
+def check_names(tasks: str, data: Path | None) -> None:
+    """What can be told of the tasks before the model is opened, which may take long."""
+    with working("looking the tasks up"):
+        from dipc.tasks.run import check_tasks
+
+        check_tasks(tasks.split(","), data)
 
 
 def score_tasks(model: Program | Session, tasks: str, json: bool, **options: Any) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -39,7 +39,8 @@ _UNREACHABLE = (
 )
 
 
-def task_manager(names: Sequence[str]) -> TaskManager:
+@lru_cache(maxsize=1)
+def task_manager(names: tuple[str, ...]) -> TaskManager:
     """The harness's list of tasks with these among them. UsageError if it has no task of a name."""
     root = Path(lm_eval.tasks.__file__).parent
     manager = TaskManager(include_defaults=False, include_path=[root / folder for folder in _FOLDERS])
@@ -75,7 +76,7 @@ def load(manager: TaskManager, name: str, data: LocalData | None, *, trust_remot
         except DipcError:
             raise
         except Exception as error:
-            if not reachable:
+            if data is None and not reachable:
                 raise UsageError(_UNREACHABLE) from error
             raise UsageError(f"its data could not be had: {error}") from error
         for task in loaded["tasks"].values():
@@ -143,7 +144,7 @@ def _usual_fewshot(task: Any) -> int:
 def _check_examples(task: Any) -> None:
     shots = task.get_config("num_fewshot")
     if shots and getattr(task, "without_examples", False):
-        raise UsageError(f"{task.task_name}: its {shots} examples come from the split train, which the folder lacks")
+        raise UsageError(f"its {shots} examples come from the split train, which the folder lacks")
 
 
 def _local_task(data: LocalData) -> type:

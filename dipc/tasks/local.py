@@ -154,7 +154,7 @@ def hellaswag_lines(file: Path, text: str) -> Iterator[Row]:
 
 def _split_context(context: str) -> tuple[str, str]:
     """Its full sentences, and the begun one."""
-    found = re.fullmatch(r"(.*[.!?])\s+(.*\w)", context)
+    found = re.fullmatch(r"(.*[.!?])\s+([^.!?]*[^.!?\s])", context)
     return (found[1], found[2]) if found else (context, "")
 
 

@@ -55,9 +55,11 @@ def run_tasks(
         UsageError: no such task, or no task could be run: for one, the hub cannot be reached.
         BadFile: local data that are absent or malformed, and no other task could be run.
     """
-    names = _checked(tasks, fewshot, limit)
-    if find_spec("lm_eval") is None:
-        raise MissingDependency('tasks need the LM Evaluation Harness: pip install "dipc[eval]"')
+    if fewshot is not None and fewshot < 0:
+        raise UsageError(f"fewshot is {fewshot}; it must be 0 or more")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1")
+    names = check_tasks(tasks, data)
     from dipc.tasks import harness
     from dipc.tasks.model import SessionLM
 
@@ -92,14 +94,24 @@ def run_tasks(
     )
 
 
-def _checked(tasks: Sequence[str], fewshot: int | None, limit: int | None) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in tasks))
+def check_tasks(tasks: Sequence[str], data: Path | None = None) -> tuple[str, ...]:
+    """The names of the tasks, each once: all that can be told of them before a model is opened.
+
+    Raises:
+        MissingDependency: no lm_eval.
+        UsageError: no such task.
+        BadFile: no such folder of data.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in tasks))
     if not names or not all(names):
         raise UsageError("name the tasks, such as mmlu,hellaswag")
-    if fewshot is not None and fewshot < 0:
-        raise UsageError(f"fewshot is {fewshot}; it must be 0 or more")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}; it must be at least 1")
+    if find_spec("lm_eval") is None:
+        raise MissingDependency('tasks need the LM Evaluation Harness: pip install "dipc[eval]"')
+    from dipc.tasks import harness
+
+    harness.task_manager(names)
+    if data is not None:
+        LocalData(data)
     return names
 
 
