@@ -24,7 +24,7 @@ from dipc.cli.terminal import (
     show_json,
     working,
 )
-from dipc.errors import DipcError
+from dipc.errors import DipcError, MissingDependency
 
 if TYPE_CHECKING:
     from dipc.comparison import Comparison
@@ -52,7 +52,29 @@ def command(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote for this model.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of calibration and training.")] = 0,
+    calibration_text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text to make the calibration from, once; not the test's.")
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Use only so many tokens of that text.")
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Also train adapters, for each density its own: dip+lora and cats+lora.")
+    ] = False,
+    train_text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text to train them on; by default the calibration's.")
+    ] = None,
+    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Of the adapters.")] = 32,
+    iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Of the training of each.")] = 1000,
+    tasks: Annotated[str, typer.Option(metavar="LIST", help="Also accuracy: tasks such as mmlu,hellaswag.")] = "",
+    task_data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The tasks' data as local files, instead of the hub's.")
+    ] = None,
+    fewshot: Annotated[int | None, typer.Option(metavar="N", min=0, help="Examples before each question.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Questions of each task.")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of calibration, training and tasks.")
+    ] = 0,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,
@@ -60,20 +82,18 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare methods: perplexity, distance to the dense model, density and bytes, a table per density.
+    """Compare methods at equal density, in one table.
 
-    Writes table.md, table.json and a plot to the folder. A method that cannot do what is asked has its reason in the
-    table; if something fails, the others are shown and the exit code is 1.
+    Perplexity, distance to the dense model, measured density and bytes read; table.md, table.json and a plot are in the
+    folder too. A method that cannot do what is asked has its reason in the table; if one fails, the others are shown
+    and the exit code is 1.
     """
     from dipc.registry import load_installed_plugins
     from dipc.text import read_text
 
     load_installed_plugins()
-    given = None if text is None else read_text(text)
-    chosen = [
-        *([m for m in (methods or "").split(",") if m.strip()] if methods or method else ["all"]),
-        *(method or ()),
-    ]
+    texts = [None if file is None else read_text(file) for file in (text, calibration_text, train_text)]
+    chosen = [*listed(methods or ("" if method else "all")), *(method or ())]
     from dipc import api
     from dipc.report.comparison import comparison_dict, comparison_tables
 
@@ -85,10 +105,20 @@ def command(
             chosen,
             densities(density),
             out=out,
-            text=given,
+            text=texts[0],
             seq_len=seq_len,
             max_tokens=max_tokens,
             calibration=calibration,
+            calibration_text=texts[1],
+            calibration_tokens=calibration_tokens,
+            lora=lora,
+            train_text=texts[2],
+            rank=rank,
+            iterations=iterations,
+            tasks=listed(tasks),
+            task_data=task_data,
+            fewshot=fewshot,
+            limit=limit,
             seed=seed,
             progress=progress,
         )
@@ -96,8 +126,24 @@ def command(
         show_json(comparison_dict(found))
     else:
         show(comparison_tables(found))
+        typer.echo(f"\n{_written(out)}")
     if found.failures:
         raise DipcError(_failures(found))
+
+
+def listed(text: str) -> list[str]:
+    """The items of a list."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _written(out: Path) -> str:
+    from dipc.report.plot import require_matplotlib
+
+    try:
+        require_matplotlib()
+    except MissingDependency as error:
+        return f"wrote table.md and table.json to {out}; {error}"
+    return f"wrote table.md, table.json, perplexity.svg and perplexity.png to {out}"
 
 
 def _failures(found: Comparison) -> str:

@@ -156,6 +156,8 @@ def _given(template: str, densities: Sequence[float]) -> Entry:
 def _checked(entry: Entry, passes: list[Pass]) -> Entry:
     if entry.is_trained and all(p.name != LORA for p in passes):
         raise UsageError(f"methods: {entry.template}: ADAPTER is for {LORA}{{adapter=ADAPTER}}")
+    if any(getattr(p, "scope", "all") != "all" for p in passes):
+        raise UsageError(f"methods: {entry.template}: scope=decode would score other tokens than the other rows")
     trained: Kind = "lora" if any(p.name == LORA for p in passes) else "method"
     return Entry(entry.name, entry.label, entry.template, trained)
 

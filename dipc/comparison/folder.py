@@ -1,8 +1,10 @@
 """The folder of a comparison: what it is about, and every finished cell in a file of its own.
 
-    FOLDER/comparison.json  the model, the text and what else all cells share; another comparison is refused
-           cells/*.json     a cell each, named by what its figures depend on
-           calibration.safetensors, adapters/, table.md, table.json, perplexity.svg, perplexity.png
+    FOLDER/comparison.json    the model, the text and what else all cells share; another comparison is refused
+           cells/*.json       a cell each, named by what its figures depend on
+           calibration.*      the calibration, and what it was made from
+           adapters/          an adapter for each trained cell
+           table.md, table.json, perplexity.svg, perplexity.png
 
 A file is written beside its place and renamed: what was killed leaves the cells that it had finished.
 """
@@ -37,30 +39,27 @@ class Folder:
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path = path
-        self.about = dict(about)
-        self._check()
+        if os.path.lexists(path) and not path.is_dir():
+            raise UsageError(f"{path}: this is a file; name a folder")
+        if path.is_dir() and any(path.iterdir()) and not (path / _ABOUT).exists():
+            raise UsageError(f"{path}: holds other files and no comparison; name a new folder")
         try:
             (path / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
-        self.write(_ABOUT, json_bytes({"schema": SCHEMA, "kind": "comparison-folder", **self.about}))
+        self.agree(_ABOUT, about)
 
-    def _check(self) -> None:
-        if not os.path.lexists(self.path):
-            return
-        if not self.path.is_dir():
-            raise UsageError(f"{self.path}: this is a file; name a folder")
-        if not (self.path / _ABOUT).exists():
-            if any(self.path.iterdir()):
-                raise UsageError(f"{self.path}: holds other files and no comparison; name a new folder")
-            return
-        held = read_json(self.path / _ABOUT)
-        for name, value in self.about.items():
-            if held.get(name) != value:
-                raise UsageError(
-                    f"{self.path}: holds a comparison with {name} {_text(held.get(name))}, and this one has "
-                    f"{_text(value)}; name another folder"
-                )
+    def agree(self, name: str, about: Mapping[str, Any]) -> None:
+        """Write what something was made from; UsageError if it was made from something else before."""
+        if (self.path / name).exists():
+            held = read_json(self.path / name)
+            for key, value in about.items():
+                if held.get(key) != value:
+                    raise UsageError(
+                        f"{self.path}: holds a comparison with {key} {_text(held.get(key))}, and this one has "
+                        f"{_text(value)}; name another folder"
+                    )
+        self.write(name, json_bytes({"schema": SCHEMA, **about}))
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file whole or not at all."""
@@ -91,9 +90,14 @@ class Folder:
 
 
 def cell_name(label: str, depends_on: Mapping[str, Any]) -> str:
-    """The file of a cell: its label, to be found by people, and the hash of what it depends on."""
+    """The file of a cell."""
+    return f"cells/{file_stem(label, depends_on)}.json"
+
+
+def file_stem(label: str, depends_on: Mapping[str, Any]) -> str:
+    """A label, to be found by people, and the hash of what is behind it."""
     digest = hashlib.sha256(json.dumps(_plain(depends_on), sort_keys=True).encode()).hexdigest()[:16]
-    return f"cells/{re.sub(r'[^a-z0-9.]+', '-', label.lower()).strip('-')[:60]}-{digest}.json"
+    return f"{re.sub(r'[^a-z0-9.]+', '-', label.lower()).strip('-')[:60]}-{digest}"
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dipc.adapter import adapted_name
 from dipc.backends.session import Session, Step
 from dipc.comparison.result import Figures
 from dipc.evaluation import evaluate, perplexity
 from dipc.lower import lower, reads_of
 from dipc.program import Program, is_buffer
-from dipc.storage import values_per_entry, weight_of
+from dipc.storage import pruned_values, values_per_entry
 from dipc.text import Text
 from dipc.trace import Trace
 
@@ -87,25 +88,31 @@ def measure(program: Program, captured: Program, dense: Session, text: Text, wat
 def bytes_read(program: Program, captured: Program, trace: Trace | None) -> tuple[float, float, float]:
     """Bytes that a token reads: of the MLPs by the masks, of all else, and what of both holds no parameter.
 
-    What holds none is every tensor that the captured model does not have, or a rewritten MLP in its place: predictors,
-    norms of columns, scales and zeros.
+    What holds none is every tensor that the captured model does not have in one form or another: predictors, norms of
+    columns, scales and zeros, and the bits that say what was pruned.
     """
-    traffic, held, width = lower(program), values_per_entry(program.graph), program.info.weight_bits / 8
+    traffic, parts, pruned = lower(program), values_per_entry(program.graph), pruned_values(program.graph)
+    values, width = set(pruned.values()), program.info.weight_bits / 8
+    own = {*captured.weights, *map(adapted_name, captured.weights)}
 
     def size_bytes(name: str) -> float:
         weight = program.weights[name]
-        return weight.numel() * (float(weight.element_size()) if name in held else width)
+        exact = name in parts and name not in values
+        return weight.numel() * (float(weight.element_size()) if exact else width)
 
+    def is_overhead(name: str) -> bool:
+        if name in parts:
+            return name in pruned or (parts[name] == 0 and name not in values)
+        return name not in own and not is_buffer(name)
+
+    travelling = {read.weight: read.travelling for node in program.graph.nodes for read in reads_of(node)}
     mlp_bytes = overhead_bytes = 0.0
+    resident = set(program.weights)
     for site in traffic.sites:
         density = 1.0 if site.full or trace is None else trace.density(site.name)
+        fetched = {name for matrix in site.matrices for name in (matrix, *travelling[matrix])}
         mlp_bytes += density * site.size_bytes
-        overhead_bytes += density * (site.size_bytes - sum(map(size_bytes, site.matrices)))
-    in_sites = {name for site in traffic.sites for name in site.matrices}
-    reads = [read for node in program.graph.nodes for read in reads_of(node) if read.weight in in_sites]
-    counted = in_sites | {table for read in reads for table in read.travelling}
-    own = {*captured.weights, *(name for m in program.mlps for name in (m.gate, m.up, m.down))}
-    for name in set(program.weights) - counted:
-        if not is_buffer(name) and (held.get(name) == 0 or weight_of(name) not in own):
-            overhead_bytes += size_bytes(name)
+        overhead_bytes += density * sum(map(size_bytes, filter(is_overhead, fetched)))
+        resident -= fetched
+    overhead_bytes += sum(map(size_bytes, filter(is_overhead, resident)))
     return mlp_bytes, traffic.resident_bytes - traffic.resident_unread_bytes, overhead_bytes

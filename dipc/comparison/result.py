@@ -44,12 +44,13 @@ class Figures:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A task's score: the metric's name, its value, its standard error where known, and the examples that it is of."""
+    """A task's score: the metric, its value and standard error, the questions, and the examples before each."""
 
     metric: str
     value: float
     stderr: float | None
     count: int
+    fewshot: int
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,9 @@ class Comparison:
         return tuple(row for row in self.rows if row.density == density)
 
     def best(self, density: float | None) -> Row | None:
-        """The row of least perplexity among those of a block that compete."""
-        found = [row for row in self.block(density) if row.competes]
+        """The row of least perplexity among those of a block that compete, and read less than the dense model."""
+        least = self.dense.figures
+        found = [r for r in self.block(density) if r.competes and least and r.figures.bytes_read < least.bytes_read]  # type: ignore[union-attr]
         return min(found, key=lambda row: row.figures.perplexity, default=None)  # type: ignore[union-attr]
 
     def to_markdown(self) -> str:

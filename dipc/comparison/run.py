@@ -11,10 +11,14 @@ from typing import Any
 import torch
 
 from dipc.backends.session import Identity
+from dipc.calibration import calibration_for
+from dipc.comparison.benchmarks import Benchmarks
 from dipc.comparison.cells import Cells, Progress
 from dipc.comparison.entries import choose
 from dipc.comparison.folder import Folder, json_bytes
 from dipc.comparison.measure import Remembered
+from dipc.comparison.prepare import Training
+from dipc.comparison.prepare import calibration as made_calibration
 from dipc.comparison.result import Comparison
 from dipc.comparison.verdict import verdict
 from dipc.errors import MissingDependency, UsageError
@@ -36,6 +40,16 @@ def compare(
     seq_len: int | None = None,
     max_tokens: int | None = None,
     calibration: str | Path | None = None,
+    calibration_text: Text | str | None = None,
+    calibration_tokens: int | None = None,
+    lora: bool = False,
+    train_text: Text | str | None = None,
+    rank: int = 32,
+    iterations: int = 1000,
+    tasks: Sequence[str] = (),
+    task_data: str | Path | None = None,
+    fewshot: int | None = None,
+    limit: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     **capture_options: Any,
@@ -54,7 +68,17 @@ def compare(
         seq_len: tokens of a window; by default the model's context, at most 2,048.
         max_tokens: use only so many tokens from the start of the text.
         calibration: a file of `calibrate`, for the methods that need one.
-        seed: of calibration and training.
+        calibration_text: text to make it from instead; that is done once, and the file kept in the folder.
+        calibration_tokens: use only so many tokens of that text.
+        lora: also train adapters for the rows `dip+lora` and `cats+lora`, each density its own.
+        train_text: what they are trained on; by default the calibration's text.
+        rank: of the adapters.
+        iterations: of the training of each.
+        tasks: of the LM Evaluation Harness, for accuracy beside perplexity.
+        task_data: a folder with the tasks' data; nothing is asked of the hub then.
+        fewshot: examples before each question, as for `run_tasks`.
+        limit: only the first so many questions of each task.
+        seed: of calibration, training and tasks.
         progress: called with cells done, cells in all, and the name of the one at work.
         **capture_options: for `capture`.
 
@@ -62,8 +86,12 @@ def compare(
         UsageError: a density, a method or a text that cannot be used, or a folder that holds another comparison.
     """
     asked = _checked(densities)
-    entries = choose(methods, asked)
-    given = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
+    entries = choose(methods, asked, lora=lora)
+    given = _text(text) or sample_text()
+    calibration_text = _text(calibration_text)
+    train_text = _text(train_text) or calibration_text
+    if calibration is not None and calibration_text is not None:
+        raise UsageError("give a calibration or a text to make it from, not both")
     program = _dense(model if isinstance(model, Program) else capture(model, **capture_options))
     length = program.info.usual_context if seq_len is None else seq_len
     plan = windows(Identity.of(program, "eager"), given, length, max_tokens, 0)
@@ -76,8 +104,17 @@ def compare(
         "tokens at most": max_tokens,
     }
     folder = Folder(Path(out), about)
-    blocks = [*asked, None]
-    planned = [(entry, density) for density in blocks for entry in entries if entry.stands_at(density)]
+    planned = [(e, density) for density in (*asked, None) for e in entries if e.stands_at(density)]
+    benchmarks = Benchmarks(tuple(tasks), None if task_data is None else Path(task_data), fewshot, limit, seed)
+    total = (len(planned) + 1) * (1 + len(benchmarks.tasks))
+    file = None if calibration is None else Path(calibration)
+    if calibration_text is not None:
+        say = (lambda what: progress(0, total, what)) if progress is not None else (lambda what: None)
+        file = made_calibration(
+            folder, program, calibration_text, seed, say, seq_len=length, max_tokens=calibration_tokens
+        )
+    if file is not None:
+        calibration_for(str(file), program)
     with open_session(program) as session:
         cells = Cells(
             program=program,
@@ -86,18 +123,25 @@ def compare(
             text=given,
             seq_len=length,
             max_tokens=max_tokens,
-            calibration=None if calibration is None else Path(calibration),
-            total=len(planned) + 1,
+            calibration=file,
+            training=None if train_text is None else Training(train_text, rank, iterations, seed),
+            benchmarks=benchmarks,
+            total=total,
             progress=progress,
         )
         dense = cells.of_dense()
-        rows = tuple(cells.of_entry(entry, density) for entry, density in planned)
+        # What has to be trained takes longest, so it comes last; the table has it in its place.
+        made = {row: cells.of_entry(*row) for row in sorted(planned, key=lambda row: row[0].is_trained)}
+    rows = tuple(made[row] for row in planned)
     protocol = {
         **about,
         "windows": len(plan),
         "tokens scored": sum(len(window.ids) - 1 for window in plan),
         "scope": "all",
-        "calibration": None if calibration is None else Path(calibration).name,
+        "calibration": None if file is None else _described(file, program),
+        "training": _trained(train_text, rank, iterations)
+        if train_text and any(e.is_trained for e in entries)
+        else None,
         "seed": seed,
     }
     found = Comparison(_model(program), protocol, dense, rows)
@@ -113,6 +157,19 @@ def _write(found: Comparison, folder: Folder) -> None:
     with contextlib.suppress(MissingDependency):
         for kind, content in perplexity_plot(found).items():
             folder.write(f"perplexity.{kind}", content)
+
+
+def _text(given: Text | str | None) -> Text | None:
+    return Text("text", given) if isinstance(given, str) else given
+
+
+def _described(calibration: Path, program: Program) -> str:
+    meta = calibration_for(str(calibration), program).meta
+    return f"{meta['tokens']:,} tokens of {meta['text']} ({meta['text_digest']})"
+
+
+def _trained(text: Text, rank: int, iterations: int) -> str:
+    return f"LoRA of rank {rank}, {iterations:,} iterations on {text.name} ({text.digest})"
 
 
 def _checked(densities: Sequence[float]) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dipc.quantities import format_bytes
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 BEST = "*"
 _COLUMNS = ("method", ">density", ">perplexity", ">KL", ">MLP reads", ">all reads", ">overhead")
 _NOTES = (
-    f"{BEST} the least perplexity of a block, of the rows at its density that are neither an oracle nor trained",
+    f"{BEST} the least perplexity of a block, of the rows at its density that read less than the dense model and are "
+    "neither an oracle nor trained",
     "density: weights of the MLPs read per token, of all, as measured; KL: nats per token to the dense model",
     "reads: bytes of weights per token, of the MLPs by the masks and of everything, without a KV cache; overhead: the "
     "part of them that holds no parameter of the model (predictors, norms, scales, mask bits)",
@@ -58,13 +59,14 @@ def comparison_tables(found: Comparison) -> list[RenderableType]:
 
     parts: list[RenderableType | None] = []
     for density in found.densities:
-        rows = [(row, _cells(found, row)) for row in (found.dense, *_measured(found, density))]
-        parts.append(table(_title(found, density), _COLUMNS, [_styled(found, row, cells) for row, cells in rows]))
+        rows = [_styled(row, row is found.best(density)) for row in (found.dense, *_measured(found, density))]
+        parts.append(table(_title(density), _COLUMNS, rows))
         parts.append(_accuracies(found, density))
-        absent = [(row.label, row.reason or "") for row in found.block(density) if row.reason]
-        parts.append(table("incomplete", ("method", "reason"), absent) if absent else None)
+        reasons = _reasons(found.block(density))
+        parts.append(table("incomplete", ("method", "reason"), reasons) if reasons else None)
     if found.verdict:
-        parts.append(Text("\n".join(f"- {sentence}" for sentence in found.verdict)))
+        sentences = [("-", sentence) for sentence in found.verdict]
+        parts.append(table("what the figures show", ("", ""), sentences, header=False))
     parts.append(facts("measured on", protocol(found)))
     return stack(*parts, Text("\n".join(_NOTES), style="dim"))
 
@@ -74,14 +76,14 @@ def comparison_markdown(found: Comparison) -> str:
     lines = [f"# Methods on {found.model['name']}", "", *(f"- {name}: {value}" for name, value in protocol(found)), ""]
     columns = ["method", *(c.removeprefix(">") for c in _COLUMNS[1:]), *found.tasks]
     for density in found.densities:
-        lines += [f"## {_title(found, density)}", "", _line(columns), _line(["---", *["---:"] * (len(columns) - 1)])]
+        lines += [f"## {_title(density)}", "", _line(columns), _line(["---", *["---:"] * (len(columns) - 1)])]
         for row in (found.dense, *_measured(found, density)):
-            cells = [cell.strip() for cell in (*_cells(found, row), *(_accuracy(row, task) for task in found.tasks))]
+            cells = [*_cells(row), *(_accuracy(row, task) for task in found.tasks)]
             if row is found.best(density):
-                cells[:3] = [f"**{cell.removesuffix(BEST)}**" for cell in cells[:3]]
-            lines.append(_line([cell.removesuffix(BEST) for cell in cells]))
-        absent = [row for row in found.block(density) if row.reason]
-        lines += ["", *(f"- {row.label}: {row.reason}" for row in absent), *([""] if absent else [])]
+                cells[:3] = [f"**{cell}**" for cell in cells[:3]]
+            lines.append(_line(cells))
+        reasons = [f"- {labels}: {reason}" for labels, reason in _reasons(found.block(density))]
+        lines += ["", *reasons, *([""] if reasons else [])]
     lines += ["## What the figures show", "", *(f"- {sentence}" for sentence in found.verdict), ""]
     notes = [note.replace(BEST, "bold:", 1) if note.startswith(BEST) else note for note in _NOTES]
     return "\n".join([*lines, *(f"{note}.  " for note in notes)]).rstrip() + "\n"
@@ -99,7 +101,7 @@ def number_or_text(value: Any) -> str:
     return number(value) if isinstance(value, (int, float)) else str(value)
 
 
-def _title(found: Comparison, density: float | None) -> str:
+def _title(density: float | None) -> str:
     return "pipelines without DENSITY" if density is None else f"density {density:g}"
 
 
@@ -107,14 +109,22 @@ def _measured(found: Comparison, density: float | None) -> list[Row]:
     return [row for row in found.block(density) if row.figures is not None]
 
 
-def _cells(found: Comparison, row: Row) -> list[str]:
+def _reasons(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Methods that lack something, and why; those of one reason together."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            labels.setdefault(row.reason, []).append(row.label)
+    return [("; ".join(names), reason) for reason, names in labels.items()]
+
+
+def _cells(row: Row) -> list[str]:
     figures = row.figures
     assert figures is not None
-    mark = BEST if row is found.best(row.density) else NO_BREAK
     return [
         row.label,
         share(figures.density),
-        f"{number(figures.perplexity)}{mark}",
+        number(figures.perplexity),
         number(figures.kl_to_dense, 3) if row.kind != "dense" else NONE,
         format_bytes(figures.mlp_bytes),
         format_bytes(figures.bytes_read),
@@ -122,11 +132,13 @@ def _cells(found: Comparison, row: Row) -> list[str]:
     ]
 
 
-def _styled(found: Comparison, row: Row, cells: Sequence[str]) -> list[Any]:
+def _styled(row: Row, is_best: bool) -> list[Any]:
+    """The cells; a best row is bold, and has a mark that is seen without colours."""
     from rich.text import Text
 
-    style = "bold" if row is found.best(row.density) else ""
-    return [Text(cell, style=style) for cell in cells]
+    cells = _cells(row)
+    cells[2] += BEST if is_best else NO_BREAK
+    return [Text(cell, style="bold" if is_best else "") for cell in cells]
 
 
 def _accuracies(found: Comparison, density: float | None) -> RenderableType | None:

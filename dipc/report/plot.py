@@ -21,7 +21,7 @@ _COLOURS = (
     *("#332288", "#882255", "#999933", "#44AA99", "#666666"),  # Tol, where more are needed
 )
 _MARKERS = "osD^vP*Xph<>8"
-_VARIANTS = ((" + LoRA", "--"), ("-ca", ":"), (", split", "-."), (", by layer", (0, (1, 1, 4, 1))))
+_VARIANTS = ((" + LoRA", "--"), ("-ca", ":"), (", split", "-."), (", by layer", (0, (1, 1, 4, 1))), (" (oracle)", "-."))
 
 Line = list[tuple[float, float]]
 
@@ -65,6 +65,7 @@ def _draw(figure: Any, found: Comparison) -> None:
     ceiling = HOPELESS * dense.perplexity
     seen = [y for line in lines.values() for _, y in line if y <= ceiling] or [dense.perplexity]
     families = list(dict.fromkeys(_family(label) for label in lines))
+    markers = {label: _MARKERS[place % len(_MARKERS)] for place, label in enumerate(lines)}
     # From the top of the plot to its bottom, so that the eye finds a line where its name stands.
     for label, line in sorted(lines.items(), key=lambda item: (-item[1][0][1], item[0])):
         place = families.index(_family(label))
@@ -75,7 +76,7 @@ def _draw(figure: Any, found: Comparison) -> None:
             label=label,
             color=colour,
             linestyle=variant or "-",
-            marker=_MARKERS[place % len(_MARKERS)],
+            marker=markers[label],
             markersize=5.5,
             markerfacecolor="white" if variant else colour,
             linewidth=1.4,
@@ -86,7 +87,7 @@ def _draw(figure: Any, found: Comparison) -> None:
     low, high = min(*seen, dense.perplexity), max(*seen, dense.perplexity)
     if high > _LOG_FROM * low:
         _logarithmic(axes)
-    room = (high / low) ** 0.06
+    room = max((high / low) ** 0.06, 1.01)
     axes.set_ylim(low / room, high * room)
     axes.set_xlabel("density of the MLPs, measured")
     axes.set_ylabel("perplexity")
