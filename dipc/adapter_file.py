@@ -149,8 +149,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not where.exists():
         return {}
     record = read_json(_bytes(where), where)
-    model = record.get("model")
-    if record.get("kind") != "adapter" or not isinstance(model, dict) or not {"name", "digest"} <= set(model):
+    recipe = record.get("recipe")
+    if record.get("kind") != "adapter" or not isinstance(recipe, dict) or not {"model", "digest"} <= set(recipe):
         raise BadFile(f"{where}: is no record of an adapter that dipc trained")
     if record.get("schema") != RECORD_SCHEMA:
         raise BadFile(f"{where}: has schema {record.get('schema')}, and this dipc reads {RECORD_SCHEMA}; upgrade dipc")

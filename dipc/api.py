@@ -15,6 +15,7 @@ from dipc.backends.cost import Estimate, estimate
 from dipc.comparison import Comparison, compare
 from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
+from dipc.finetuning import Finetuned, finetune
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
@@ -32,6 +33,7 @@ __all__ = [
     "Comparison",
     "Compiled",
     "Estimate",
+    "Finetuned",
     "Generation",
     "OwnScore",
     "Program",
@@ -44,6 +46,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "finetune",
     "generate",
     "load",
     "perplexity",
@@ -114,12 +117,14 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
     return onnx.export(Pack().run(program).program if pack else program, Path(folder), pipeline=pipeline)
 
 
-def to_dict(result: Compiled | Estimate | Score | TaskScores) -> dict[str, Any]:
+def to_dict(result: Compiled | Estimate | Finetuned | Score | TaskScores) -> dict[str, Any]:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
     from dipc import report
 
     if isinstance(result, Score):
         return report.score_dict(result)
+    if isinstance(result, Finetuned):
+        return report.finetuned_dict(result)
     if isinstance(result, TaskScores):
         return report.tasks_dict(result)
     return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)

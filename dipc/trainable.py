@@ -28,7 +28,9 @@ _SUMS = ("gather_linear", "row_linear", "glu")
 
 @dataclass(frozen=True)
 class Adapted:
-    """W + scale B A, where W [O, I] is frozen; a [R, I] and b [O, R] are trained.
+    """W + scale B A, where W [O, I] is frozen, and a [R, I] and b [at least O, R] are trained.
+
+    B are O rows of b from `first` on: two weights may share a pair of matrices.
 
     A linear layer of it is the sum of two, so that neither the sum of the matrices nor its gradient, both as large as
     the weight, is ever held.
@@ -38,15 +40,20 @@ class Adapted:
     a: Tensor
     b: Tensor
     scale: float
+    first: int = 0
 
     def matrix(self) -> Tensor:
         """The sum itself [O, I], for what is no linear layer."""
-        return (self.weight + self.scale * (self.b @ self.a)).to(self.weight.dtype)
+        return (self.weight + self._rows() @ self.a).to(self.weight.dtype)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(W + scale B A) x + bias. x [..., I] -> [..., O]."""
-        low = linear(linear(x.to(self.a.dtype), self.a), self.scale * self.b)
+        low = linear(linear(x.to(self.a.dtype), self.a), self._rows())
         return linear(x, self.weight, bias) + low.to(x.dtype)
+
+    def _rows(self) -> Tensor:
+        """scale B."""
+        return self.scale * self.b[self.first : self.first + self.weight.shape[0]]
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

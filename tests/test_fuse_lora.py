@@ -95,7 +95,7 @@ def test_adapters_of_a_fused_projection_are_cut_as_it_is(tmp_path: Path, target:
 
 
 def test_an_adapted_head_leaves_the_embedding_that_it_shares(tmp_path: Path) -> None:
-    tied = {"tie_word_embeddings": True}
+    tied: dict[str, Any] = {"tie_word_embeddings": True}
     folder = adapter(tmp_path / "a", sizes=tied, target_modules=["lm_head"])
     program = compile(capture(tiny_model(**tied), name="tied"), f"fuse-lora{{adapter={folder}}}").program
     assert {"model.embed_tokens.weight", "lm_head_lora.weight"} <= set(program.weights)
@@ -114,8 +114,8 @@ def test_a_method_works_on_folded_weights_and_is_compared_with_them(tmp_path: Pa
 
 def record(folder: Path, **changes: Any) -> Path:
     """Make the adapter one that dipc trained for the tiny Llama."""
-    model = {"name": "tiny", "digest": tiny_llama().info.digest}
-    content = {"schema": 1, "kind": "adapter", "model": model, **changes}
+    recipe = {"model": "tiny", "digest": tiny_llama().info.digest}
+    content = {"schema": 1, "kind": "adapter", "recipe": recipe, **changes}
     (folder / "dipc_adapter.json").write_text(json.dumps(content))
     return folder
 
@@ -149,7 +149,8 @@ def test_a_recovery_adapter_on_top_of_another(tmp_path: Path) -> None:
 def test_a_program_without_weights_gets_the_shapes(tmp_path: Path) -> None:
     folder = record(adapter(tmp_path / "a", use_dora=True))
     config = tmp_path / "config.json"
-    config.write_text(tiny_model().config.to_json_string())
+    model: Any = tiny_model()
+    config.write_text(model.config.to_json_string())
     bare = compile(str(config), f"fuse-lora{{adapter={folder}}},dip").program
     full = fused(folder, passes=",dip")
     assert {n: w.shape for n, w in bare.weights.items()} == {n: w.shape for n, w in full.weights.items()}
@@ -208,7 +209,7 @@ def test_adapters_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> Non
         fused(adapter(tmp_path / "phi", "phi3", target_modules=["gate_up_proj"]))
     folder = adapter(tmp_path / "a")
     with pytest.raises(BadFile, match=r"trained for wide \(12\), not for tiny"):
-        fused(record(folder, model={"name": "wide", "digest": "12"}))
+        fused(record(folder, recipe={"model": "wide", "digest": "12"}))
     (folder / "dipc_adapter.json").unlink()
     edit_config(folder, target_modules=["nothing"])
     with pytest.raises(BadFile, match=r"PEFT cannot load it: .*nothing"):

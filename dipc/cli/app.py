@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli import bench, compare, compile, env, estimate, eval, explain, export, hw, inspect, passes, policies, run
+from dipc.cli import (
+    bench,
+    compare,
+    compile,
+    env,
+    estimate,
+    eval,
+    explain,
+    export,
+    finetune,
+    hw,
+    inspect,
+    passes,
+    policies,
+    run,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -43,6 +58,7 @@ def root(
 app.command("compile")(compile.command)
 app.command("inspect")(inspect.command)
 app.command("explain")(explain.command)
+app.command("finetune")(finetune.command)
 app.command("run")(run.command)
 app.command("eval")(eval.command)
 app.command("estimate")(estimate.command)

@@ -94,10 +94,10 @@ def _redirect(graph: fx.Graph, readers: list[fx.Node], old: str, new: str) -> No
 
 
 def _check_model(checkpoint: Checkpoint, program: Program) -> None:
-    made_for = checkpoint.record.get("model")
+    recipe = checkpoint.record.get("recipe")
     # A model without weights has a digest of its own.
-    if made_for and program.info.has_weights and made_for["digest"] != program.info.digest:
+    if recipe and program.info.has_weights and recipe["digest"] != program.info.digest:
         raise BadFile(
-            f"{checkpoint.folder}: was trained for {made_for['name']} ({made_for['digest']}), "
+            f"{checkpoint.folder}: was trained for {recipe['model']} ({recipe['digest']}), "
             f"not for {program.info.name} ({program.info.digest})"
         )

@@ -1,0 +1,108 @@
+"""`dipc finetune`: train adapters that win back what a method loses."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dipc.cli.terminal import (
+    MOST_SEED,
+    Debug,
+    Dtype,
+    Json,
+    Plugins,
+    Quiet,
+    TrustRemoteCode,
+    counting,
+    show,
+    show_json,
+    working,
+)
+
+if TYPE_CHECKING:
+    from dipc.finetuning import Finetuned
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a Hugging Face id.")],
+    passes: Annotated[
+        str, typer.Option("--passes", "-p", metavar="TEXT", help="The method, for example 'dip{density=0.5}'.")
+    ],
+    text: Annotated[Path, typer.Option(metavar="FILE", help="UTF-8 text to train on; its last tenth is held out.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The folder to write.")],
+    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Of the adapters.")] = 32,
+    iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Updates.")] = 1000,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Windows of an iteration.")] = 1,
+    seq_len: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Tokens of a window; by default the context, at most 256.")
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="RATE", help="The largest: it rises, then falls to 0.")
+    ] = 1e-3,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the whole training.")] = 0,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote, for methods that need it.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where a training was cut off.")] = False,
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train LoRA adapters that win back what a method loses, by distillation from the dense model.
+
+    The folder is a PEFT checkpoint; `compile` folds it in with the pass `fuse-lora`. A training that was cut off goes
+    on with the same command, to the same result.
+    """
+    from dipc.registry import load_installed_plugins
+
+    load_installed_plugins()
+    from dipc.adapter import RECORD, peft_module
+    from dipc.artifact import check_output
+    from dipc.pipeline import parse_pipeline
+    from dipc.text import read_text
+
+    given, ordered = read_text(text), parse_pipeline(passes)
+    if restart or not (out / RECORD).is_file():
+        check_output(out)
+    peft_module()
+    from dipc import api
+    from dipc.report.figures import number
+    from dipc.report.finetuned import finetuned_dict, finetuned_tables
+    from dipc.report.table import stack
+
+    with working(f"capturing {model}"):
+        program = api.capture(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    losses: list[float] = []
+    with counting(lambda: f"KL {number(sum(losses[-20:]) / len(losses[-20:]), 3)}" if losses else "KL") as progress:
+        result = api.finetune(
+            program,
+            ordered,
+            given,
+            out,
+            rank=rank,
+            iterations=iterations,
+            batch=batch,
+            seq_len=seq_len,
+            learning_rate=learning_rate,
+            seed=seed,
+            calibration=calibration,
+            resume=not restart,
+            progress=progress,
+            watch=losses.append,
+        )
+    if json:
+        return show_json({**finetuned_dict(result), "next": _next(model, result)})
+    show(stack(*finetuned_tables(result)))
+    typer.echo(f"\nwrote {out}\nnext: {_next(model, result)}")
+    return None
+
+
+def _next(model: str, result: Finetuned) -> str:
+    """What to type next."""
+    return f"dipc compile {shlex.quote(model)} --passes {shlex.quote(result.passes)} -o OUT"
