@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
@@ -66,6 +66,7 @@ def test_noise_cannot_make_less_density_cheaper() -> None:
 factors = st.floats(0.01, 100)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(factors, factors), min_size=2, max_size=4), st.floats(0.3, 0.95), st.randoms())
 def test_greedy_is_optimal_where_divergences_add_up(
     pairs: list[tuple[float, float]], density: float, random: Random
@@ -94,6 +95,7 @@ def test_greedy_is_optimal_where_divergences_add_up(
 curves = st.lists(st.floats(0, 10, width=32), min_size=6, max_size=6).map(lambda v: torch.tensor(v).reshape(2, 3))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(curves, st.sampled_from([8, 24])), min_size=1, max_size=4), st.floats(1e-3, 1))
 def test_layers_meets_the_density_whatever_was_measured(measured: list[tuple[Tensor, int]], density: float) -> None:
     mlps = [mlp(i, d_ff) for i, (_, d_ff) in enumerate(measured)]
@@ -126,6 +128,7 @@ def test_split_on_paper() -> None:
     assert Allocation(math.log(1.5), 1.3, GRID, {}).split(0.5) == pytest.approx((0.6, 0.3), abs=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(-6, 6), st.floats(-1, 4), st.floats(1e-9, 1))
 def test_split_has_the_density_everywhere(intercept: float, slope: float, density: float) -> None:
     rho_in, rho_glu = Allocation(intercept, slope, GRID, {}).split(density)
@@ -133,6 +136,7 @@ def test_split_has_the_density_everywhere(intercept: float, slope: float, densit
     assert (2 * rho_in + rho_glu) / 3 == pytest.approx(density, rel=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(1e-6, 1))
 def test_the_line_0_1_is_the_equal_split(density: float) -> None:
     assert Allocation(0, 1, GRID, {}).split(density) == pytest.approx((density, density), rel=1e-9)
