@@ -15,6 +15,7 @@ from dipc.errors import BadFile, DipcError, UsageError
 from dipc.graph_json import graph_from_json
 from dipc.graph_names import check_weight_names, first_problem
 from dipc.manifest import NAME, FileRecord, Manifest, read_json, read_manifest
+from dipc.mapped_weights import map_weights
 from dipc.pipeline import PassLog
 from dipc.program import Method, Program
 from dipc.shapes import torch_dtype, verify_structure
@@ -146,9 +147,7 @@ def _meta(shapes: Mapping[str, _Weight]) -> dict[str, torch.Tensor]:
 
 
 def _read_weights(path: Path, shapes: Mapping[str, _Weight]) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    found = load_file(path)
+    found = map_weights(path)
     for name in sorted({*found, *shapes}):
         if name not in found or name not in shapes:
             raise BadFile(f"{path.name} and the weights of the program differ in {name[:80]!r}")

@@ -95,7 +95,7 @@ def evaluate(
     backend: Backend = "eager",
     kernels: Kernels = "auto",
     exported: Path | None = None,
-    device: str = "auto",
+    device: str | None = None,
     dense: Session | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
@@ -114,7 +114,8 @@ def evaluate(
         backend: what runs both, the program and the dense one: `eager` or `onnx`.
         kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
         exported: with `onnx`: the program's own export; by default made anew and thrown away, as the dense one is.
-        device: with `eager`, what torch runs on (`dipc.placement`): `auto`, `cpu`, `cuda` or `cuda:1`.
+        device: with `eager`, what torch runs on (`dipc.placement`): `auto`, `cpu`, `cuda` or `cuda:1`; by default what
+            holds the weights.
         dense: what runs the dense model, for many programs that are measured beside one; by default the program's own
             reference, opened for this call. It is fed a whole window per call.
         progress: called with windows done and windows in all.
@@ -127,7 +128,7 @@ def evaluate(
     if record and plan.protocol.overlaps:
         raise UsageError(f"a trace has every token once, and the windows of the protocol {plan.protocol.name} overlap")
     sums, recording = _Sums(), Recording(program, keep=record)
-    if backend == "eager":
+    if device is not None:
         program = place(program, device)
     with ExitStack() as stack:
         sparse = stack.enter_context(open_session(program, backend, kernels=kernels, exported=exported, record=True))

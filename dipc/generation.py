@@ -12,6 +12,7 @@ import torch
 from dipc.backends.session import Identity, Session
 from dipc.decoding import for_decoding
 from dipc.errors import UsageError
+from dipc.placement import device_of, place
 from dipc.program import Method, Program
 from dipc.running import Backend, Kernels, open_session
 from dipc.text import tokenizer_of
@@ -49,6 +50,7 @@ def generate(
     backend: Backend = "eager",
     kernels: Kernels = "auto",
     exported: Path | None = None,
+    device: str | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> Generation:
     """Continue a prompt.
@@ -64,6 +66,8 @@ def generate(
         kernels: dipc's kernels where they can be had ("auto"), with `onnx` demanded (True), or left out (False). With
             `eager` the program is packed for them where that pays (`dipc.decoding`).
         exported: with `onnx`: the program's own export; by default it is made anew and thrown away.
+        device: with `eager`, what torch runs on (`dipc.placement`): `auto`, `cpu`, `cuda` or `cuda:1`; by default what
+            holds the weights.
         on_text: called with each new piece of text.
 
     Raises:
@@ -78,7 +82,9 @@ def generate(
         model.reset()
         return writer.write(model, prompt, _prompt_ids(model.identity, prompt), seed)
     ids = _prompt_ids(Identity.of(model, backend), prompt)
-    if backend == "eager" and kernels is not False:
+    if device is not None:
+        model = place(model, device)
+    if backend == "eager" and kernels is not False and device_of(model).type == "cpu":
         model = for_decoding(model, max_new_tokens)
     with open_session(model, backend, kernels=kernels, exported=exported) as session:
         return writer.write(session, prompt, ids, seed)
@@ -133,4 +139,4 @@ class _Writer:
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    return int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+    return int(torch.multinomial(torch.softmax(logits.cpu() / temperature, -1), 1, generator=generator))

@@ -82,8 +82,8 @@ class EagerSession:
         count = len(ids_T)
         check_call(count, self._position, self.identity.context)
         given = {
-            "tokens": ids_T[None],
-            "positions": torch.arange(self._position, self._position + count, device=self._device)[None],
+            "tokens": ids_T.unsqueeze(0),
+            "positions": torch.arange(self._position, self._position + count, device=self._device).unsqueeze(0),
             "dense": torch.full((1, count), dense, device=self._device),
         }
         results = self._module(
@@ -92,8 +92,8 @@ class EagerSession:
         for name, value in zip(self.program.outputs[1:], results[1 : len(self.program.outputs)], strict=True):
             self._values[name] = value
         self._position += count
-        masks = {s: m[0] for s, m in zip(self._sites, results[len(self.program.outputs) :], strict=True)}
-        return Step(results[0][0].float(), masks)
+        masks = {s: m.select(0, 0) for s, m in zip(self._sites, results[len(self.program.outputs) :], strict=True)}
+        return Step(results[0].select(0, 0).float(), masks)
 
 
 def _module_with(program: Program, extra: Sequence[fx.Node]) -> fx.GraphModule:

@@ -53,7 +53,7 @@ def update(state: CacheState, mask: Tensor, capacity: int, policy: Policy) -> Ca
     tier = 2 * mask.long() + state.cached.long()
     key = tier * 2**KEY_BITS + policy.key(freq, last_used)
     # torch.topk promises no order on ties; a stable sort keeps the lower index first.
-    best = torch.sort(key, descending=True, stable=True).indices[: clamp_capacity(policy, capacity, mask.numel())]
-    cached = torch.zeros_like(state.cached)
-    cached[best] = tier[best] > 0
+    room = clamp_capacity(policy, capacity, mask.numel())
+    best = torch.sort(key, descending=True, stable=True).indices.narrow(0, 0, room)
+    cached = torch.zeros_like(state.cached).scatter(0, best, tier.gather(0, best) > 0)
     return CacheState(cached, freq, last_used, state.t + 1)

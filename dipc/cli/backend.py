@@ -20,17 +20,21 @@ BackendName = Annotated[
 NoKernels = Annotated[
     bool, typer.Option("--no-kernels", help="With --backend onnx: only what is in the file, no kernel of dipc.")
 ]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="Of torch: auto (a GPU where there is one), cpu, cuda or cuda:N."),
+]
 EXPORT = "onnx"
 """The folder of an artifact in which its export is looked for."""
 
 
 def open_running(
-    target: str, backend: str, no_kernels: bool, **capture_options: Any
+    target: str, backend: str, no_kernels: bool, device: str = "auto", **capture_options: Any
 ) -> tuple[Program | OnnxSession, dict[str, Any]]:
     """A target as a program, with the options of the library's call that run it, or an exported model by itself.
 
     Raises:
-        UsageError: an exported model or `--no-kernels` without `--backend onnx`.
+        UsageError: an exported model or `--no-kernels` without `--backend onnx`, or `--device` with it.
     """
     from dipc.artifact import is_artifact
     from dipc.cli.target import open_target
@@ -43,7 +47,12 @@ def open_running(
             raise UsageError("--no-kernels: this is for --backend onnx")
         if exported:
             raise UsageError(f"{target}: this is an exported model; run it with --backend onnx")
-        return open_target(target, **capture_options).program, {}
+        from dipc.placement import choose_device, place
+
+        where = choose_device(device)
+        return place(open_target(target, **capture_options).program, where), {}
+    if device != "auto":
+        raise UsageError("--device: this is for --backend eager")
     if exported:
         from dipc.backends.onnx_session import OnnxSession, Options
 

@@ -115,3 +115,43 @@ def decode(
         show_json(decode_dict(found))
     else:
         show(decode_tables(found))
+
+
+@app.command("eval")
+def evaluation(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="As `compile` takes it; a config.json gets random weights and tokens."),
+    ] = "demo",
+    passes: Annotated[
+        str, typer.Option(metavar="LIST", help='"dense" and methods, as `compile --passes` takes them.')
+    ] = "dense,dip,dip-ca",
+    seq_len: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Tokens of a window; by default the context, at most 2048.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens that a call measures.")] = 2048,
+    threads: Threads = None,
+    rounds: Rounds = 7,
+    calls: Calls = 1,
+    seed: Seed = 0,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how much longer the perplexity of sparsified programs takes than that of the dense one, in torch."""
+    from dipc.benchmark.contest import Rules
+    from dipc.benchmark.evaluation import Settings, bench_eval
+    from dipc.benchmark.machine import physical_cores
+    from dipc.registry import load_installed_plugins
+    from dipc.report.bench_eval import eval_dict, eval_tables
+
+    load_installed_plugins()
+    settings = Settings(model, tuple(_listed("passes", passes)), seq_len, max_tokens, seed, tuple(plugin or ()))
+    rules = Rules(threads or physical_cores(), rounds, calls, warmup=1)
+    with counting("turns") as progress:
+        found = bench_eval(settings, rules, progress)
+    if json:
+        show_json(eval_dict(found))
+    else:
+        show(eval_tables(found))

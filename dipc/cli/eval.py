@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipc.cli.backend import BackendName, NoKernels, open_running
+from dipc.cli.backend import BackendName, Device, NoKernels, open_running
 from dipc.cli.tasks import FewShot, Limit, NoDense, TaskData, Tasks, TaskSeed, check_names, check_options, score_tasks
 from dipc.cli.terminal import (
     Debug,
@@ -45,7 +45,17 @@ def command(
     ] = None,
     prefill: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="With scope=decode: tokens of each window to leave dense; half of it."),
+        typer.Option(metavar="N", min=1, help="With decode: tokens of each window to leave dense; by default half."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Which tokens are sparse and scored: dip, decode, last-fraction, teal, wina."
+        ),
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="With last-fraction: share of each window, at its end, to sparsify."),
     ] = None,
     save_trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save which units each token touched, for `estimate --trace`.")
@@ -58,6 +68,7 @@ def command(
     no_dense: NoDense = False,
     backend: BackendName = "eager",
     no_kernels: NoKernels = False,
+    device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,
@@ -71,7 +82,8 @@ def command(
     Evaluation Harness asks its questions instead. Both run by the same backend; an exported model by itself has nothing
     beside it.
     """
-    of_text = {"--text": text, "--seq-len": seq_len, "--max-tokens": max_tokens, "--prefill": prefill}
+    of_text: dict[str, Any] = {"--text": text, "--seq-len": seq_len, "--max-tokens": max_tokens, "--prefill": prefill}
+    of_text |= {"--protocol": protocol, "--fraction": fraction}
     of_tasks = {
         "--task-data": task_data,
         "--fewshot": fewshot,
@@ -87,7 +99,7 @@ def command(
     from dipc.text import read_text
 
     given = None if text is None else read_text(text)
-    model, options = open_running(target, backend, no_kernels, dtype=dtype, trust_remote_code=trust_remote_code)
+    model, options = open_running(target, backend, no_kernels, device, dtype=dtype, trust_remote_code=trust_remote_code)
     if tasks is not None:
         options |= {"data": task_data, "fewshot": fewshot, "limit": limit, "seed": seed or 0, "dense": not no_dense}
         return score_tasks(model, tasks, json, trust_remote_code=trust_remote_code, **options)
@@ -96,6 +108,7 @@ def command(
     from dipc.report.score import own_score_dict, own_score_table, score_dict, score_table
 
     extent: dict[str, Any] = {"seq_len": seq_len, "max_tokens": max_tokens, "prefill": prefill}
+    extent |= {"protocol": protocol, "fraction": fraction}
     with counting("windows") as progress:
         if not isinstance(model, Program):
             _check_no_trace(target, save_trace)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.backend import BackendName, NoKernels, open_running
+from dipc.cli.backend import BackendName, Device, NoKernels, open_running
 from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def command(
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the sampling.")] = 0,
     backend: BackendName = "eager",
     no_kernels: NoKernels = False,
+    device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,
@@ -38,7 +39,7 @@ def command(
     """
     from dipc import api
 
-    model, options = open_running(target, backend, no_kernels, dtype=dtype, trust_remote_code=trust_remote_code)
+    model, options = open_running(target, backend, no_kernels, device, dtype=dtype, trust_remote_code=trust_remote_code)
     made = api.generate(
         model,
         prompt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -41,17 +42,22 @@ def reference(
     """
     rule = get_policy(policy)
     state = CacheState(cached, freq, last_used, t)
-    off = torch.tensor(gamma, dtype=score.dtype, device=score.device)
-    rows, skip = score.reshape(-1, score.shape[-1]), None if dense is None else dense.reshape(-1)
+    off = torch.full((), gamma, dtype=score.dtype, device=score.device)
+    rows = score.reshape(-1, score.shape[-1]).unbind()
     masks = []
-    for row in range(rows.shape[0]):
-        if skip is not None and skip[row]:
-            masks.append(torch.ones_like(cached))
-            continue
-        masks.append(select_topk.reference(rows[row] * torch.where(state.cached, 1.0, off), k))
-        state = update(state, masks[-1], capacity, rule)
+    # No value of a tensor decides what is called next: on another device that would wait for it, token by token.
+    for row, skip in zip(rows, [None] * len(rows) if dense is None else dense.reshape(-1).unbind(), strict=True):
+        mask = select_topk.reference(row * torch.where(state.cached, 1.0, off), k)
+        after = update(state, mask, capacity, rule)
+        state = after if skip is None else _unless(skip, after, state)
+        masks.append(mask if skip is None else mask | skip)
     mask = torch.stack(masks).reshape(score.shape) if masks else torch.zeros_like(score, dtype=torch.bool)
     return mask, state.cached.clone(), state.freq.clone(), state.last_used.clone(), state.t.clone()
+
+
+def _unless(skip: Tensor, after: CacheState, before: CacheState) -> CacheState:
+    names = (field.name for field in dataclasses.fields(CacheState))
+    return CacheState(*(torch.where(skip, getattr(before, name), getattr(after, name)) for name in names))
 
 
 def kernel(

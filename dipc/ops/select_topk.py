@@ -19,7 +19,7 @@ def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None
     +infinity. `site` names the place of selection in traces and reports; it changes nothing.
     """
     rank = torch.where(score.isnan(), torch.inf, score)
-    kept = torch.sort(rank, dim=-1, descending=True, stable=True).indices[..., :k]
+    kept = torch.sort(rank, dim=-1, descending=True, stable=True).indices.narrow(-1, 0, k)
     mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, kept, True)
     return mask if dense is None else mask | dense.unsqueeze(-1)
 
