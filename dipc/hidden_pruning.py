@@ -18,9 +18,9 @@ class HiddenPruning(CalibratedPass):
     """Base of the methods that keep hidden units by a score for which some of the three matrices are read whole.
 
     Attributes:
-        threshold: what a score must reach: the token's own k-th largest (`token`), or what the kept share of all scores
-            reaches over a calibration text, in each layer (`layer`) or over all (`global`); a token then has more units
-            than another.
+        threshold: what a score must reach: the token's own k-th largest (`token`), or a number that the kept share of
+            scores reaches on a calibration text, one for each layer (`layer`) or for all (`global`), so that tokens
+            keep different numbers of units.
     """
 
     whole: ClassVar[int] = 1

@@ -10,9 +10,12 @@ import pytest
 import torch
 from byhand import X, call, hand, masks
 from calibrations import saved, tiny_calibration
+from clitools import Cli
+from clitools import cli as cli  # a fixture
 from helpers import outlined, random_ids, run_pieces, tiny_llama
 from torch import Tensor
 
+import dipc
 from dipc.allocation import Allocation
 from dipc.api import compile
 from dipc.calibration import Calibration
@@ -203,6 +206,16 @@ def test_a_calibration_is_given_to_every_pass_that_has_none(tmp_path: Path) -> N
     assert (item, own) == (Dip(calibration=path), Cats(calibration="mine")) and str(other) == "pack"
     with pytest.raises(BadFile, match="there is no such calibration"):
         with_calibration([other], str(tmp_path / "none"))
+
+
+def test_the_command_line_hands_a_calibration_on(cli: Cli, tmp_path: Path) -> None:
+    config, path = Path(dipc.__file__).parent / "demo" / "config.json", tiny_calibration()
+    plan = ["compile", config, "-p", "cats,dip{calibration=mine}", "--dry-run", "--json", "--calibration"]
+    passes = cli(*plan, path).json()["passes"]
+    assert [p["options"].get("calibration") for p in passes] == [None, path, "mine"]
+    cli(*plan, tmp_path / "none").fails(5, "there is no such calibration")
+    cli("compile", config, "-p", "glu{density=0.5}", "--dry-run").fails(2, "glu: density=0.5 cannot be reached")
+    cli("compile", config, "-p", "cats", "-o", tmp_path / "out", "--calibration", path).fails(5, "made for tiny")
 
 
 def test_an_allocation_is_the_same_after_saving(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dipc.api import Program, compile
 from dipc.backends.eager import EagerSession
 from dipc.lower import active_units, lower
 from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
+from dipc.ops.operator import weight_name
 from dipc.pipeline import PASSES
 from dipc.sparsify import SparsityPass
 
@@ -41,7 +42,7 @@ def test_norms_of_quantised_weights_are_of_what_the_codes_stand_for() -> None:
     program = compiled("int4{group=32 weights=mlp},wina")
     first = program.mlps[0]
     made = [n for n in program.nodes_of(DEQUANTIZE.target) if n.meta["module"] == first.name]
-    values = {str(n.args[0].target): DEQUANTIZE.target(*(_value(program, a) for a in n.args)) for n in made}
+    values = {weight_name(n): DEQUANTIZE.target(*(_value(program, a) for a in n.args)) for n in made}
     gate, up, down = (values[f"{name}.codes"] for name in (first.gate, first.up, first.down))
     norms = [program.weights[f"{first.name}.norm.{site}"] for site in ("input", "glu")]
     torch.testing.assert_close(norms[0], torch.cat([gate, up]).norm(dim=0))
