@@ -94,14 +94,13 @@ class Checkpoint:
         chosen = {path: layers[path] for path in self.modules}
         model = self._wrapped(skeleton(layers, weights))
         for path, layer in chosen.items():
-            matrix, lora = layer.matrix(weights), lora_layer(model, path)
-            lora.base_layer.weight = nn.Parameter(matrix, requires_grad=False)
-            try:
-                # The safe way merges into a copy and looks for NaN; on the meta device there is neither.
-                lora.merge(safe_merge=matrix.device.type != "meta")
-            except ValueError as error:
-                raise BadFile(f"{self.folder / TENSORS}: {path}: {first_line(error)}") from None
-            yield path, lora.base_layer.weight.detach()
+            lora = lora_layer(model, path)
+            lora.base_layer.weight = nn.Parameter(layer.matrix(weights).clone(), requires_grad=False)
+            lora.merge()
+            matrix = lora.base_layer.weight.detach()
+            if matrix.device.type != "meta" and not bool(matrix.isfinite().all()):
+                raise BadFile(f"{self.folder / TENSORS}: {path} would have weights that are not finite")
+            yield path, matrix
             lora.base_layer.weight = None
 
     def _check_fit(self, layers: Mapping[str, LinearLayer], weights: Mapping[str, Tensor]) -> None:

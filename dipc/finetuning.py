@@ -109,7 +109,7 @@ def finetune(
 
     Args:
         model: a Program, or what `capture` takes.
-        passes: the method, as pipeline text or passes; nothing that quantises.
+        passes: the method, as pipeline text or passes; nothing that rounds weights or prunes them for good.
         text: what to train on; its end is held out.
         out: the new folder.
         rank: of the adapters; 32 as in the paper, which trains 1,000 iterations.
@@ -126,8 +126,8 @@ def finetune(
         **capture_options: for `capture`.
 
     Raises:
-        UsageError: options out of range, a text of a single window, no method, a quantised program, no weights, or a
-            folder that exists or was begun otherwise.
+        UsageError: options out of range, a text of a single window, no method, rounded weights, no weights, or a folder
+            that exists or was begun otherwise.
         MissingDependency: no peft.
     """
     peft_module()

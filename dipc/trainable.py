@@ -67,7 +67,7 @@ class Trainable(fx.Interpreter):
     """A program as a differentiable function of its adapted weights.
 
     Args:
-        program: with weights, none of them quantised.
+        program: with weights, none of them rounded.
         adapted: name of a weight -> what stands in its place.
     """
 

@@ -29,12 +29,12 @@ class TrainedAdapters:
     A projection that holds gate and up in one matrix has one adapter, of which each half gets its rows.
 
     Args:
-        program: sparse, with weights that are not quantised.
+        program: sparse, its weights neither rounded nor pruned for good.
         rank: of each adapter.
         seed: of the random matrices.
 
     Raises:
-        UsageError: the program is quantised, or reads no weight of an MLP by a mask.
+        UsageError: weights are rounded or pruned for good, or the program reads no weight of an MLP by a mask.
         MissingDependency: no peft.
     """
 
@@ -81,8 +81,8 @@ def _pruned(program: Program) -> dict[str, str]:
     """Weight of a gated MLP that is read by a mask -> its name in the dense program."""
     if values_per_entry(program.graph):
         raise UsageError(
-            f"{program.info.name} is quantised ({program.method.options}); train adapters without, then "
-            "compile with fuse-lora first and the rounding last"
+            f"{program.method.options}: weights are rounded or pruned for good; train adapters without that, then "
+            "compile with fuse-lora first and that last"
         )
     read = {read.weight for node in program.graph.nodes for read in reads_of(node) if read.mask is not None}
     pairs = zip(program.mlps, program.reference.mlps, strict=True)

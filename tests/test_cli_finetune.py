@@ -46,7 +46,7 @@ def test_bad_input_is_one_line(cli: Cli, model: Path, text: Path, tmp_path: Path
 
     finetune(file=tmp_path / "none.txt").fails(2, "none.txt: cannot be read")
     finetune(passes="dip{density=2}").fails(2, "outside (0, 1]")
-    finetune(passes="dip,int8").fails(2, "is quantised")
+    finetune(passes="dip,int8").fails(2, "rounded or pruned for good")
     finetune("--calibration", tmp_path / "c").fails(5, "c: ")
     finetune("--rank", 0).fails(2, "--rank")
     cli("finetune", model, "--passes", "dip", "-o", tmp_path / "a").fails(2, "--text")

@@ -128,7 +128,7 @@ def test_adapted_is_what_the_method_reads_sparsely(model: Program) -> None:
     assert sparse_modules(model, "gate{layers=1}") == one - {"1.mlp.gate_proj"}
     assert sparse_modules(model, "up{layers=1}") == one - {"1.mlp.up_proj"}
     assert sparse_modules(model, "glu{layers=1 rho_glu=0.5}") == {"1.mlp.down_proj"}
-    for passes, reason in (("outline-glu", "name a method"), ("dip,int8", "quantised")):
+    for passes, reason in (("outline-glu", "name a method"), ("dip,int8", "rounded")):
         with pytest.raises(UsageError, match=reason):
             sparse_modules(model, passes)
 
@@ -272,7 +272,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"seq_len": 65}, "context of 64"),
         ({"passes": "outline-glu"}, "name a method"),
-        ({"passes": "dip,int4"}, "is quantised"),
+        ({"passes": "dip,int4"}, "rounded or pruned for good"),
     ],
 )
 def test_bad_options_are_one_line(model: Program, tmp_path: Path, options: dict[str, Any], reason: str) -> None:

@@ -12,6 +12,8 @@ import torch
 from helpers import outlined, random_ids, relative, tiny_llama, tiny_model
 from torch import Tensor, nn
 
+from dipc.adapter import linear_layers
+from dipc.adapter_file import Checkpoint
 from dipc.api import Program, capture, compile, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile, UsageError
@@ -88,6 +90,17 @@ def test_folded_weights_are_those_that_peft_merges(tmp_path: Path, options: dict
     assert relative(logits(program), logits(tiny_llama())) > 1e-2
 
 
+def test_sixteen_bits_are_rounded_once_as_peft_does(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a")
+    expected = dict(
+        peft.PeftModel.from_pretrained(tiny_model().bfloat16(), folder).merge_and_unload().named_parameters()
+    )
+    weights = {name: w.bfloat16() for name, w in outlined().weights.items()}
+    matrices = dict(Checkpoint.load(folder).merged(linear_layers(outlined().graph), weights))
+    assert len(matrices) == 6
+    assert all(torch.equal(matrix, expected[f"{path}.weight"]) for path, matrix in matrices.items())
+
+
 @pytest.mark.parametrize("target", ["gate_up_proj", "qkv_proj"])
 def test_adapters_of_a_fused_projection_are_cut_as_it_is(tmp_path: Path, target: str) -> None:
     folder = adapter(tmp_path / "a", "phi3", target_modules=[target, "down_proj"])
@@ -161,7 +174,7 @@ def test_the_adapter_comes_first(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a")
     with pytest.raises(UsageError, match=r"dip ran before.*put fuse-lora first"):
         compile(tiny_llama(), f"dip,fuse-lora{{adapter={folder}}}")
-    with pytest.raises(UsageError, match="put fuse-lora first, then the rounding"):
+    with pytest.raises(UsageError, match="rounded or pruned for good; put fuse-lora first"):
         compile(tiny_llama(), f"int8,fuse-lora{{adapter={folder}}}")
     with pytest.raises(UsageError, match=r"write fuse-lora\{adapter=FOLDER\}"):
         FuseLora().run(outlined())
@@ -258,5 +271,5 @@ def test_numbers_that_are_not_finite_are_found(tmp_path: Path) -> None:
     tensors = load_file(file)
     next(iter(tensors.values())).fill_(torch.nan)
     save_file(tensors, file)
-    with pytest.raises(BadFile, match="NaN"):
+    with pytest.raises(BadFile, match="not finite"):
         fused(folder)

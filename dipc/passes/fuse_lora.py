@@ -13,7 +13,7 @@ from torch import fx
 from dipc.adapter import adapted_name, linear_layers
 from dipc.adapter_file import Checkpoint
 from dipc.errors import BadFile, UsageError
-from dipc.ops.operator import is_dequantized
+from dipc.ops.operator import is_stored_in_parts
 from dipc.pipeline import Pass, PassResult
 from dipc.program import Program
 
@@ -57,8 +57,8 @@ class FuseLora(Pass):
     def _check_order(self, program: Program) -> None:
         if program.method.name != "dense":
             raise UsageError(f"{self.name}: {program.method.name} ran before; put {self.name} first, then the method")
-        if any(is_dequantized(n) for n in program.graph.nodes):
-            raise UsageError(f"{self.name}: the weights are rounded; put {self.name} first, then the rounding")
+        if any(is_stored_in_parts(n) for n in program.graph.nodes):
+            raise UsageError(f"{self.name}: weights are rounded or pruned for good; put {self.name} first")
 
     def _folded(self, program: Program, checkpoint: Checkpoint) -> Program:
         graph, weights = program.edit(), dict(program.weights)

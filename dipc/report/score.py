@@ -57,7 +57,9 @@ def score_table(score: Score) -> Group:
     """Dense and sparse in two columns, then what was measured on."""
     from dipc.report.table import table
 
-    sparse = score.method.name != "dense"
+    # An adapter that recovers what a method loses is not in the dense model, so it makes a difference by itself.
+    sparse = score.method.name != "dense" or score.kl_to_dense > 0
+    name = "with adapter" if score.method.name == "dense" else score.method.name
     rows = [
         ("perplexity", number(score.dense_perplexity), number(score.perplexity)),
         ("bits per byte", number(score.dense_bits_per_byte), number(score.bits_per_byte)),
@@ -68,7 +70,7 @@ def score_table(score: Score) -> Group:
         ("tokens scored", number(score.tokens), number(score.tokens)),
         ("of them made by a sparse token", NONE, percent(score.sparse_scored)),
     ]
-    columns = ("", ">dense", *([f">{score.method.name}"] if sparse else []))
+    columns = ("", ">dense", *([f">{name}"] if sparse else []))
     return table(_title(score), columns, [row if sparse else row[:2] for row in rows if sparse or row[1] != NONE])
 
 
