@@ -111,6 +111,7 @@ def test_semi_structured_rows_stand_at_half_only() -> None:
         ("dip-ca{density=DENSITY gamma=0.5}", "dip-ca{gamma=0.5}", "method"),
         ("fuse-lora{adapter=ADAPTER},up{density=DENSITY}", "up + LoRA", "lora"),
         ("fuse-lora{adapter=mine},dip{density=DENSITY}", "fuse-lora{adapter=mine},dip", "lora"),
+        ("fuse-lora{adapter=ADAPTER},dip{density=DENSITY allocation=split}", "dip, split + LoRA", "lora"),
         ("int8{group=32}", "int8{group=32}", "method"),
     ],
 )
@@ -431,6 +432,14 @@ def test_another_order_than_the_papers_is_said_to_be_one() -> None:
         "dip is better than gate at 0.4 (40.00 beside 900.0).",
         "dip is not better than gate at 0.5 (30.00 beside 25.00); the paper (models of 4 to 14 B parameters) has it "
         "the other way.",
+    ]
+
+
+def test_the_papers_dip_is_the_one_with_shared_out_densities() -> None:
+    found = made_up(gate=(25, 45), dip=(30, 50), **{"dip, split": (24, 40)})
+    assert list(found.verdict) == [
+        "dip, split is better than gate at 0.5 (24.00 beside 25.00) and 0.4 (40.00 beside 45.00).",
+        "dip, split is no worse than dip at 0.5 (24.00 beside 30.00) and 0.4 (40.00 beside 50.00).",
     ]
 
 

@@ -22,7 +22,6 @@ from dipc.cli.terminal import (
     settings,
     show,
     show_json,
-    working,
 )
 from dipc.errors import DipcError, MissingDependency
 
@@ -97,11 +96,9 @@ def command(
     from dipc import api
     from dipc.report.comparison import comparison_dict, comparison_tables
 
-    with working(f"opening {model}"):
-        program = api.capture(model, dtype=dtype, trust_remote_code=trust_remote_code)
     with _cells() as progress:
         found = api.compare(
-            program,
+            model,
             chosen,
             densities(density),
             out=out,
@@ -121,12 +118,13 @@ def command(
             limit=limit,
             seed=seed,
             progress=progress,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
         )
     if json:
         show_json(comparison_dict(found))
     else:
-        show(comparison_tables(found))
-        typer.echo(f"\n{_written(out)}")
+        show([*comparison_tables(found), "", _written(out)])
     if found.failures:
         raise DipcError(_failures(found))
 
@@ -169,5 +167,5 @@ def _cells() -> Iterator[Callable[[float, int, str], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True), transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task("cells", total=None)
+        task = bar.add_task("opening the model", total=None)
         yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)

@@ -20,6 +20,7 @@ Kind = Literal["method", "static", "oracle", "lora"]
 DENSITY, ADAPTER = "DENSITY", "ADAPTER"
 LORA = "fuse-lora"
 _GLU_LEAST = 2 / 3
+_TRAINED = " + LoRA"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _exists(entry: Entry) -> bool:
 
 def _given(template: str, densities: Sequence[float]) -> Entry:
     """The row of a pipeline; its label is the pipeline without what is the same in every row."""
-    entry = Entry(template, _label(template), template)
+    entry = Entry(template, _name(template), template)
     problem: UsageError | None = None
     for density in (*densities, 1.0):
         try:
@@ -162,11 +163,19 @@ def _checked(entry: Entry, passes: list[Pass]) -> Entry:
     return Entry(entry.name, entry.label, entry.template, trained)
 
 
+def _name(template: str) -> str:
+    """Its label, and a known row's where the pipeline is that row's, with or without an adapter."""
+    text = _label(template)
+    base = text.removesuffix(_TRAINED)
+    names = {_label(entry.template): entry.label for entry in known()}
+    return names.get(base, base) + (_TRAINED if base != text else "")
+
+
 def _label(template: str) -> str:
     lora = re.compile(rf"{LORA}\s*\{{[^{{}}]*{ADAPTER}[^{{}}]*\}}\s*,?\s*")
     text = re.sub(r"\s*\bdensity\s*=\s*DENSITY\b\s*", " ", lora.sub("", template))
     text = re.sub(r"\{\s*\}", "", re.sub(r"\s*([{}])\s*", r"\1", text)).strip()
-    return f"{text} + LoRA" if lora.search(template) else text
+    return f"{text}{_TRAINED}" if lora.search(template) else text
 
 
 def _has(template: str, word: str) -> bool:

@@ -20,7 +20,7 @@ _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),  # Okabe and Ito
     *("#332288", "#882255", "#999933", "#44AA99", "#666666"),  # Tol, where more are needed
 )
-_MARKERS = "osD^vP*Xph<>8"
+_MARKERS = (*"osD^vP*Xph<>8dH", (4, 1, 0), (6, 1, 0), (3, 1, 0))
 _VARIANTS = ((" + LoRA", "--"), ("-ca", ":"), (", split", "-."), (", by layer", (0, (1, 1, 4, 1))), (" (oracle)", "-."))
 
 Line = list[tuple[float, float]]
