@@ -9,6 +9,7 @@ from dipc.version import __version__
 
 if TYPE_CHECKING:
     from dipc.api import (
+        Calibration,
         Comparison,
         Compiled,
         Estimate,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         Score,
         TaskScores,
         Text,
+        calibrate,
         capture,
         compare,
         compile,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from dipc.native.onnx_library import onnx_library_path
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Compiled",
     "Estimate",
@@ -47,6 +50,7 @@ __all__ = [
     "TaskScores",
     "Text",
     "__version__",
+    "calibrate",
     "capture",
     "compare",
     "compile",

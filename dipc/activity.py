@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.glu import OPERATOR as GLU
 from dipc.ops.operator import argument
+from dipc.placement import device_of
 from dipc.program import Mlp, Program
 from dipc.shapes import empty_port
 
@@ -67,7 +68,7 @@ class Watcher(fx.Interpreter):
     @torch.no_grad()
     def read(self, ids_T: Tensor) -> None:
         """Run one window by itself."""
-        device = next(iter(self._program.weights.values())).device
+        device = device_of(self._program)
         given = {"tokens": ids_T[None].to(device), "positions": torch.arange(len(ids_T), device=device)[None]}
         ports = self._program.inputs
         self.run(*(given.get(p.kind, empty_port(p, len(ids_T), 0, str(device))) for p in ports))

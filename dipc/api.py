@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
 from dipc.backends.cost import Estimate, estimate
+from dipc.calibrating import calibrate
+from dipc.calibration import Calibration
 from dipc.comparison import Comparison, compare
 from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from dipc.backends.onnx import Export
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Compiled",
     "Estimate",
@@ -40,6 +43,7 @@ __all__ = [
     "Score",
     "TaskScores",
     "Text",
+    "calibrate",
     "capture",
     "compare",
     "compile",
@@ -117,10 +121,12 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
     return onnx.export(Pack().run(program).program if pack else program, Path(folder), pipeline=pipeline)
 
 
-def to_dict(result: Compiled | Estimate | Finetuned | Score | TaskScores) -> dict[str, Any]:
+def to_dict(result: Calibration | Compiled | Estimate | Finetuned | Score | TaskScores) -> dict[str, Any]:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
     from dipc import report
 
+    if isinstance(result, Calibration):
+        return report.calibration_dict(result)
     if isinstance(result, Score):
         return report.score_dict(result)
     if isinstance(result, Finetuned):

@@ -8,6 +8,7 @@ import typer
 
 from dipc.cli import (
     bench,
+    calibrate,
     compare,
     compile,
     env,
@@ -58,6 +59,7 @@ def root(
 app.command("compile")(compile.command)
 app.command("inspect")(inspect.command)
 app.command("explain")(explain.command)
+app.command("calibrate")(calibrate.command)
 app.command("finetune")(finetune.command)
 app.command("run")(run.command)
 app.command("eval")(eval.command)

@@ -28,11 +28,15 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show a program: model, passes, selection sites, bytes."""
+    """Show a program: model, passes, selection sites, bytes; or what `dipc calibrate` wrote (FILE.safetensors)."""
     if graph and diff:
         raise UsageError("inspect: give --graph or --diff, not both")
     if diff:
         _require_artifact(target)
+    if target.endswith(".safetensors"):
+        if graph or layer is not None:
+            raise UsageError(f"inspect: {target} is no program; leave --graph and --layer out")
+        return _calibration(target, json)
     opened = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code)
     if layer is not None and layer >= opened.program.info.layers:
         raise UsageError(f"inspect: --layer {layer}: the model has layers 0-{opened.program.info.layers - 1}")
@@ -42,6 +46,15 @@ def command(
         _graph(opened.program, layer, json)
     else:
         _sites(opened, layer, json)
+    return None
+
+
+def _calibration(file: str, json: bool) -> None:
+    from dipc.calibration import Calibration
+    from dipc.report.calibration import calibration_dict, calibration_tables
+
+    found = Calibration.load(file)
+    return show_json(calibration_dict(found)) if json else show(calibration_tables(found))
 
 
 def _require_artifact(target: str) -> None:

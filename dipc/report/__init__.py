@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dipc.report.calibration import calibration_dict
     from dipc.report.compiled import compiled_dict
     from dipc.report.estimate import estimate_dict
     from dipc.report.finetuned import finetuned_dict
     from dipc.report.score import score_dict
     from dipc.report.tasks import tasks_dict
 
-__all__ = ["compiled_dict", "estimate_dict", "finetuned_dict", "score_dict", "tasks_dict"]
+__all__ = ["calibration_dict", "compiled_dict", "estimate_dict", "finetuned_dict", "score_dict", "tasks_dict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,120 @@
+"""`dipc calibrate`: measure a model on text, once, for the methods that need to know it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dipc.cli.backend import Device
+from dipc.cli.eval import SeqLen, TextFile
+from dipc.cli.target import open_target
+from dipc.cli.terminal import (
+    MOST_SEED,
+    Debug,
+    Dtype,
+    Json,
+    Plugins,
+    Quiet,
+    TrustRemoteCode,
+    counting,
+    show,
+    show_json,
+)
+from dipc.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from dipc.calibration import Calibration
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a compiled folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write (safetensors).")],
+    text: TextFile = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Of thresholds,sensitivity,predictors,allocation; by default all."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Use only so many tokens from the start.")
+    ] = None,
+    seq_len: SeqLen = None,
+    hidden: Annotated[int, typer.Option(metavar="N", min=1, help="Hidden width of the predictors.")] = 1000,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes that they take over the text at most.")] = 20,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of all that is drawn.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    plugin: Plugins = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on text for the methods that need it.
+
+    Writes one file with thresholds, sensitivities, predictors and density allocation. It is for that model and all
+    that is compiled of it: `compile --calibration FILE`.
+    """
+    _check_file(out)
+    from dipc.calibration import PARTS
+    from dipc.text import read_text
+
+    chosen = PARTS if parts is None else tuple(part.strip() for part in parts.split(","))
+    for part in chosen:
+        if part not in PARTS:
+            raise UnknownName("part of a calibration", part, PARTS)
+    given = None if text is None else read_text(text)
+    from dipc import api
+    from dipc.placement import choose_device, place
+
+    where = choose_device(device)
+    program = place(open_target(model, dtype=dtype, trust_remote_code=trust_remote_code).program, where)
+    start, stage = time.perf_counter(), "activations"
+    with counting(lambda: stage) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal stage
+            stage = what
+            bar(done, total)
+
+        made = api.calibrate(
+            program,
+            given,
+            parts=chosen,
+            max_tokens=max_tokens,
+            seq_len=seq_len,
+            hidden=hidden,
+            epochs=epochs,
+            seed=seed,
+            progress=progress,
+        )
+    made.save(out)
+    return _print(out, made, time.perf_counter() - start, json)
+
+
+def _print(out: Path, made: Calibration, seconds: float, json: bool) -> None:
+    from dipc.quantities import format_bytes
+    from dipc.report.calibration import calibration_dict, calibration_tables
+    from dipc.report.figures import number
+
+    size = out.stat().st_size
+    if json:
+        return show_json({**calibration_dict(made), "seconds": seconds, "out": str(out), "out_bytes": size})
+    show(calibration_tables(made, {"seconds": number(seconds, 3)}))
+    typer.echo(f"\nwrote {out} ({format_bytes(size)})")
+    return None
+
+
+def _check_file(file: Path) -> None:
+    """Before any work is done."""
+    if os.path.lexists(file):
+        raise UsageError(f"{file} exists; choose another file or remove it")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file}: there is no folder {file.parent}; create it first")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{file}: nothing can be written in {file.parent}; choose another folder")
