@@ -37,7 +37,7 @@ PAIRS = tuple(
 """(rho_in, rho_glu) at which the whole model is measured: those of a density between 0.3 and 0.8."""
 
 TOKENS = 2048
-"""At most so many tokens are looked at: all figures are differences on the same tokens, which few of them tell."""
+"""At most so many tokens are looked at. They are enough, as only differences on the same tokens count."""
 
 
 def search(program: Program, windows: Tensor, *, progress: Callable[[int, int], None] | None = None) -> Allocation:
@@ -45,7 +45,8 @@ def search(program: Program, windows: Tensor, *, progress: Callable[[int, int], 
 
     The whole model is run with DIP at many pairs of densities, all MLPs alike, and the linear model is fitted to the
     Pareto-optimal pairs (by density and divergence, where the paper has perplexity). Then one site of one MLP is sparse
-    at a time, at every density of the grid, and all else dense.
+    at a time, at every density of the grid, and all else dense. With all else at density 0.7 or 0.5 the
+    divergences of small models hardly differed, for twice the time.
 
     Args:
         program: with weights, and no method applied.

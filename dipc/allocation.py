@@ -25,7 +25,7 @@ PREFIX = "allocation."
 STEPS = 100
 """Steps from dense to the grid's lowest density in the greedy choice."""
 LEAST_PRUNED = 1e-3
-"""Of the least share that was pruned when measuring: so little costs nothing."""
+"""Of the least share that was measured: where a curve begins, as a power has no logarithm at zero."""
 LEAST = 0.05
 """No site gets less than this share of the density, however far the linear model is taken from its points."""
 
