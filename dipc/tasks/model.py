@@ -55,7 +55,9 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         self.session, self.progress = session, progress
         self.tokenizer = tokenizer_of(session.identity)
         self._decode_only = session.identity.method.scope == "decode"
+        # What was fed last, and one of its places with that place's logits [1, V].
         self._fed: list[_Kept] = []
+        self._row: tuple[int, Tensor] | None = None
         self._scored: tuple[list[_Kept], Tensor] | None = None
         # The choices of a question share their context, which the harness encodes with each of them.
         self._ids = lru_cache(maxsize=8)(self._encode_text)
@@ -109,7 +111,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         done = 0
         for _, group in groupby(requests, key=lambda request: request.task_name):
             self.session.reset()
-            self._fed, self._scored = [], None
+            self._fed, self._row, self._scored = [], None, None
             for request in group:
                 yield request
                 done += 1
@@ -148,17 +150,19 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
     def _feed(self, tokens: list[_Kept], first: int) -> Tensor:
         """Logits [T - first, V] of a text from the place `first` on."""
         session, keep = self.session, 0
-        while keep < min(first, len(self._fed)) and tokens[keep] == self._fed[keep]:
+        while keep <= min(first, len(self._fed) - 1) and tokens[keep] == self._fed[keep]:
             keep += 1
+        rows = [self._row[1]] if keep > first and self._row is not None and self._row[0] == first else []
+        keep = keep if rows else min(keep, first)
         if not (keep and isinstance(session, Rewindable) and session.rewind(keep)):
             session.new_sequence()
-            keep = 0
-        pieces = [
-            session.step([token for token, _ in piece], dense=dense).logits
-            for dense, piece in groupby(tokens[keep:], key=lambda kept: kept[1])
-        ]
-        self._fed = tokens
-        return torch.cat(pieces)[first - keep :]
+            rows, keep = [], 0
+        for dense, piece in groupby(tokens[keep:], key=lambda kept: kept[1]):
+            logits_TV = session.step([token for token, _ in piece], dense=dense).logits
+            rows.append(logits_TV if rows else logits_TV[first - keep :])
+        logits = torch.cat(rows)
+        self._fed, self._row = tokens, (first, logits[:1].clone())
+        return logits
 
     def _generate(self, context: str, options: dict[str, Any]) -> str:
         settings: dict[str, Any] = normalize_gen_kwargs(options, 256)
