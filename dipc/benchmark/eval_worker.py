@@ -26,7 +26,7 @@ class Numbers:
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         """The ids."""
-        return {"input_ids": [int(word) for word in text.split()]}
+        return {"input_ids": [int(word) for word in text.split() if word.isdecimal()]}
 
     def decode(self, ids: list[int]) -> str:
         """The text."""
