@@ -361,11 +361,10 @@ def test_three_bits_cannot_be_exported_and_pruned_weights_can(calibration: str, 
     pytest.importorskip("onnxruntime")
     from dipc.backends.onnx_session import OnnxSession
 
-    for bits in (2, 3):
-        for axis in ("inputs", "outputs"):
-            program = once(f"gptq{{bits={bits} group=32 axis={axis}}}", calibration).program
-            with pytest.raises(UnsupportedModel, match=f"weights of {bits} bits have no ONNX form; quantise"):
-                dipc.export(program, "onnx", tmp_path / "no")
+    for bits, axis in ((2, "inputs"), (3, "outputs")):
+        program = once(f"gptq{{bits={bits} group=32 axis={axis}}}", calibration).program
+        with pytest.raises(UnsupportedModel, match=f"weights of {bits} bits have no ONNX form; quantise"):
+            dipc.export(program, "onnx", tmp_path / "no")
     program = once("sparsegpt,dip", calibration).program
     export = dipc.export(program, "onnx", tmp_path / "out")
     assert export.operators["Unmask"] == 6
