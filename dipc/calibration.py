@@ -147,14 +147,14 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, to a temporary file that is then renamed: never half a calibration."""
         from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = Path(path)
         header = {"format": _FORMAT, "schema": str(SCHEMA), "meta": json.dumps(dict(self.meta))}
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            save_file(tensors, temporary, header)
+            temporary.write_bytes(save(tensors, header))
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             raise UsageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error

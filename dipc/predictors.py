@@ -28,7 +28,7 @@ LARGE = 0.1
 RECALLED = (0.1, 0.5)
 _STEP_TOKENS = 128
 _LEARNING_RATE = 1e-3
-_LEAST_GAIN = 0.995  # of the held-out loss, from one pass to the next
+_LEAST_GAIN = 0.99  # what a pass must bring the held-out loss to, of the best before
 _HELD_OUT = 10  # every so many windows, one
 
 

@@ -56,6 +56,8 @@ def test_a_saved_calibration_loads_the_same(tmp_path: Path) -> None:
     for name, tensor in made.tensors.items():
         assert torch.equal(loaded.tensors[name], tensor) and loaded.tensors[name].dtype == tensor.dtype
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_what_is_read_from_it() -> None:
