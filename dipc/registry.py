@@ -46,6 +46,12 @@ def name_of(kind: type) -> str:
     return registry_name(kind.__module__) if module is None else name_of_module(module)
 
 
+@cache
+def _files(package: str) -> list[str]:
+    """The modules of a package, looked for once: every node of a graph asks for its operator."""
+    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
 @dataclass
 class Registry(Generic[T]):
     """The things of one kind: the files of a package, imported when asked for, and what plug-ins added.
@@ -61,9 +67,8 @@ class Registry(Generic[T]):
 
     def builtin(self) -> dict[str, str]:
         """Registry name -> module, without importing any."""
-        paths = importlib.import_module(self.package).__path__
-        names = [m.name for m in pkgutil.iter_modules(paths) if m.name not in self.helpers and m.name[0] != "_"]
-        return {registry_name(n): f"{self.package}.{n}" for n in sorted(names)}
+        names = (n for n in _files(self.package) if n not in self.helpers and n[0] != "_")
+        return {registry_name(n): f"{self.package}.{n}" for n in names}
 
     def names(self) -> list[str]:
         """Every name that `get` knows."""
