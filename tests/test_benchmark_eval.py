@@ -30,7 +30,7 @@ def test_a_process_measures_what_perplexity_gives(tmp_path: Path) -> None:
     config.write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES}))
     more = {"seq_len": 20, "max_tokens": 50, "seed": 0, "threads": 1}
     dense, dip = (
-        perplexity_of(model=str(config), passes=p, plugins=[], **more)[CASE].call(0)  # type: ignore[arg-type]
+        perplexity_of(model=str(config), passes=p, plugins=[], **more)[CASE].call(0)
         for p in ("dense", "dip{density=0.3}")
     )
     assert dense is not None and dip is not None
