@@ -93,7 +93,7 @@ def finetune(
     iterations: int = 1000,
     batch: int = 1,
     seq_len: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     seed: int = 0,
     calibration: str | Path | None = None,
     resume: bool = True,

@@ -41,7 +41,7 @@ def command(
     ] = None,
     learning_rate: Annotated[
         float, typer.Option(metavar="RATE", help="The largest: it rises, then falls to 0.")
-    ] = 1e-3,
+    ] = 2e-3,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the whole training.")] = 0,
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote, for methods that need it.")
