@@ -126,7 +126,8 @@ def round_to_nearest(weight: Tensor, bits: int, group: int, axis: int, symmetric
 
 def in_groups(values: Tensor, group: int) -> Tensor:
     """[..., n] -> [..., ceil(n / group), group]; added zeros change no magnitude and no range that includes zero."""
-    return pad(values, (0, -values.shape[-1] % group)).unflatten(-1, (-1, group))
+    padded = pad(values, (0, -values.shape[-1] % group))
+    return padded.reshape(*values.shape[:-1], -1, group)
 
 
 def grid(grouped: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from helpers import one_glu, outlined, random_ids
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -15,7 +16,6 @@ from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
 from dipc.passes.dip import Dip
 from dipc.program import Program
-from tests.helpers import one_glu, outlined, random_ids
 
 WINDOWS = random_ids(40).reshape(2, 20)
 

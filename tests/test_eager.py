@@ -283,7 +283,7 @@ def test_with_scope_decode_the_head_of_each_window_is_dense_and_not_scored() -> 
         ("dip", {"max_tokens": 1}, "max_tokens is 1; it must be at least 2"),
         ("dip", {"prefill": 5}, "prefill is for the protocol decode, not for dip"),
         ("dip{scope=decode}", {"seq_len": 10, "prefill": 10}, "prefill is 10; it must be between 1 and 9"),
-        ("dip", {"seq_len": 60, "max_tokens": 20}, "its 20 tokens are less than one window of 60; give more text, or seq"),
+        ("dip", {"seq_len": 60, "max_tokens": 20}, "its 20 tokens are less than one window of 60; give more"),
     ],
 )
 def test_what_evaluation_refuses(passes: str, options: dict[str, Any], message: str) -> None:

@@ -89,7 +89,7 @@ class Rewindable(Protocol):
 def rewound(
     values: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int | str]], seen: int, position: int
 ) -> dict[str, Tensor] | None:
-    """Carried values as they were after `position` of `seen` tokens, by their symbolic shapes; None if one cannot say."""
+    """Carried values as they were after `position` of `seen` tokens, by their symbolic shapes; None if unknown."""
     earlier = {}
     for name, value in values.items():
         axis = shapes[name].index("past") if "past" in shapes[name] else None

@@ -54,10 +54,10 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train LoRA adapters that win back what a method loses, by distillation from the dense model.
+    """Train LoRA adapters that win back what a method loses.
 
-    The folder is a PEFT checkpoint; `compile` folds it in with the pass `fuse-lora`. A training that was cut off goes
-    on with the same command, to the same result.
+    They learn by distillation from the dense model. The folder is a PEFT checkpoint; `compile` folds it in with the
+    pass `fuse-lora`. A training that was cut off goes on with the same command, to the same result.
     """
     from dipc.registry import load_installed_plugins
 

@@ -28,7 +28,10 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show a program: model, passes, selection sites, bytes; or what `dipc calibrate` wrote (FILE.safetensors)."""
+    """Show a program: model, passes, selection sites, bytes.
+
+    Or what `dipc calibrate` wrote: FILE.safetensors.
+    """
     if graph and diff:
         raise UsageError("inspect: give --graph or --diff, not both")
     if diff:
