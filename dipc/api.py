@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import dipc.artifact as _artifact
 from dipc.backends.cost import Estimate, estimate
-from dipc.calibrating import calibrate
-from dipc.calibration import Calibration
+from dipc.calibration.file import Calibration
+from dipc.calibration.measure import calibrate
 from dipc.comparison import Comparison, compare
 from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
-from dipc.finetuning import Finetuned, finetune
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
+from dipc.lora.finetune import Finetuned, finetune
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
 from dipc.tasks.run import run_tasks

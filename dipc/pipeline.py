@@ -146,7 +146,7 @@ def with_calibration(passes: Iterable[Pass], path: str) -> list[Pass]:
 
     Raises BadFile if there is no calibration to read, whether a pass takes it or not.
     """
-    from dipc.calibration import Calibration
+    from dipc.calibration.file import Calibration
 
     Calibration.load(path)
     return [

@@ -21,7 +21,7 @@ from dipc.pipeline import Pass, PassResult
 from dipc.program import Method, Port, Program
 
 if TYPE_CHECKING:
-    from dipc.calibration import Calibration
+    from dipc.calibration.file import Calibration
 
 __all__ = [
     "CalibratedPass",
@@ -111,7 +111,7 @@ class CalibratedPass(SparsityPass):
 
     def measured(self, program: Program) -> Calibration:
         """The calibration. UsageError if none was given, BadFile if it cannot be read or is of another model."""
-        from dipc.calibration import calibration_for
+        from dipc.calibration.file import calibration_for
 
         if self.calibration is None:
             raise UsageError(

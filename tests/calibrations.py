@@ -11,9 +11,9 @@ from helpers import outlined, random_ids
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.allocation import Allocation
-from dipc.calibration import Calibration
-from dipc.calibration_tensors import SCORES
+from dipc.calibration.allocation import Allocation
+from dipc.calibration.file import Calibration
+from dipc.calibration.tensors import SCORES
 from dipc.ops.glu import ACTIVATIONS
 from dipc.program import Mlp, Program
 from dipc.shapes import empty_port

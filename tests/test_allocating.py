@@ -10,9 +10,9 @@ from helpers import one_glu, outlined, random_ids
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from dipc.allocating import GRID, PAIRS, Sweep, sample, search
-from dipc.allocation import Allocation
 from dipc.backends.eager import EagerSession
+from dipc.calibration.allocation import Allocation
+from dipc.calibration.search import GRID, PAIRS, Sweep, sample, search
 from dipc.errors import UsageError
 from dipc.passes.dip import Dip
 from dipc.program import Program

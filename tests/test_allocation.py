@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dipc.allocation import Allocation, Point, fit, logit, pareto, sigmoid
+from dipc.calibration.allocation import Allocation, Point, fit, logit, pareto, sigmoid
 from dipc.errors import UsageError
 from dipc.program import Mlp
 

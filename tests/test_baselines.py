@@ -14,7 +14,7 @@ from torch import Tensor
 
 import dipc
 from dipc.backends.eager import EagerSession
-from dipc.calibration import Calibration
+from dipc.calibration.file import Calibration
 from dipc.decoding import for_decoding
 from dipc.errors import BadFile, UnsupportedModel, UsageError
 from dipc.layerwise import run_layerwise

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from dipc.activity import Activity, Watcher
-from dipc.calibrating import calibrate
-from dipc.calibration import Calibration
+from dipc.calibration.activity import Activity, Watcher
+from dipc.calibration.file import Calibration
+from dipc.calibration.jacobian import SensitivityStudy
+from dipc.calibration.magnitudes import Histogram
+from dipc.calibration.measure import calibrate
+from dipc.calibration.predictors import train_predictors
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.jacobian import SensitivityStudy
-from dipc.magnitudes import Histogram
 from dipc.ops.glu import reference
 from dipc.passes.dip import Dip
 from dipc.pipeline import run_pipeline
-from dipc.predictors import train_predictors
 from dipc.program import Program
 from dipc.text import encode
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dipc.allocation import Allocation
-from dipc.calibration import PARTS, SCHEMA, Calibration, Meta, calibration_for
+from dipc.calibration.allocation import Allocation
+from dipc.calibration.file import PARTS, SCHEMA, Calibration, Meta, calibration_for
 from dipc.errors import BadFile, UsageError
 
 META: Meta = {"model": "tiny", "digest": "abc", "tokens": 3, "text": "words"}
@@ -163,7 +163,7 @@ def test_files_that_are_no_calibration_of_ours(tmp_path: Path) -> None:
         ({"schema": "1", "meta": '{"model": "a", "digest": "b", "seed": null}'}, "neither text nor"),
         ({"schema": "1", "meta": '{"model": "a", "digest": "b"}'}, "'weight' is no tensor of a calibration"),
     ):
-        save_file({"weight": torch.ones(2)}, path, {"format": "dipc.calibration", **header})
+        save_file({"weight": torch.ones(2)}, path, {"format": "dipc.calibration.file", **header})
         with pytest.raises(BadFile, match=message):
             Calibration.load(path)
 

@@ -11,7 +11,7 @@ import pytest
 from clitools import WORDS, Cli, cli, model  # noqa: F401
 
 from dipc import api
-from dipc.calibration import Calibration
+from dipc.calibration.file import Calibration
 from dipc.cli import main
 
 QUICK = ("--parts", "thresholds,sensitivity,predictors", "--hidden", "8", "--epochs", "1")
@@ -114,7 +114,7 @@ def test_interrupted_it_leaves_nothing(
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
-    for place in ("dipc.magnitudes.MagnitudeStudy.see", "os.replace"):
+    for place in ("dipc.calibration.magnitudes.MagnitudeStudy.see", "os.replace"):
         with monkeypatch.context() as patched:
             patched.setattr(place, interrupted)
             done = cli("calibrate", folder, "--text", words, "-o", tmp_path / "new", "--parts", "thresholds")

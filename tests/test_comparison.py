@@ -17,7 +17,7 @@ from torch import fx
 
 from dipc.api import Program, Text, capture, compare, compile
 from dipc.backends.eager import EagerSession
-from dipc.calibration import Calibration
+from dipc.calibration.file import Calibration
 from dipc.comparison import Comparison, Row, measure, run
 from dipc.comparison.entries import choose, known
 from dipc.comparison.measure import Remembered, bytes_read

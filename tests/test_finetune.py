@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from dipc.api import Program, capture, compile
-from dipc.distillation import Course, Training, compare, dense_logits
 from dipc.errors import BadFile, UsageError
-from dipc.finetuning import Finetuned, finetune
+from dipc.lora.distillation import Course, Training, compare, dense_logits
+from dipc.lora.finetune import Finetuned, finetune
+from dipc.lora.trainable import Adapted, Trainable, divergence
+from dipc.lora.trained_adapters import TrainedAdapters
 from dipc.passes.dip import Dip
 from dipc.pipeline import PASSES
-from dipc.trainable import Adapted, Trainable, divergence
-from dipc.trained_adapters import TrainedAdapters
 
 peft = pytest.importorskip("peft", reason="needs the extra finetune")
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's and transformers' own

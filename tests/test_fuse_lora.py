@@ -12,11 +12,11 @@ import torch
 from helpers import outlined, random_ids, relative, tiny_llama, tiny_model
 from torch import Tensor, nn
 
-from dipc.adapter import linear_layers
-from dipc.adapter_file import Checkpoint
 from dipc.api import Program, capture, compile, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile, UsageError
+from dipc.lora.adapter import linear_layers
+from dipc.lora.adapter_file import Checkpoint
 from dipc.lower import lower
 from dipc.passes.fuse_lora import FuseLora
 

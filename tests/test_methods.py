@@ -20,7 +20,7 @@ from helpers import one_glu, outlined
 from torch import Tensor
 
 from dipc.api import compile
-from dipc.calibration import Calibration
+from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
 from dipc.lower import active_units, lower, program_density
 from dipc.ops.glu import ACTIVATIONS

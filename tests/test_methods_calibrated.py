@@ -16,9 +16,9 @@ from helpers import outlined, random_ids, run_pieces, tiny_llama
 from torch import Tensor
 
 import dipc
-from dipc.allocation import Allocation
 from dipc.api import compile
-from dipc.calibration import Calibration
+from dipc.calibration.allocation import Allocation
+from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UsageError
 from dipc.lower import active_units, lower, program_density, selections
 from dipc.passes.cats import Cats

@@ -27,7 +27,7 @@ from dipc.cli.terminal import (
 from dipc.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from dipc.calibration import Calibration
+    from dipc.calibration.file import Calibration
 
 
 def command(
@@ -61,7 +61,7 @@ def command(
     that is compiled of it: `compile --calibration FILE`.
     """
     _check_file(out)
-    from dipc.calibration import PARTS
+    from dipc.calibration.file import PARTS
     from dipc.text import read_text
 
     chosen = PARTS if parts is None else tuple(part.strip() for part in parts.split(","))

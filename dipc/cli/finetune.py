@@ -23,7 +23,7 @@ from dipc.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from dipc.finetuning import Finetuned
+    from dipc.lora.finetune import Finetuned
 
 
 def command(
@@ -62,8 +62,8 @@ def command(
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
-    from dipc.adapter import RECORD, peft_module
     from dipc.artifact import check_output
+    from dipc.lora.adapter import RECORD, peft_module
     from dipc.pipeline import parse_pipeline
     from dipc.text import read_text
 

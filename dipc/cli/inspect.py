@@ -53,7 +53,7 @@ def command(
 
 
 def _calibration(file: str, json: bool) -> None:
-    from dipc.calibration import Calibration
+    from dipc.calibration.file import Calibration
     from dipc.report.calibration import calibration_dict, calibration_tables
 
     found = Calibration.load(file)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dipc.adapter import adapted_name
 from dipc.backends.session import Session, Step
 from dipc.comparison.result import Figures
 from dipc.evaluation import evaluate, perplexity
+from dipc.lora.adapter import adapted_name
 from dipc.lower import lower, reads_of
 from dipc.program import Program, is_buffer
 from dipc.storage import pruned_values, values_per_entry

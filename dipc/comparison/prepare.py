@@ -51,7 +51,7 @@ def calibration(
     Raises:
         UsageError: the folder's own was made otherwise, or the text is too short.
     """
-    from dipc.calibrating import calibrate
+    from dipc.calibration.measure import calibrate
 
     made_from = {"calibration text": text.name, "calibration text digest": text.digest}
     folder.agree("calibration.json", {**made_from, "calibration tokens at most": max_tokens, "calibration seed": seed})
@@ -74,7 +74,7 @@ def adapter(
     progress: Callable[[int, int], None],
 ) -> Path:
     """The adapter of a cell, trained now if it was not; a training that was cut off goes on where it stopped."""
-    from dipc.finetuning import finetune
+    from dipc.lora.finetune import finetune
 
     (folder.path / "adapters").mkdir(exist_ok=True)
     path = folder.path / "adapters" / name

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dipc.backends.session import Identity
-from dipc.calibration import calibration_for
+from dipc.calibration.file import calibration_for
 from dipc.comparison.benchmarks import Benchmarks
 from dipc.comparison.cells import Cells, Progress
 from dipc.comparison.entries import choose

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import fx
 
-from dipc.adapter import adapted_name, linear_layers
-from dipc.adapter_file import Checkpoint
 from dipc.errors import BadFile, UsageError
+from dipc.lora.adapter import adapted_name, linear_layers
+from dipc.lora.adapter_file import Checkpoint
 from dipc.ops.operator import is_stored_in_parts
 from dipc.pipeline import Pass, PassResult
 from dipc.program import Program

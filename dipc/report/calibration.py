@@ -10,7 +10,7 @@ from dipc.report.figures import NONE, document, number, percent, share
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.calibration import Calibration
+    from dipc.calibration.file import Calibration
 
 FEW_TOKENS = 50_000
 _DENSITIES = (0.6, 0.5, 0.4)
@@ -57,7 +57,7 @@ def calibration_tables(calibration: Calibration, more: Mapping[str, str] | None 
 
 
 def _figures(calibration: Calibration, mlp: str) -> dict[str, Any]:
-    from dipc.calibration_tensors import SCORES
+    from dipc.calibration.tensors import SCORES
 
     found: dict[str, Any] = {}
     if "thresholds" in calibration.parts:
@@ -80,7 +80,7 @@ def _figures(calibration: Calibration, mlp: str) -> dict[str, Any]:
 
 
 def _magnitudes(calibration: Calibration) -> RenderableType | None:
-    from dipc.calibration_tensors import SCORES
+    from dipc.calibration.tensors import SCORES
     from dipc.report.table import table
 
     if "thresholds" not in calibration.parts:

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.nn.functional import linear
 
 from dipc import ops
-from dipc.calibration import calibration_for
+from dipc.calibration.file import calibration_for
 from dipc.errors import UsageError
 from dipc.layerwise import Frontier, run_layerwise
 from dipc.lower import selections

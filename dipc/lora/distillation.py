@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from dipc.lora.trainable import Trainable, arguments, divergence
 from dipc.program import Program
-from dipc.trainable import Trainable, arguments, divergence
 
 WARM_UP = 0.05
 """Share of the iterations over which the learning rate rises."""

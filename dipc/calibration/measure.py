@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dipc.activity import Activity, Watcher
 from dipc.backends.session import Identity
-from dipc.calibration import PARTS, Calibration
+from dipc.calibration.activity import Activity, Watcher
+from dipc.calibration.file import PARTS, Calibration
+from dipc.calibration.jacobian import SensitivityStudy
+from dipc.calibration.magnitudes import MagnitudeStudy
+from dipc.calibration.predictors import EPOCHS, HIDDEN, train_predictors
 from dipc.errors import UnknownName, UsageError
-from dipc.jacobian import SensitivityStudy
-from dipc.magnitudes import MagnitudeStudy
 from dipc.pipeline import make_pass, run_pipeline
-from dipc.predictors import EPOCHS, HIDDEN, train_predictors
 from dipc.program import Program
 from dipc.text import Text, sample_text, windows
 from dipc.version import __version__
@@ -47,7 +47,7 @@ def calibrate(
     Args:
         program: with weights and a tokenizer. What is measured is its dense form (`Program.reference`).
         text: what to measure on; by default the sample that comes with dipc, which is small.
-        parts: what to measure, of `dipc.calibration.PARTS`.
+        parts: what to measure, of `dipc.calibration.file.PARTS`.
         max_tokens: use only so many tokens from the start of the text.
         seq_len: tokens of a window; by default the model's context, at most 2,048. A last window that is not full is
             left out.
@@ -141,7 +141,7 @@ def _study(
 
 
 def _allocation(dense: Program, sample: Tensor, progress: Progress | None) -> dict[str, Tensor]:
-    from dipc.allocating import search
+    from dipc.calibration.search import search
 
     def report(done: int, total: int) -> None:
         if progress is not None:

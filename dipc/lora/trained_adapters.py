@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipc.adapter import ADAPTER, TENSORS, linear_layers, lora_layer, peft_module, skeleton
 from dipc.errors import UsageError
+from dipc.lora.adapter import ADAPTER, TENSORS, linear_layers, lora_layer, peft_module, skeleton
+from dipc.lora.trainable import Adapted
 from dipc.lower import reads_of
 from dipc.program import Program
 from dipc.storage import values_per_entry
-from dipc.trainable import Adapted
 
 _MATRICES = ("gate", "up", "down")
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
-from dipc.activity import Activity, Watcher
-from dipc.calibration_tensors import PREDICTOR
+from dipc.calibration.activity import Activity, Watcher
+from dipc.calibration.tensors import PREDICTOR
 from dipc.errors import UsageError
 from dipc.program import Program
 from dipc.sparsify import kept_units
@@ -41,7 +41,7 @@ def train_predictors(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The part "predictors", as `dipc.calibration_tensors` names it.
+    """The part "predictors", as `dipc.calibration.tensors` names it.
 
     Args:
         program: dense, outlined, with weights.

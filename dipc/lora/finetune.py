@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dipc.adapter import RECORD, peft_module
-from dipc.adapter_file import read_record
 from dipc.artifact import check_output
 from dipc.backends.session import Identity
-from dipc.distillation import Course, Quality, Training, compare
 from dipc.errors import BadFile, UsageError
 from dipc.frontend import capture
+from dipc.lora.adapter import RECORD, peft_module
+from dipc.lora.adapter_file import read_record
+from dipc.lora.distillation import Course, Quality, Training, compare
+from dipc.lora.trainable import Trainable
+from dipc.lora.trained_adapters import TrainedAdapters
+from dipc.lora.training_file import Recipe, TrainingFile
 from dipc.pipeline import Pass, parse_pipeline, pipeline_text, run_pipeline, with_calibration
 from dipc.program import Program
 from dipc.report.figures import document
 from dipc.text import Text, windows
-from dipc.trainable import Trainable
-from dipc.trained_adapters import TrainedAdapters
-from dipc.training_file import Recipe, TrainingFile
 
 if TYPE_CHECKING:
     from torch import nn

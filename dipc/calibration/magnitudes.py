@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dipc.activity import Activity
-from dipc.calibration_tensors import SCORES
+from dipc.calibration.activity import Activity
+from dipc.calibration.tensors import SCORES
 from dipc.errors import UsageError
 from dipc.sparsify import kept_units
 
@@ -94,7 +94,7 @@ class MagnitudeStudy:
                 self._tokens[key] = self._tokens.get(key, 0) + len(values)
 
     def tensors(self) -> dict[str, Tensor]:
-        """As `dipc.calibration_tensors` names them. UsageError if an MLP's scores are not finite."""
+        """As `dipc.calibration.tensors` names them. UsageError if an MLP's scores are not finite."""
         made: dict[str, Tensor] = {}
         whole = {score: Histogram() for score in SCORES}
         for (mlp, score), histogram in self._histograms.items():

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dipc.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton
 from dipc.errors import BadFile
+from dipc.lora.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton
 from dipc.manifest import read_json
 from dipc.tracer import first_line, quiet
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dipc.activity import Activity
+from dipc.calibration.activity import Activity
 from dipc.ops.glu import ACTIVATIONS
 
 PROBES = 4
@@ -46,7 +46,7 @@ class SensitivityStudy:
         self._count[mlp] = self._count.get(mlp, 0) + self._probes * len(x)
 
     def tensors(self) -> dict[str, Tensor]:
-        """As `dipc.calibration_tensors` names them."""
+        """As `dipc.calibration.tensors` names them."""
         return {f"sensitivity.{m}": (s / self._count[m]).sqrt().float() for m, s in self._squares.items()}
 
 

@@ -1,6 +1,6 @@
 """Calibration: what `dipc calibrate` measured of a model on text, as a file, and what the methods read from it.
 
-One safetensors file, whose tensors `dipc.calibration_tensors` lists. Its header holds `format`, `schema` and `meta`, a
+One safetensors file, whose tensors `dipc.calibration.tensors` lists. Its header holds `format`, `schema` and `meta`, a
 JSON object that names the model (with its digest), the text, the tokens and the seed. Loading runs no code from it.
 
 Shape legend: D d_model, F d_ff, H a predictor's hidden width, N windows of T tokens, U units of a site.
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dipc.calibration_tensors import SCORES, mlp_of, sizes_of
+from dipc.calibration.tensors import SCORES, mlp_of, sizes_of
 from dipc.errors import BadFile, UnknownName, UsageError
 from dipc.program import Program
 
 if TYPE_CHECKING:
-    from dipc.allocation import Allocation
+    from dipc.calibration.allocation import Allocation
 
 SCHEMA = 1
 PARTS = ("thresholds", "sensitivity", "predictors", "allocation")
-_FORMAT = "dipc.calibration"
+_FORMAT = "dipc.calibration.file"
 
 Meta = Mapping[str, str | int | float]
 
@@ -39,13 +39,13 @@ class Calibration:
     """What was measured, and of what. Do not modify the tensors.
 
     Raises:
-        UsageError: a tensor has another name, shape, dtype or range than `dipc.calibration_tensors` says.
+        UsageError: a tensor has another name, shape, dtype or range than `dipc.calibration.tensors` says.
     """
 
     meta: Meta
     """At least `model` and `digest`; from `dipc calibrate` also the text, tokens, seq_len, seed and dipc's version."""
     tensors: Mapping[str, Tensor]
-    """By the names in `dipc.calibration_tensors`."""
+    """By the names in `dipc.calibration.tensors`."""
 
     def __post_init__(self) -> None:
         for key in ("model", "digest"):
@@ -132,7 +132,7 @@ class Calibration:
         """How densities are shared out, or None where it was made without."""
         if "allocation" not in self.parts:
             return None
-        from dipc.allocation import Allocation
+        from dipc.calibration.allocation import Allocation
 
         return Allocation.from_tensors(self.tensors)
 

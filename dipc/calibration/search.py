@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.nn.functional import log_softmax
 
 from dipc import ops
-from dipc.allocation import SITES, Allocation, Point, fit
+from dipc.calibration.allocation import SITES, Allocation, Point, fit
 from dipc.errors import UsageError
 from dipc.lower import kept_units
 from dipc.ops.operator import argument
