@@ -418,7 +418,7 @@ def test_the_papers_order_is_confirmed_in_plain_words() -> None:
         "dip is better than predictor at 0.5 (30.00 beside 40.00) and 0.4 (40.00 beside 50.00).",
         "LoRA recovers, of the perplexity that dip lost, 60.0 % at 0.5 (24.00 beside 30.00) and 35.0 % at 0.4 (33.00 "
         "beside 40.00).",
-        "wina is no worse than dip at 0.5 (29.00 beside 30.00).",
+        "wina is better than dip at 0.5 (29.00 beside 30.00).",
         "wina is worse than dip at 0.4 (41.00 beside 40.00).",
         "Overhead, in shares of the dense MLPs' bytes, counted here but by no density: predictor 15.0 %.",
     ]
@@ -439,7 +439,7 @@ def test_the_papers_dip_is_the_one_with_shared_out_densities() -> None:
     found = made_up(gate=(25, 45), dip=(30, 50), **{"dip, split": (24, 40)})
     assert list(found.verdict) == [
         "dip, split is better than gate at 0.5 (24.00 beside 25.00) and 0.4 (40.00 beside 45.00).",
-        "dip, split is no worse than dip at 0.5 (24.00 beside 30.00) and 0.4 (40.00 beside 50.00).",
+        "dip, split is better than dip at 0.5 (24.00 beside 30.00) and 0.4 (40.00 beside 50.00).",
     ]
 
 

@@ -25,12 +25,12 @@ def verdict(found: Comparison) -> Iterator[str]:
     # The paper's DIP is the one whose densities were shared out by Appendix B.1.
     shared_out = any(row.label == _SPLIT and row.figures is not None for row in found.rows)
     for other in ("cats", "gate", "up", "predictor", "sparsegpt"):
-        yield from _order(found, _SPLIT if shared_out else "dip", other, "better than", "not better than", PAPER)
+        yield from _order(found, _SPLIT if shared_out else "dip", other)
     for label in labels:
         if label.endswith(_LORA):
             yield from _recovery(found, label)
     for label in ("wina", "sensitivity", _SPLIT, "dip, by layer"):
-        yield from _order(found, label, "dip", "no worse than", "worse than", "")
+        yield from _standing(found, label, "dip")
     yield from _overheads(found, labels)
 
 
@@ -53,17 +53,32 @@ def _oracle(found: Comparison) -> Iterator[str]:
         yield f"The GLU oracle is not the best at {_listed(missed)}; {PAPER}."
 
 
-def _order(found: Comparison, left: str, right: str, claim: str, denial: str, otherwise: str) -> Iterator[str]:
-    """Whether one row is better than, or no worse than, another."""
-    allowed = 1.0 if claim == "better than" else 1 + _EQUAL
+def _order(found: Comparison, left: str, right: str) -> Iterator[str]:
+    """Whether one row is better than another, as in the paper."""
     held: list[str] = []
     missed: list[str] = []
     for density, a, b in _pairs(found, left, right):
-        (held if a.perplexity < allowed * b.perplexity else missed).append(f"{density:g} ({_both(a, b)})")
+        (held if a.perplexity < b.perplexity else missed).append(f"{density:g} ({_both(a, b)})")
     if held:
-        yield f"{left} is {claim} {right} at {_listed(held)}."
+        yield f"{left} is better than {right} at {_listed(held)}."
     if missed:
-        yield f"{left} is {denial} {right} at {_listed(missed)}{'; ' if otherwise else ''}{otherwise}."
+        yield f"{left} is not better than {right} at {_listed(missed)}; {PAPER}."
+
+
+def _standing(found: Comparison, left: str, right: str) -> Iterator[str]:
+    """Where one row is better than another, where about equal and where worse."""
+    places: dict[str, list[str]] = {
+        "better than": [],
+        f"within {_EQUAL:.1%} of".replace("%", " %"): [],
+        "worse than": [],
+    }
+    better, equal, worse = places.values()
+    for density, a, b in _pairs(found, left, right):
+        share = a.perplexity / b.perplexity - 1
+        (better if share < -_EQUAL else equal if share <= _EQUAL else worse).append(f"{density:g} ({_both(a, b)})")
+    for standing, where in places.items():
+        if where:
+            yield f"{left} is {standing} {right} at {_listed(where)}."
 
 
 def _recovery(found: Comparison, label: str) -> Iterator[str]:
