@@ -82,14 +82,14 @@ def test_greedy_is_optimal_where_divergences_add_up(
         )
 
     equal = {m.site_prefix: [1 - density, 1 - density] for m in mlps}
-    assert cost(pruned) <= cost(equal) * 1.001
+    assert cost(pruned) <= cost(equal) * 1.005
     for _ in range(10):
         first, second = (random.choice([(m.site_prefix, site) for m in mlps for site in (0, 1)]) for _ in range(2))
         moved = {name: list(q) for name, q in pruned.items()}
         moved[first[0]][first[1]] += 0.05 / (2 - first[1])
         moved[second[0]][second[1]] -= 0.05 / (2 - second[1])
         if all(0 <= q <= 0.75 for shares in moved.values() for q in shares):
-            assert cost(pruned) <= cost(moved) * 1.001
+            assert cost(pruned) <= cost(moved) * 1.005
 
 
 curves = st.lists(st.floats(0, 10, width=32), min_size=6, max_size=6).map(lambda v: torch.tensor(v).reshape(2, 3))
