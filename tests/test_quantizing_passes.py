@@ -1,53 +1,29 @@
-"""`int4` and `int8`: what they round and what they leave, with methods before and after, and the bytes of a unit."""
+"""`int4` and `int8`: what they round and what they leave, and with methods before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import one_glu, outlined, random_ids, run_pieces, tiny_llama, tiny_model
+from helpers import outlined, random_ids, run_pieces, tiny_llama, tiny_model
+from quantizing import DEQUANTIZE, compiled, sites, small_glu, tied
 from torch import fx
 
 import dipc
-from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.lower import cache_aware, lower, mean_bits, program_density
+from dipc.lower import lower, mean_bits, program_density
 from dipc.numerics import deviation, probe_logits
 from dipc.passes.int4 import Int4
 from dipc.passes.int8 import Int8
-from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
-from dipc.program import Program, is_buffer
+from dipc.pipeline import parse_pipeline
+from dipc.program import Program
 from dipc.quantize import round_to_nearest
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
 from dipc.shapes import verify_structure
-from dipc.sparsify import Glu, SparsityPass
-
-DEQUANTIZE = torch.ops.dipc.dequantize.default
-
-
-def compiled(pipeline: str, program: Program | None = None, **options: Any) -> Compiled:
-    """The tiny Llama, or another program, through a pipeline."""
-    return run_pipeline(program or tiny_llama(), parse_pipeline(pipeline), **options)
-
-
-def small_glu(d_model: int = 128, d_ff: int = 64) -> Program:
-    """One gated MLP: gate and up [F, D], down [D, F]; 32-bit weights."""
-    generator = torch.Generator().manual_seed(0)
-    gate, up = (torch.randn(d_ff, d_model, generator=generator) for _ in range(2))
-    return one_glu(gate, up, torch.randn(d_model, d_ff, generator=generator), "silu")
-
-
-def sites(program: Program, bits: float | None = None) -> dict[str, tuple[int, float]]:
-    """Site -> units and bytes of a unit."""
-    return {s.name: (s.units, s.unit_bytes) for s in lower(program, bits).sites}
-
-
-# --- What is rounded ---
 
 
 def test_every_linear_layer_is_rounded_and_the_rest_is_as_it_was() -> None:
@@ -89,71 +65,6 @@ def test_a_matrix_is_made_just_before_it_is_read() -> None:
         assert next(iter(node.users)).meta["module"] == node.meta["module"]
     calls = [n for n in program.graph.nodes if n.op == "call_function"]
     assert calls[-2].target is DEQUANTIZE and calls[-1].args[1] is calls[-2]  # the last linear layer's
-
-
-def tied() -> Program:
-    """The tiny Llama whose head is its embedding table, of 96 x 32."""
-    return tiny_llama(tie_word_embeddings=True)
-
-
-TABLE = "model.embed_tokens.weight"
-
-
-@pytest.mark.parametrize("pipeline", ["int4{group=32}", "int8{symmetric=false}", "dip,int4", "int8,dip-ca"])
-def test_a_tied_table_is_looked_up_as_it_was_and_multiplied_in_codes(pipeline: str) -> None:
-    """As if the head had had a weight of its own."""
-    result = compiled(pipeline, tied())
-    log = next(entry for entry in result.log if "int" in entry.text)
-    assert "model.embed_tokens" in log.matches and len(log.matches) == 15 and not log.mismatches
-    apart = tiny_llama()
-    weights = {**tied().weights, "lm_head.weight": tied().weights[TABLE]}
-    untied = compiled(pipeline, apart.replace(weights={name: weights[name] for name in apart.weights})).program
-    for program, same in ((result.program, untied), (result.program.reference, untied.reference)):
-        assert torch.equal(program.weights[TABLE], tied().weights[TABLE])
-        for part in (p for p in ("codes", "scales", "zeros") if f"lm_head.weight.{p}" in same.weights):
-            assert torch.equal(program.weights[f"{TABLE}_copy.{part}"], same.weights[f"lm_head.weight.{part}"])
-        assert len(program.weights) == len(same.weights)
-        assert torch.equal(probe_logits(program), probe_logits(same))
-        assert lower(program) == lower(same)
-        assert program.parameter_count == tied().parameter_count == same.parameter_count - 96 * 32
-        assert program.info.digest == tied().info.digest
-
-
-def test_bytes_of_a_tied_table_by_hand() -> None:
-    """A table of 96 x 32 values of 4 bytes, and its copy of a byte per two values and a scale per row."""
-    before, after = lower(outlined(tie_word_embeddings=True)), lower(compiled("int4{group=32}", tied()).program)
-    assert before.resident_unread_bytes == 0 and after.resident_unread_bytes == 96 * 32 * 4
-    program = compiled("int4{group=32}", tied()).program
-    head = sum(program.weights[f"{TABLE}_copy.{part}"].nbytes for part in ("codes", "scales"))
-    assert head == 96 * (32 // 2 + 2)
-    assert after.total_bytes == sum(w.nbytes for n, w in program.weights.items() if not is_buffer(n))
-    assert mean_bits(program) == 8 * after.total_bytes / tied().parameter_count
-    # A width is the price of the table; the copy has its own.
-    assert after.resident_bytes - lower(program, 4).resident_bytes == (96 * 32 + 5 * 32) * 3.5
-
-
-def test_a_tied_table_is_left_where_only_the_mlps_are_rounded_and_is_not_rounded_twice() -> None:
-    only = compiled("int4{weights=mlp}", tied())
-    assert len(only.log[-1].matches) == 6 and not any("_copy" in name for name in only.program.weights)
-    assert lower(only.program).resident_unread_bytes == 0
-    both = compiled("int8", only.program)
-    assert "model.embed_tokens" in both.log[-1].matches
-    assert both.program.parameter_count == tied().parameter_count
-    with pytest.raises(UnsupportedModel, match="it is quantised already"):
-        compiled("int4", both.program)
-
-
-def test_a_tied_table_that_something_else_reads_is_left() -> None:
-    graph = tied().edit()
-    table = next(n for n in graph.nodes if n.target == TABLE)
-    (logits,) = (n for n in table.users if n.target is torch.ops.aten.linear.default)
-    with graph.inserting_before(logits):
-        logits.replace_input_with(table, graph.call_function(torch.ops.aten.mul.Tensor, (table, 0.5)))
-    result = Int8().run(tied().replace(graph=graph))
-    assert "model.embed_tokens" not in result.matches
-    assert [str(m) for m in result.mismatches] == [
-        "model.embed_tokens: aten.mul.Tensor reads it, which is no linear layer"
-    ]
 
 
 def test_an_odd_number_of_columns_is_left_by_4_bits_and_taken_by_8() -> None:
@@ -230,9 +141,6 @@ def test_families(family: str, dtype: str, linears: int) -> None:
     assert bool(probe_logits(program).isfinite().all())
 
 
-# --- With methods ---
-
-
 @pytest.mark.parametrize(
     "form", ["int4", "int4{group=32 axis=inputs symmetric=false}", "int8{symmetric=false}", "int8"]
 )
@@ -274,9 +182,6 @@ def test_a_weight_that_only_the_dense_program_reads_is_rounded_there() -> None:
     assert "mlp.gate.codes" in result.program.dense.weights and "mlp.gate" not in result.program.weights
 
 
-# --- Numbers ---
-
-
 def test_8_bits_change_little_and_4_bits_more() -> None:
     # Tolerances tell rounding (0.12 and 0.01 here) from a wrong axis, scale or packing (about 1).
     for model in (tiny_llama(), tiny_llama(tie_word_embeddings=True)):
@@ -312,123 +217,6 @@ def test_a_rounded_mlp_is_the_mlp_of_the_rounded_weights() -> None:
     assert torch.equal(q.module(x)[0], program.replace(weights=weights).module(x)[0])
 
 
-# --- Bytes ---
-
-
-@pytest.mark.parametrize(
-    ("form", "unit_input", "unit_glu", "shared"),
-    [
-        # A unit of "input" is a column of 64 in gate and in up, one of "glu" a column of 128 in down. Groups of 32 down
-        # it: 32 bytes of codes and two 2-byte scales; 64 bytes and four scales.
-        ("int4{group=32}", 2 * (32 + 2 * 2), 64 + 4 * 2, 0),
-        ("int4{group=32 symmetric=false}", 2 * (32 + 2 * 3), 64 + 4 * 3, 0),
-        ("int4{group=128}", 2 * (32 + 2), 64 + 2, 0),  # a group of 64 where the column ends
-        ("int8{group=64}", 2 * (64 + 2), 128 + 2 * 2, 0),
-        # Along the inputs a unit has codes only; shared are 64 rows of 128 / 32 groups twice, and 128 rows of 64 / 32.
-        ("int4{group=32 axis=inputs}", 2 * 32, 64, (2 * 64 * 4 + 128 * 2) * 2),
-        ("int8{group=64 axis=inputs symmetric=false}", 2 * 64, 128, (2 * 64 * 2 + 128 * 1) * 3),
-    ],
-)
-def test_bytes_of_a_unit_by_hand(form: str, unit_input: int, unit_glu: int, shared: int) -> None:
-    program = compiled(f"{form},dip", small_glu()).program
-    assert sites(program) == {"layers.0.input": (128, unit_input), "layers.0.glu": (64, unit_glu)}
-    traffic = lower(program)
-    assert traffic.resident_bytes == shared
-    # What the files hold is what is counted.
-    assert traffic.total_bytes == sum(w.nbytes for w in program.weights.values())
-    assert lower(program.reference).total_bytes == traffic.total_bytes
-    assert program.parameter_count == 3 * 64 * 128
-    assert mean_bits(program) == 8 * traffic.total_bytes / (3 * 64 * 128)
-    assert [s.unit_weights for s in traffic.sites] == [2 * 64, 128]
-
-
-@dataclass(frozen=True)
-class Rows(SparsityPass):
-    """Keep rows of up and gate by a score that reads a predictor of its own."""
-
-    def rewrite(self, glu: Glu) -> fx.Node:
-        mask = glu.select_topk(glu.abs(glu.linear(glu.x, glu.gate)), self.density, "glu")
-        hidden = glu.product(glu.activate(glu.linear(glu.x, glu.gate)), glu.row_linear(glu.x, mask, glu.up))
-        return glu.gather_linear(hidden, mask, glu.down)
-
-
-def test_rows_take_the_other_axis_along() -> None:
-    # Up [64, 128]: a row has 64 bytes of codes, and along its inputs 128 / 32 scales. Down's column shares them then.
-    inputs = Rows().run(compiled("int4{group=32 axis=inputs}", small_glu()).program).program
-    assert sites(inputs)["layers.0.glu"] == (64, 64 + 4 * 2 + 64)
-    outputs = Rows().run(compiled("int4{group=32}", small_glu()).program).program
-    assert sites(outputs)["layers.0.glu"] == (64, 64 + 64 + 4 * 2)
-    # Gate is read whole, scales and all: 64 * 128 / 2 bytes and 256 scales, in both.
-    for program in (inputs, outputs):
-        gate = next(s for s in lower(program).sites if s.name == "layers.0.gate")
-        assert gate.full and gate.units == 128 and gate.size_bytes == 64 * 64 + 256 * 2
-    assert lower(inputs).resident_bytes == lower(outputs).resident_bytes == 2 * 256
-
-
-def test_a_width_is_the_price_of_what_is_not_quantised() -> None:
-    program = compiled("int8{weights=mlp},dip").program
-    assert sites(program, 2) == sites(program)
-    apart = program.parameter_count - sum(s.weights for s in lower(program).sites)
-    assert lower(program, 2).resident_bytes == apart * 2 / 8
-    assert mean_bits(tiny_llama(), 4.25) == 4.25 and mean_bits(tiny_llama()) == 32
-
-
-def test_an_embedding_table_that_is_not_read_is_still_not_read() -> None:
-    table = tiny_llama().weights["model.embed_tokens.weight"].numel() * 4
-    assert lower(compiled("int4").program).resident_unread_bytes == table
-
-
-# --- Everything else that a program goes through ---
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config.json of a Llama whose sizes groups of 64 divide; 16-bit weights."""
-    folder = tmp_path_factory.mktemp("bare")
-    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 192, "dtype": "bfloat16"}
-    model_config: Any = tiny_model(**sizes).config
-    model_config.architectures = ["LlamaForCausalLM"]
-    (folder / "config.json").write_text(model_config.to_json_string())
-    return folder / "config.json"
-
-
-def test_a_model_without_weights(config: Path, tmp_path: Path) -> None:
-    bare = dipc.capture(config)
-    result = dipc.compile(bare, "int4,dip-ca", check_numerics=True)
-    program = result.program
-    assert all(w.device.type == "meta" for w in program.weights.values())
-    assert program.parameter_count == bare.parameter_count
-    # 4.25 bits for the linear layers; the table of 192 x 128 and five norms of 128 have 16.
-    apart = 192 * 128 + 5 * 128
-    assert lower(program).total_bytes == (bare.parameter_count - apart) * 4.25 / 8 + apart * 2
-    assert lower(program, 4.25).total_bytes == pytest.approx(bare.parameter_count * 4.25 / 8)
-    dipc.save(result, tmp_path / "out")
-    found = dipc.load(tmp_path / "out")
-    assert found.text() == program.text() and lower(found) == lower(program)
-
-
-def test_an_estimate_prices_quantised_weights_as_a_width_prices_all(config: Path) -> None:
-    bare = dipc.capture(config)
-    options: dict[str, Any] = {"dram": "70%", "context": 0}
-    priced = dipc.estimate(dipc.compile(bare, "dip").program, "a18", bits_per_weight=4.25, **options)
-    real = dipc.estimate(dipc.compile(bare, "int4,dip").program, "a18", bits_per_weight=4.25, **options)
-    assert real.bits_per_weight == priced.bits_per_weight == 4.25
-    assert real.model_bytes == priced.model_bytes and real.speedup == pytest.approx(priced.speedup)
-    own = dipc.estimate(dipc.compile(bare, "int4,dip").program, "a18", **options)
-    assert 4.25 < own.bits_per_weight < 8 and own.model_bytes > real.model_bytes
-
-
-def test_capacities_of_a_device_are_those_of_the_quantised_model(config: Path) -> None:
-    bare = dipc.capture(config)
-    resident = lower(dipc.compile(bare, "int4").program).resident_bytes
-    # A unit of "input" is 2 * 136 bytes, one of "glu" 68: with 34,816 + 17,408 bytes a layer and half of that, half.
-    half = int(resident) + 34_816 + 17_408
-    program = dipc.compile(bare, f'int4,dip-ca{{hw=a18 dram="{half} B" context=0}}').program
-    assert cache_aware(program) == {
-        f"layers.{i}.{site}": ("lfu", units // 2) for i in (0, 1) for site, units in (("input", 128), ("glu", 256))
-    }
-
-
 @pytest.mark.parametrize("pipeline", ["int4{symmetric=false}", "int4,dip", "dip-ca,int8{weights=mlp axis=inputs}"])
 @pytest.mark.parametrize("ties", [False, True])
 def test_saved_and_loaded(pipeline: str, ties: bool, tmp_path: Path) -> None:
@@ -444,25 +232,6 @@ def test_saved_and_loaded(pipeline: str, ties: bool, tmp_path: Path) -> None:
     names = {n for p in (found, found.reference) for n in p.weights}
     size = sum({**found.weights, **found.reference.weights}[n].nbytes for n in names)
     assert (tmp_path / "out" / "weights.safetensors").stat().st_size < size + 16384
-
-
-def test_a_tied_model_is_exported_with_its_table_and_its_head(tmp_path: Path) -> None:
-    """ONNX Runtime looks rows up in the table and multiplies with the codes."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from dipc.backends.onnx import export
-    from dipc.backends.onnx_session import OnnxSession
-
-    program = compiled("int4{group=32 symmetric=false}", tied()).program
-    export(program, tmp_path / "out")
-    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
-    stored = {i.name for i in graph.initializer if i.name.startswith(TABLE) and "scales" not in i.name}
-    takers = {(n.op_type, name) for n in graph.node for name in n.input if name in stored}
-    head = {("MatMulNBits", f"{TABLE}_copy.{part}") for part in ("codes", "zeros")}
-    assert takers == {("Gather", TABLE), *head}
-    ids = random_ids(8)
-    found, expected = OnnxSession(tmp_path / "out").step(ids).logits, EagerSession(program).step(ids).logits
-    assert float((found - expected).abs().max() / expected.abs().max()) < 0.05  # activations are of 8 bits there
 
 
 def test_what_was_saved_can_be_quantised_later(tmp_path: Path) -> None:
