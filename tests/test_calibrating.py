@@ -287,6 +287,19 @@ def passes(program: Program, windows: list[Tensor], **options: Any) -> tuple[dic
     return made, int(seen[-1].split()[2])
 
 
+def test_a_channel_that_never_moves_leaves_weights_of_a_size_that_float16_holds() -> None:
+    program, windows = learnable()
+    still = [w * (torch.arange(8) != 3) for w in windows[:4]]
+    made = train_predictors(program, still, hidden=64, epochs=1)
+    assert made["predictor.layers.0.w1"].half().isfinite().all()
+
+
+def test_a_predictor_of_values_that_are_not_finite_is_refused() -> None:
+    program, windows = learnable()
+    with pytest.raises(UsageError, match=r"layers\.0: its predictor's loss is not finite"):
+        train_predictors(program, [w * torch.nan for w in windows[:2]], hidden=8, epochs=1)
+
+
 def test_a_predictor_stops_when_what_is_held_out_hardly_gains_any_more() -> None:
     program, windows = learnable()
     few = [w[:64] for w in windows[:4]]

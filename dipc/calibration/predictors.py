@@ -52,7 +52,7 @@ def train_predictors(
         progress: called with what is going on, windows done and windows in all.
 
     Raises:
-        UsageError: hidden or epochs below 1, or fewer than two windows.
+        UsageError: hidden or epochs below 1, fewer than two windows, or a model whose values are not finite.
     """
     if hidden < 1 or epochs < 1:
         raise UsageError(f"predictors: hidden is {hidden} and epochs is {epochs}; both must be at least 1")
@@ -77,6 +77,8 @@ def train_predictors(
     made: dict[str, Tensor] = {}
     for mlp in program.mlps:
         best = predictors[mlp.name]
+        if not best.weights:
+            raise UsageError(f"{mlp.site_prefix}: its predictor's loss is not finite on this text; the model is broken")
         made |= {f"predictor.{mlp.site_prefix}.{part}": best.weights[part] for part in PREDICTOR}
         made[f"recall.{mlp.site_prefix}"] = best.recall
     return made
@@ -138,8 +140,12 @@ class _Predictor:
             self._best, self.recall, self.weights = loss, torch.tensor(recall), self._unscaled()
 
     def _place(self, x_TD: Tensor) -> None:
-        """On the device of x, which is divided by the root mean square of each of its channels."""
-        self._scale = x_TD.square().mean(0).sqrt().clamp_min(1e-6)
+        """On the device of x, which is divided by the root mean square of each of its channels.
+
+        A channel that hardly moves counts as a ten-thousandth of the whole, so that its weights fit into float16.
+        """
+        squares = x_TD.square()
+        self._scale = squares.mean(0).sqrt().clamp_min(max(1e-6, 1e-4 * float(squares.mean().sqrt())))
         for parameter in self._parameters:
             parameter.data = parameter.data.to(x_TD.device)
 
