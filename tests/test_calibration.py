@@ -157,6 +157,7 @@ def test_files_that_are_no_calibration_of_ours(tmp_path: Path) -> None:
     for header, message in (
         ({"schema": str(SCHEMA + 1), "meta": "{}"}, f"schema {SCHEMA + 1} is newer than {SCHEMA}"),
         ({"schema": "one", "meta": "{}"}, "is no number"),
+        ({"schema": "9" * 5000, "meta": "{}"}, "'9{20}' is no number"),
         ({"schema": "1"}, "no JSON"),
         ({"schema": "1", "meta": "[1]"}, "no JSON object"),
         ({"schema": "1", "meta": "{}"}, "lacks the text 'model'"),
@@ -182,6 +183,8 @@ CHANGES: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "another predictor's part": lambda t: t.update({"predictor.layers.1.w2": torch.ones(F, H + 1)}),
     "half an allocation": lambda t: t.pop("allocation.grid"),
     "another grid": lambda t: t.update({"allocation.grid": torch.tensor([0.5], dtype=torch.float64)}),
+    "a grid that reaches one": lambda t: t.update({"allocation.grid": torch.tensor([0.3, 0.5, 1.0]).double()}),
+    "a grid that stands still": lambda t: t.update({"allocation.grid": torch.tensor([0.3, 0.5, 0.5]).double()}),
     "another score": lambda t: t.update({"quantiles.layers.0.down": torch.ones(3)}),
 }
 
@@ -214,6 +217,9 @@ def test_a_calibration_whose_sizes_are_not_the_models_is_refused(tmp_path: Path)
         os.utime(path, ns=(0, size))  # two writes within one tick of the file system's clock
         with pytest.raises(BadFile, match="other sizes"):
             calibration_for(path, outlined())
+    Calibration(meta, {"windows": torch.tensor([[0, outlined().info.vocab]])}).save(path)
+    with pytest.raises(BadFile, match="its windows hold tokens that tiny"):
+        calibration_for(path, outlined())
     with pytest.raises(BadFile, match="no such calibration"):
         calibration_for(tmp_path / "absent", outlined())
 

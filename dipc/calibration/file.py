@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -173,8 +174,8 @@ class Calibration:
         if header.get("format") != _FORMAT:
             raise BadFile(f"{path}: not a calibration; make one with `dipc calibrate MODEL -o FILE`")
         schema = header.get("schema", "")
-        if not schema.isdecimal() or int(schema) < 1:
-            raise BadFile(f"{path}: calibration schema {schema!r} is no number; calibrate again")
+        if not re.fullmatch("[1-9][0-9]{0,8}", schema):
+            raise BadFile(f"{path}: calibration schema {schema[:20]!r} is no number; calibrate again")
         if int(schema) > SCHEMA:
             raise BadFile(f"{path}: calibration schema {schema} is newer than {SCHEMA}, which this dipc reads; update")
         try:
@@ -206,6 +207,9 @@ def calibration_for(path: str | Path, program: Program) -> Calibration:
         for letter, size in (("D", mlp.d_model), ("F", mlp.d_ff)):
             if found.sizes.get((mlp.site_prefix, letter), size) != size:
                 raise BadFile(f"{path}: made for other sizes than those of {mlp.name}; calibrate again")
+    sample = found.tensors.get("windows")
+    if sample is not None and int(sample.max()) >= info.vocab:
+        raise BadFile(f"{path}: its windows hold tokens that {info.name} does not have; calibrate again")
     return found
 
 

@@ -10,7 +10,7 @@ P is `Mlp.site_prefix`, such as `layers.3`. A score is `input` |x|, `gate` |act(
     sensitivity  sensitivity.P                         f32[D]
     predictors   predictor.P.w1, .b1, .w2, .b2         f32[H, D], f32[H], f32[F, H], f32[F]
                  recall.P                              f32[2]  of the largest 10 % and 50 %, on held-out windows
-    allocation   allocation.fit, allocation.grid       f64[2], f64[G]
+    allocation   allocation.fit, allocation.grid       f64[2], f64[G]  a grid ascends within (0, 1)
                  allocation.divergence.P               f32[2, G]
     (always)     windows                               i64[N, T]
 
@@ -96,10 +96,9 @@ def _in_range(name: str, tensor: Tensor) -> bool:
         return False
     if name.startswith(("predictor.", "allocation.fit", "allocation.divergence")):
         return True
-    ascending = name.startswith(("quantiles.", "allocation.grid"))
-    if ascending and bool((tensor.diff() < 0).any()):
+    if name == "allocation.grid":
+        return bool((tensor > 0).all() and (tensor < 1).all() and (tensor.diff() > 0).all())
+    if name.startswith("quantiles.") and (len(tensor) < 2 or bool((tensor.diff() < 0).any())):
         return False
-    if name.startswith("quantiles.") and len(tensor) < 2:
-        return False
-    most = 1.0 if name.startswith(("popularity.", "recall.", "allocation.grid")) else math.inf
+    most = 1.0 if name.startswith(("popularity.", "recall.")) else math.inf
     return bool((tensor >= 0).all() and (tensor <= most).all())
