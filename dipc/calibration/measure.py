@@ -1,6 +1,7 @@
 """`calibrate`: measure a dense model on text, once, for all that the methods need to know of it.
 
-The text is read in windows, one at a time; of each only sums and counts are kept, so memory does not grow with it.
+The text is read in windows, one at a time; of each only sums and counts are kept, so of the text nothing but its tokens
+is held as a whole.
 
 Shape legend: N windows of T tokens.
 """
