@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from dipc import native
 from dipc.errors import MissingDependency
 from dipc.native import loader
+from dipc.ops import select_topk
 
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"native library {native.describe()}")
 
@@ -218,3 +220,19 @@ def test_another_abi_version_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     opened, reason = loader._open(Path(copied))
     assert opened is None
     assert f"ABI version {native.ABI_VERSION}" in reason
+
+
+def test_a_selection_of_many_tokens_has_the_same_bits_as_of_few() -> None:
+    score = np.random.default_rng(0).integers(50, size=(4100, 1024)).astype(np.float32)
+    native.set_threads(3)
+    together = native.select_topk(score, 400)  # shared out over the library's threads, which fewer scores are not
+    apart = np.concatenate([native.select_topk(rows, 400) for rows in np.array_split(score, 5)])
+    assert (together == apart).all() and (together.sum(-1) == 400).all()
+
+
+def test_selecting_takes_no_more_threads_than_torch_has() -> None:
+    library = native.library()
+    assert library is not None
+    native.set_threads(torch.get_num_threads() + 1)
+    select_topk.kernel(torch.ones(2, 8), 3)
+    assert library.dipc_threads() == torch.get_num_threads()

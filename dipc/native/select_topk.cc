@@ -9,6 +9,13 @@
 #include "thread_pool.h"
 
 namespace dipc {
+namespace {
+
+// Some 20 ms of one thread. The caller's own threads, such as torch's, spin for a while after they have computed: a
+// worker that shares a core with one of them may lose it in the middle of a piece, for several milliseconds.
+constexpr int64_t kPoolUnits = int64_t{1} << 22;
+
+}  // namespace
 
 void select_topk(const float* score, const uint8_t* dense, int64_t tokens, int64_t units, int64_t k, uint8_t* mask,
                  Parallel& parallel) {
@@ -34,7 +41,9 @@ DIPC_EXPORT int dipc_select_topk(const float* score, const uint8_t* dense, int64
   using namespace dipc;
   if (tokens < 0 || units < 0 || k < 0 || k > units) return kBadArgument;
   try {
-    select_topk(score, dense, tokens, units, k, mask_out, ThreadPool::instance());
+    Serial serial;
+    Parallel& parallel = tokens * units < kPoolUnits ? static_cast<Parallel&>(serial) : ThreadPool::instance();
+    select_topk(score, dense, tokens, units, k, mask_out, parallel);
   } catch (const std::bad_alloc&) {
     return kOutOfMemory;
   }

@@ -28,6 +28,7 @@ def kernel(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -
     """The native selection where the library is there and covers the case, else the reference; the same bits."""
     if not native.covers_topk(str(score.dtype), str(score.device.type)):
         return reference(score, k, site, dense)
+    native.set_threads(torch.get_num_threads())
     rows = score.detach().reshape(-1, score.shape[-1])
     skip = None if dense is None else dense.reshape(-1).numpy()
     return torch.from_numpy(native.select_topk(rows.numpy(), k, skip)).reshape(score.shape)
