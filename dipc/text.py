@@ -137,10 +137,14 @@ def windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None, h
 def encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, Ints]:
     """Token ids [T], and the byte of the UTF-8 text at which each ends; not to be changed: the next call gets them."""
     fast = getattr(tokenizer, "is_fast", False)
-    encoded = tokenizer(
-        text, add_special_tokens=False, verbose=False, **{"return_offsets_mapping": True} if fast else {}
-    )
-    ids = encoded["input_ids"][:max_tokens]
+    options = {"add_special_tokens": False, "verbose": False, **({"return_offsets_mapping": True} if fast else {})}
+    # Of a long text only as much as is asked for is tokenised, and some more: its last word may be cut in two.
+    beginning = text if max_tokens is None else text[: 8 * max_tokens + 256]
+    encoded = tokenizer(beginning, **options)
+    while max_tokens is not None and len(encoded["input_ids"]) < max_tokens + 16 and len(beginning) < len(text):
+        beginning = text[: 2 * len(beginning)]
+        encoded = tokenizer(beginning, **options)
+    text, ids = beginning, encoded["input_ids"][:max_tokens]
     if fast:
         characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         widths = 1 + (characters >= 0x80).astype(np.int64) + (characters >= 0x800) + (characters >= 0x10000)

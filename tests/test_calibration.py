@@ -164,7 +164,7 @@ def test_files_that_are_no_calibration_of_ours(tmp_path: Path) -> None:
         ({"schema": "1", "meta": '{"model": "a", "digest": "b", "seed": null}'}, "neither text nor"),
         ({"schema": "1", "meta": '{"model": "a", "digest": "b"}'}, "'weight' is no tensor of a calibration"),
     ):
-        save_file({"weight": torch.ones(2)}, path, {"format": "dipc.calibration.file", **header})
+        save_file({"weight": torch.ones(2)}, path, {"format": "dipc.calibration", **header})
         with pytest.raises(BadFile, match=message):
             Calibration.load(path)
 

@@ -21,6 +21,7 @@ from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState, update
 from dipc.errors import UsageError
 from dipc.lower import cache_aware
+from dipc.text import encode
 
 STORIES = SHARED / "models" / "tinystories656K"
 STORY_TEXT = SHARED / "data" / "tinystories" / "stories.txt"
@@ -326,3 +327,14 @@ def test_generation_is_greedy_decoding_with_the_carried_state() -> None:
     assert got.method == program.method
     with pytest.raises(UsageError, match="70 tokens, and the model's context is 64"):
         generate(program, "x" * 70)
+
+
+def test_a_beginning_has_the_tokens_that_it_has_in_the_whole_text() -> None:
+    tokenizer = stories().tokenizer
+    text = "Once upon a time, in a wood\n\nfar away, lived 12 hares. " * 200
+    ids, ends = encode(tokenizer, text, None)
+    for count in (2, 7, 300, len(ids) - 1, len(ids) + 5):
+        some, until = encode(tokenizer, text, count)
+        assert torch.equal(some, ids[:count]) and (until == ends[:count]).all()
+    unbroken = "a" * 5000
+    assert torch.equal(encode(tokenizer, unbroken, 40)[0], encode(tokenizer, unbroken, None)[0][:40])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PARTS = ("thresholds", "sensitivity", "predictors", "allocation")
-_FORMAT = "dipc.calibration.file"
+_FORMAT = "dipc.calibration"
 
 Meta = Mapping[str, str | int | float]
 

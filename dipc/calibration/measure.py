@@ -25,6 +25,8 @@ from dipc.program import Program
 from dipc.text import Text, sample_text, windows
 from dipc.version import __version__
 
+MAX_TOKENS = 131_072
+"""Of the text, unless told otherwise: so the memory that its tokens take does not grow with it."""
 SAMPLE_WINDOWS = 64
 SAMPLE_TOKENS = 512
 
@@ -36,7 +38,7 @@ def calibrate(
     text: Text | str | None = None,
     *,
     parts: Sequence[str] = PARTS,
-    max_tokens: int | None = None,
+    max_tokens: int | None = MAX_TOKENS,
     seq_len: int | None = None,
     hidden: int = HIDDEN,
     epochs: int = EPOCHS,
@@ -49,7 +51,7 @@ def calibrate(
         program: with weights and a tokenizer. What is measured is its dense form (`Program.reference`).
         text: what to measure on; by default the sample that comes with dipc, which is small.
         parts: what to measure, of `dipc.calibration.file.PARTS`.
-        max_tokens: use only so many tokens from the start of the text.
+        max_tokens: use only so many tokens from the start of the text; None for all of it.
         seq_len: tokens of a window; by default the model's context, at most 2,048. A last window that is not full is
             left out.
         hidden: the predictors' hidden width.

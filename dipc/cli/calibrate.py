@@ -41,8 +41,8 @@ def command(
         typer.Option(metavar="LIST", help="Of thresholds,sensitivity,predictors,allocation; by default all."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Use only so many tokens from the start.")
-    ] = None,
+        int, typer.Option(metavar="N", min=2, help="Use only so many tokens from the start.")
+    ] = 131_072,
     seq_len: SeqLen = None,
     hidden: Annotated[int, typer.Option(metavar="N", min=1, help="Hidden width of the predictors.")] = 1000,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes that they take over the text at most.")] = 20,

@@ -55,8 +55,8 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Text to make the calibration from, once; not the test's.")
     ] = None,
     calibration_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Use only so many tokens of that text.")
-    ] = None,
+        int, typer.Option(metavar="N", min=2, help="Use only so many tokens of that text.")
+    ] = 131_072,
     lora: Annotated[
         bool, typer.Option("--lora", help="Also train adapters, for each density its own: dip+lora and cats+lora.")
     ] = False,

@@ -41,7 +41,7 @@ def compare(
     max_tokens: int | None = None,
     calibration: str | Path | None = None,
     calibration_text: Text | str | None = None,
-    calibration_tokens: int | None = None,
+    calibration_tokens: int | None = 131_072,
     lora: bool = False,
     train_text: Text | str | None = None,
     rank: int = 32,
