@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,28 @@ def test_an_unfinished_training_is_not_mistaken_for_another(model: Program, tmp_
         train(model, tmp_path / "a")
     train(model, tmp_path / "a", iterations=2, resume=False)
     assert not file.exists()
+
+
+def test_a_file_counts_by_its_content_and_not_by_its_path(model: Program, tmp_path: Path) -> None:
+    from calibrations import calibration_of, saved
+
+    from dipc.passes.outline_glu import OutlineGlu
+
+    outlined = OutlineGlu().run(model).program
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    for folder, seed in ((one, 1), (other, 2)):
+        folder.mkdir()
+        saved(calibration_of(outlined, random_ids(64, 257, seed)[None]), folder)
+    shutil.copytree(one, same)
+    options: dict[str, Any] = {"passes": "cats", "iterations": 2}
+    first = train(model, tmp_path / "a", calibration=one / "calibration.safetensors", **options)
+    again = train(model, tmp_path / "a", calibration=same / "calibration.safetensors", **options)
+    assert again.losses == first.losses
+    with pytest.raises(UsageError, match="pipeline"):
+        train(model, tmp_path / "a", calibration=other / "calibration.safetensors", **options)
+    (one / "calibration.safetensors").write_bytes((other / "calibration.safetensors").read_bytes())
+    with pytest.raises(UsageError, match="other files behind cats"):
+        train(model, tmp_path / "a", calibration=one / "calibration.safetensors", **options)
 
 
 def test_every_window_is_seen_before_any_is_seen_twice() -> None:

@@ -17,10 +17,11 @@ import torch
 from dipc.backends.session import Session
 from dipc.comparison.benchmarks import Benchmarks
 from dipc.comparison.entries import ADAPTER, LORA, Entry
-from dipc.comparison.folder import Folder, file_digest, file_stem
+from dipc.comparison.folder import Folder, file_stem
 from dipc.comparison.measure import Watch, measure, of_dense
 from dipc.comparison.prepare import Training, adapter
 from dipc.comparison.result import Accuracy, Figures, Row
+from dipc.digests import options_by_content
 from dipc.errors import DipcError, UnsupportedModel, UsageError
 from dipc.pipeline import Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
@@ -204,9 +205,5 @@ def _with_adapter(item: Pass, folder: str) -> Pass:
 
 def _described(item: Pass) -> dict[str, Any]:
     """A pass by its name, its options and the code of its file; of a file that an option names, the content."""
-    options = {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
-    for name, value in options.items():
-        if isinstance(value, str) and value and Path(value).exists():
-            options[name] = file_digest(Path(value))
     code = inspect.getsource(inspect.getmodule(type(item)))  # type: ignore[arg-type]
-    return {"name": item.name, **options, "code": hashlib.sha256(code.encode()).hexdigest()[:16]}
+    return {"name": item.name, **options_by_content(item), "code": hashlib.sha256(code.encode()).hexdigest()[:16]}

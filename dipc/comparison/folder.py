@@ -120,17 +120,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return held
 
 
-def file_digest(path: Path) -> str:
-    """The first 16 hex digits of the SHA-256 of a file, or of a folder's files by name."""
-    made = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        made.update(b"" if file == path else str(file.relative_to(path)).encode())
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                made.update(block)
-    return made.hexdigest()[:16]
-
-
 def _plain(value: Mapping[str, Any]) -> Any:
     return json.loads(json_bytes(value))
 

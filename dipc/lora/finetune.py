@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dipc.artifact import check_output
 from dipc.backends.session import Identity
+from dipc.digests import passes_digest
 from dipc.errors import BadFile, UsageError
 from dipc.frontend import capture
 from dipc.lora.adapter import RECORD, peft_module
@@ -144,6 +145,7 @@ def finetune(
         model=info.name,
         digest=info.digest,
         pipeline=pipeline_text(ordered),
+        passes=passes_digest(ordered),
         text=text.name,
         text_digest=text.digest,
         rank=rank,

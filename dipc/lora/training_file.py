@@ -19,11 +19,12 @@ FORMAT = "dipc.training.1"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a trained adapter depends on."""
+    """All that a trained adapter depends on; `passes` is the pipeline with the content of the files that it names."""
 
     model: str
     digest: str
     pipeline: str
+    passes: str
     text: str
     text_digest: str
     rank: int
@@ -34,10 +35,14 @@ class Recipe:
     seed: int
 
     def differs(self, other: Recipe) -> str:
-        """The first difference to another, as text; empty where there is none. Names alone make none."""
+        """The first difference to another, as text; empty where there is none. Names and paths alone make none."""
+        if self.passes != other.passes:
+            if self.pipeline == other.pipeline:
+                return f"other files behind {self.pipeline}"
+            return f"pipeline {other.pipeline} and not {self.pipeline}"
         for field in dataclasses.fields(self):
             mine, its = getattr(self, field.name), getattr(other, field.name)
-            if mine != its and field.name not in ("model", "text"):
+            if mine != its and field.name not in ("model", "text", "pipeline"):
                 return f"{field.name.replace('_', ' ')} {its} and not {mine}"
         return ""
 
