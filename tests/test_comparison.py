@@ -20,6 +20,7 @@ from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.comparison import Comparison, Row, measure, run
 from dipc.comparison.entries import choose, known
+from dipc.comparison.folder import Folder
 from dipc.comparison.measure import Remembered, bytes_read
 from dipc.comparison.result import Accuracy, Figures
 from dipc.comparison.verdict import verdict
@@ -367,6 +368,14 @@ def test_another_model_is_refused(program: Program, tmp_path: Path) -> None:
     other = replace(program, info=replace(program.info, digest="0123"))
     with pytest.raises(UsageError, match=f"model digest {program.info.digest}, and this one has 0123"):
         compare(other, "dip", (0.5,), text=TEXT, out=tmp_path)
+
+
+def test_a_folder_that_a_killed_process_began_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".comparison.json.12345678.tmp").write_text("{")
+    folder = Folder(tmp_path, {"model": "tiny"})
+    folder.write("cells/a.json", b"{}")
+    with pytest.raises(UsageError, match="with model tiny, and this one has other"):
+        Folder(tmp_path, {"model": "other"})
 
 
 def test_a_folder_of_something_else_is_refused(program: Program, tmp_path: Path) -> None:

@@ -41,13 +41,16 @@ class Folder:
         self.path = path
         if os.path.lexists(path) and not path.is_dir():
             raise UsageError(f"{path}: this is a file; name a folder")
-        if path.is_dir() and any(path.iterdir()) and not (path / _ABOUT).exists():
+        # A process that was killed may have left a hidden file before it wrote the first one under its name.
+        others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+        if others and not (path / _ABOUT).exists():
             raise UsageError(f"{path}: holds other files and no comparison; name a new folder")
         try:
-            (path / "cells").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            self.agree(_ABOUT, about)
+            (path / "cells").mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
-        self.agree(_ABOUT, about)
 
     def agree(self, name: str, about: Mapping[str, Any]) -> None:
         """Write what something was made from; UsageError if it was made from something else before."""
