@@ -5,10 +5,7 @@ Shapes: T tokens, U units of a site, B = ceil(U / 8) bytes. Bit order is numpy's
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dipc.errors import BadFile, UsageError
+from dipc.tensor_file import TensorFormat
 
 SCHEMA = 1
-_FORMAT = "dipc.trace"
+_FORMAT = TensorFormat(
+    "trace", SCHEMA, "give a file that dipc recorded as one", "record the trace again", framework="numpy"
+)
 _DRAW_TOKENS = 64
 
 Meta = dict[str, str | int | float]
@@ -113,25 +113,8 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write the trace as safetensors, to a temporary file that is then renamed: never half a trace."""
-        from safetensors.numpy import save
-
-        path = Path(path)
-        header = {
-            "format": _FORMAT,
-            "schema": str(SCHEMA),
-            "units": json.dumps(self.units),
-            "meta": json.dumps(self.meta),
-        }
-        content = save({site: np.ascontiguousarray(packed) for site, packed in self.sites.items()}, header)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        sites = {site: np.ascontiguousarray(packed) for site, packed in self.sites.items()}
+        _FORMAT.write(Path(path), sites, {"units": self.units, "meta": self.meta})
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -140,15 +123,7 @@ class Trace:
         Raises:
             BadFile: there is no such file, it is damaged, no trace, of a newer schema, or contradicts itself.
         """
-        header, sites = _read(Path(path))
-        if header.get("format") != _FORMAT:
-            raise BadFile(f"{path}: not a trace; give a file that dipc recorded as one")
-        schema = header.get("schema", "")
-        if not schema.isdecimal() or int(schema) < 1:
-            raise BadFile(f"{path}: trace schema {schema!r} is no number; record the trace again")
-        if int(schema) > SCHEMA:
-            raise BadFile(f"{path}: trace schema {schema} is newer than {SCHEMA}, which this dipc reads; update dipc")
-        units, meta = (_json_object(path, header, key) for key in ("units", "meta"))
+        sites, (units, meta) = _FORMAT.read(Path(path), "units", "meta")
         if set(units) != set(sites):
             raise BadFile(f"{path}: its header and its data name different sites; record the trace again")
         try:
@@ -177,31 +152,6 @@ def _problem(trace: Trace) -> str:
         if type(value) not in (str, int, float) or (isinstance(value, float) and not math.isfinite(value)):
             return f"metadata {key!r} is {value!r}, neither text nor a finite number"
     return ""
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[np.uint8]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return file.metadata() or {}, {site: file.get_tensor(site) for site in names}
-    except FileNotFoundError as error:
-        raise BadFile(f"{path}: there is no such trace file") from error
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise BadFile(f"{path}: damaged, or not a trace ({error}); record the trace again") from error
-
-
-def _json_object(path: str | Path, header: dict[str, str], key: str) -> dict[str, object]:
-    try:
-        value = json.loads(header.get(key, ""))
-    except (ValueError, RecursionError) as error:
-        raise BadFile(f"{path}: its header {key!r} is no JSON; record the trace again") from error
-    if not isinstance(value, dict):
-        raise BadFile(f"{path}: its header {key!r} is no JSON object; record the trace again")
-    return value
 
 
 def _draw(generator: np.random.Generator, tokens: int, units: int, active: int) -> npt.NDArray[np.uint8]:

@@ -8,11 +8,8 @@ Shape legend: D d_model, F d_ff, H a predictor's hidden width, N windows of T to
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,13 +21,16 @@ from torch import Tensor
 from dipc.calibration.tensors import SCORES, mlp_of, sizes_of
 from dipc.errors import BadFile, UnknownName, UsageError
 from dipc.program import Program
+from dipc.tensor_file import TensorFormat
 
 if TYPE_CHECKING:
     from dipc.calibration.allocation import Allocation
 
 SCHEMA = 1
 PARTS = ("thresholds", "sensitivity", "predictors", "allocation")
-_FORMAT = "dipc.calibration"
+_FORMAT = TensorFormat(
+    "calibration", SCHEMA, "make one with `dipc calibrate MODEL -o FILE`", "calibrate again", framework="pt"
+)
 
 Meta = Mapping[str, str | int | float]
 
@@ -147,21 +147,8 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, to a temporary file that is then renamed: never half a calibration."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save
-
-        path = Path(path)
-        header = {"format": _FORMAT, "schema": str(SCHEMA), "meta": json.dumps(dict(self.meta))}
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(save(tensors, header))
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise UsageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        _FORMAT.write(Path(path), tensors, {"meta": dict(self.meta)})
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -170,20 +157,7 @@ class Calibration:
         Raises:
             BadFile: there is no such file, it is damaged, no calibration, of a newer schema, or contradicts itself.
         """
-        header, tensors = _read(Path(path))
-        if header.get("format") != _FORMAT:
-            raise BadFile(f"{path}: not a calibration; make one with `dipc calibrate MODEL -o FILE`")
-        schema = header.get("schema", "")
-        if not re.fullmatch("[1-9][0-9]{0,8}", schema):
-            raise BadFile(f"{path}: calibration schema {schema[:20]!r} is no number; calibrate again")
-        if int(schema) > SCHEMA:
-            raise BadFile(f"{path}: calibration schema {schema} is newer than {SCHEMA}, which this dipc reads; update")
-        try:
-            meta = json.loads(header.get("meta", ""))
-        except (ValueError, RecursionError) as error:
-            raise BadFile(f"{path}: its header 'meta' is no JSON; calibrate again") from error
-        if not isinstance(meta, dict):
-            raise BadFile(f"{path}: its header 'meta' is no JSON object; calibrate again")
+        tensors, (meta,) = _FORMAT.read(Path(path), "meta")
         try:
             return cls(meta, tensors)
         except UsageError as error:
@@ -225,18 +199,3 @@ def _stamp(path: str | Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError as error:
-        raise BadFile(f"{path}: there is no such calibration; make one with `dipc calibrate MODEL -o FILE`") from error
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
-        raise BadFile(f"{path}: damaged, or not a calibration ({error}); calibrate again") from error

@@ -15,12 +15,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dipc.errors import BadFile, UsageError
+from dipc.whole_file import write_whole
 
 SCHEMA = 1
 _ABOUT = "comparison.json"
@@ -67,14 +67,7 @@ class Folder:
     def write(self, name: str, content: bytes) -> Path:
         """Write a file whole or not at all."""
         target = self.path / name
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            part.write_bytes(content)
-            part.replace(target)
-        except OSError as error:
-            raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(target, lambda part: part.write_bytes(content))
         return target
 
     def read(self, label: str, depends_on: Mapping[str, Any]) -> dict[str, Any] | None:

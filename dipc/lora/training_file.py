@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dipc.errors import BadFile, UsageError
+from dipc.whole_file import write_whole
 
 FORMAT = "dipc.training.1"
 
@@ -88,13 +89,8 @@ class TrainingFile:
         from safetensors.torch import save_file
 
         said = {"format": FORMAT, "recipe": json.dumps(dataclasses.asdict(recipe)), "seconds": repr(seconds)}
-        new = self.path.with_suffix(".tmp")
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata=said)
-            new.replace(self.path)
-        except Exception as error:
-            new.unlink(missing_ok=True)
-            raise UsageError(f"{self.path}: cannot be written: {error}") from error
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_whole(self.path, lambda part: save_file(whole, part, metadata=said))
 
     def remove(self) -> None:
         """Delete the file, if there is one."""
