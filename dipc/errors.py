@@ -28,6 +28,15 @@ class UnknownName(UsageError):
         super().__init__(f"no {kind} named {name!r}{guess} (known: {', '.join(names)})")
 
 
+class CalibrationNeeded(UsageError):
+    """A pass reads what was measured of the model, and was given no file of it."""
+
+    def __init__(self, asker: object) -> None:
+        super().__init__(
+            f"{asker} needs a calibration: run `dipc calibrate MODEL --text TEXT -o FILE` and add calibration=FILE"
+        )
+
+
 class UnsupportedModel(DipcError):
     """A model dipc cannot capture, or a pass that matched nothing in it."""
 

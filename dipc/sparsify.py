@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 from torch import fx
 
 from dipc import ops
-from dipc.errors import UsageError
+from dipc.errors import CalibrationNeeded, UsageError
 from dipc.gated_mlp import Glu, Matrix, Scope
 from dipc.lower import kept_units, program_density
 from dipc.pattern import Mismatch
@@ -114,9 +114,7 @@ class CalibratedPass(SparsityPass):
         from dipc.calibration.file import calibration_for
 
         if self.calibration is None:
-            raise UsageError(
-                f"{self} needs a calibration: run `dipc calibrate MODEL --text TEXT -o FILE` and add calibration=FILE"
-            )
+            raise CalibrationNeeded(self)
         return calibration_for(self.calibration, program)
 
     def read(self, program: Program, find: Callable[[Calibration], T], otherwise: Callable[[], T]) -> T:

@@ -22,7 +22,7 @@ from dipc.comparison.measure import Watch, measure, of_dense
 from dipc.comparison.prepare import Training, adapter
 from dipc.comparison.result import Accuracy, Figures, Row
 from dipc.digests import options_by_content
-from dipc.errors import DipcError, UnsupportedModel, UsageError
+from dipc.errors import CalibrationNeeded, DipcError, UnsupportedModel, UsageError
 from dipc.pipeline import Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
 from dipc.text import Text
@@ -154,8 +154,10 @@ class _Cell:
             passes = [_with_adapter(item, str(self._adapter())) for item in passes]
         try:
             return run_pipeline(self.shared.program, passes).program if passes else self.shared.program
+        except CalibrationNeeded as error:
+            raise _Refused("needs a calibration: give --calibration-text or --calibration") from error
         except (UsageError, UnsupportedModel) as error:
-            raise _Refused(_short(str(error))) from error
+            raise _Refused(str(error)) from error
 
     def _adapter(self) -> Path:
         assert self.training is not None
@@ -190,13 +192,6 @@ class _Cell:
 
 class _Refused(Exception):
     """A method cannot do what was asked: no failure, and nothing that a second try would change."""
-
-
-def _short(reason: str) -> str:
-    """The reason in the terms of a comparison, where the calibration is none of the row's business."""
-    return (
-        "needs a calibration: give --calibration-text or --calibration" if "needs a calibration" in reason else reason
-    )
 
 
 def _with_adapter(item: Pass, folder: str) -> Pass:

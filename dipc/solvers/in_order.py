@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from dipc import ops
 from dipc.calibration.file import calibration_for
-from dipc.errors import UsageError
+from dipc.errors import CalibrationNeeded, UsageError
 from dipc.layerwise import Frontier, run_layerwise
 from dipc.lower import selections
 from dipc.ops.glu import ACTIVATIONS
@@ -105,7 +105,5 @@ def tokens_for(item: Pass, calibration: str | None, program: Program) -> Tensor:
     if selections(program):
         raise UsageError(f"{item.name}: a method has rewritten the MLPs already; put {item.name} before it")
     if calibration is None:
-        raise UsageError(
-            f"{item} needs a calibration: run `dipc calibrate MODEL --text TEXT -o FILE` and add calibration=FILE"
-        )
+        raise CalibrationNeeded(item)
     return calibration_for(calibration, program).windows()
