@@ -1,8 +1,12 @@
-"""What every test shares: the markers."""
+"""What every test shares: the markers, and the fixtures of files that several tests read."""
 
 from __future__ import annotations
 
 import pytest
+from baselines import calibration
+from quantizing import config
+
+__all__ = ["calibration", "config"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from helpers import one_glu, tiny_llama
+from helpers import one_glu, tiny_llama, tiny_model
 
 from dipc.lower import lower
 from dipc.ops.dequantize import OPERATOR
@@ -38,3 +40,14 @@ def sites(program: Program, bits: float | None = None) -> dict[str, tuple[int, f
 def tied() -> Program:
     """The tiny Llama whose head is its embedding table, of 96 x 32."""
     return tiny_llama(tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config.json of a Llama whose sizes groups of 64 divide; 16-bit weights."""
+    folder = tmp_path_factory.mktemp("bare")
+    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 192, "dtype": "bfloat16"}
+    model_config: Any = tiny_model(**sizes).config
+    model_config.architectures = ["LlamaForCausalLM"]
+    (folder / "config.json").write_text(model_config.to_json_string())
+    return folder / "config.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import tiny_llama, tiny_model
+from helpers import tiny_llama
 from quantizing import compiled, sites, small_glu
 from torch import fx
 
@@ -77,17 +77,6 @@ def test_a_width_is_the_price_of_what_is_not_quantised() -> None:
 def test_an_embedding_table_that_is_not_read_is_still_not_read() -> None:
     table = tiny_llama().weights["model.embed_tokens.weight"].numel() * 4
     assert lower(compiled("int4").program).resident_unread_bytes == table
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config.json of a Llama whose sizes groups of 64 divide; 16-bit weights."""
-    folder = tmp_path_factory.mktemp("bare")
-    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 192, "dtype": "bfloat16"}
-    model_config: Any = tiny_model(**sizes).config
-    model_config.architectures = ["LlamaForCausalLM"]
-    (folder / "config.json").write_text(model_config.to_json_string())
-    return folder / "config.json"
 
 
 def test_a_model_without_weights(config: Path, tmp_path: Path) -> None:
