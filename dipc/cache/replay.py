@@ -7,6 +7,9 @@ Shapes: T tokens, U units of the site.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +34,54 @@ def replay(mask_TU: Bools, capacity: int, policy: Policy) -> Ints:
     return Replay(mask_TU.shape[1], capacity, policy).hits(mask_TU)
 
 
+@dataclass(frozen=True, eq=False)
+class SiteReplay:
+    """What a cache made of a trace of one site.
+
+    Attributes:
+        hits_T: int64 [T], touched units that were cached before the token.
+        missed_TB: uint8 [T, B], the touched units that were not, packed as in a trace; None where nobody asked.
+    """
+
+    hits_T: Ints
+    missed_TB: npt.NDArray[np.uint8] | None
+
+
+def replay_site(
+    packed_TB: npt.NDArray[np.uint8],
+    units: int,
+    cases: Sequence[tuple[Policy, int]],
+    *,
+    popularity: Ints | None = None,
+    missed: bool = False,
+) -> list[SiteReplay]:
+    """Run a site's trace through several initially empty caches.
+
+    Args:
+        packed_TB: uint8 [T, B], the touched units as a trace packs them.
+        units: U.
+        cases: policy and capacity of each cache.
+        popularity: int64 [U], for policies that rank by it.
+        missed: also give the units that were missed.
+    """
+    return [_replay_one(packed_TB, units, policy, capacity, missed) for policy, capacity in cases]
+
+
+def _replay_one(
+    packed_TB: npt.NDArray[np.uint8], units: int, policy: Policy, capacity: int, missed: bool
+) -> SiteReplay:
+    mask_TU = np.unpackbits(packed_TB, axis=1, count=units).view(np.bool_)
+    if not missed:
+        return SiteReplay(replay(mask_TU, capacity, policy), None)
+    cache = Replay(units, capacity, policy)
+    missed_TU = np.zeros_like(mask_TU)
+    hits_T = np.zeros(len(mask_TU), dtype=np.int64)
+    for token, mask in enumerate(mask_TU):
+        missed_TU[token] = mask & ~cache.cached
+        hits_T[token] = cache.hits(mask[None])[0]
+    return SiteReplay(hits_T, np.packbits(missed_TU, axis=1))
+
+
 class Replay:
     """A weight cache, empty at first, through which masks run piece by piece: all at once would be the same.
 
@@ -43,6 +94,11 @@ class Replay:
     def __init__(self, units: int, capacity: int, policy: Policy) -> None:
         self.capacity, self.policy = clamp_capacity(policy, capacity, units), policy
         self._state = native.empty_state(units)
+
+    @property
+    def cached(self) -> Bools:
+        """bool [U]: what is cached now."""
+        return self._state[0]
 
     def hits(self, mask_TU: Bools) -> Ints:
         """Hits of each token [T] of further masks bool [T, U]."""
