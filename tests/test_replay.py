@@ -1,4 +1,4 @@
-"""Replay, native and in numpy, equals the torch reference bit for bit, and caches behave as caches must."""
+"""Replay, native and in numpy, equals the torch reference bit for bit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
+from caches import ONLINE, Bools, mask_of, masks, online, policies, popularity, reference, reference_hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipc import native
-from dipc.cache import Policy, get_policy, policy_names
-from dipc.cache.replay import Replay, full_hits, replay
-from dipc.cache.state import CacheState, update
-
-Bools = npt.NDArray[np.bool_]
-policies = st.sampled_from(policy_names()).map(get_policy)
-
+from dipc.cache import Policy, get_policy
+from dipc.cache.replay import Replay, SiteReplay, full_hits, replay, replay_site
+from dipc.errors import UsageError
 
 PATHS = ("native", "numpy")
 
@@ -34,83 +29,83 @@ def only(path: str) -> Iterator[None]:
         yield
 
 
-@st.composite
-def masks(draw: st.DrawFn) -> Bools:
-    """Masks whose units differ in popularity, so that all tiers and ties occur."""
-    tokens, units = draw(st.integers(0, 24)), draw(st.integers(1, 20))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    return rng.random((tokens, units)) < rng.random(units) ** draw(st.integers(0, 3))
-
-
-def reference(mask_TU: Bools, capacity: int, policy: Policy) -> list[int]:
-    state, hits = CacheState.empty(mask_TU.shape[1]), []
-    for mask in torch.from_numpy(mask_TU):
-        hits.append(int((mask & state.cached).sum()))
-        state = update(state, mask, capacity, policy)
-    return hits
+def site(mask_TU: Bools, *cases: tuple[Policy, int], missed: bool = True) -> list[SiteReplay]:
+    packed_TB = np.packbits(mask_TU, axis=1)
+    return replay_site(packed_TB, mask_TU.shape[1], cases, popularity=popularity(mask_TU), missed=missed)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=300, deadline=None)
-@given(masks(), st.integers(-1, 22), policies)
+@given(masks(), st.integers(-1, 22), online)
 def test_replay_equals_the_reference(path: str, mask_TU: Bools, capacity: int, policy: Policy) -> None:
     with only(path):
-        assert replay(mask_TU, capacity, policy).tolist() == reference(mask_TU, capacity, policy)
+        found = replay(mask_TU, capacity, policy, popularity(mask_TU))
+    assert found.tolist() == reference_hits(mask_TU, capacity, policy) and found.dtype == np.int64
 
 
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=100, deadline=None)
-@given(masks(), st.integers(-1, 22), policies, st.integers(1, 7))
+@given(masks(), st.integers(-1, 22), online, st.integers(1, 7))
 def test_pieces_are_the_whole(path: str, mask_TU: Bools, capacity: int, policy: Policy, piece: int) -> None:
     with only(path):
-        cache = Replay(mask_TU.shape[1], capacity, policy)
+        cache = Replay(mask_TU.shape[1], capacity, policy, popularity(mask_TU))
         found = [int(h) for start in range(0, len(mask_TU), piece) for h in cache.hits(mask_TU[start : start + piece])]
-        assert found == replay(mask_TU, capacity, policy).tolist()
+        assert found == replay(mask_TU, capacity, policy, popularity(mask_TU)).tolist()
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", ONLINE)
 def test_replay_equals_the_reference_on_a_larger_site(path: str, policy: str) -> None:
-    mask_TU = np.random.default_rng(0).random((60, 257)) < 0.4
+    mask_TU = np.random.default_rng(0).random((300, 257)) < 0.4
     with only(path):
-        assert replay(mask_TU, 101, get_policy(policy)).tolist() == reference(mask_TU, 101, get_policy(policy))
+        found = site(mask_TU, (get_policy(policy), 101), (get_policy(policy), 257), (get_policy("lru"), 130))
+    for replayed, name, capacity in zip(found, (policy, policy, "lru"), (101, 257, 130), strict=True):
+        cached_TU = reference(mask_TU, capacity, get_policy(name))
+        assert replayed.hits_T.tolist() == np.count_nonzero(mask_TU & cached_TU, axis=1).tolist()
+        np.testing.assert_array_equal(replayed.missed_TB, np.packbits(mask_TU & ~cached_TU, axis=1))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=100, deadline=None)
+@given(masks(), st.integers(-1, 22), policies)
+def test_hits_and_misses_are_the_accesses(path: str, mask_TU: Bools, capacity: int, policy: Policy) -> None:
+    with only(path):
+        (found,) = site(mask_TU, (policy, capacity))
+        (hits_only,) = site(mask_TU, (policy, capacity), missed=False)
+    assert found.missed_TB is not None and hits_only.missed_TB is None
+    missed_TU = np.unpackbits(found.missed_TB, axis=1, count=mask_TU.shape[1]).astype(np.bool_)
+    assert not (missed_TU & ~mask_TU).any() and found.missed_TB.shape == np.packbits(mask_TU, axis=1).shape
+    assert (found.hits_T + missed_TU.sum(axis=1)).tolist() == mask_TU.sum(axis=1).tolist()
+    assert hits_only.hits_T.tolist() == found.hits_T.tolist()
 
 
 def test_replay_by_hand() -> None:
     # Two units fit. Hits under LRU: {0,1} none; {1} one; {2} none, 0 goes; {0,2} one (2), 1 goes; {1} none.
-    touched = [[0, 1], [1], [2], [0, 2], [1]]
-    mask_TU = np.zeros((5, 3), dtype=np.bool_)
-    for token, units in enumerate(touched):
-        mask_TU[token, units] = True
-    hits_T = replay(mask_TU, 2, get_policy("lru"))
-    assert hits_T.tolist() == [0, 1, 0, 1, 0] and hits_T.dtype == np.int64
-
-
-@given(masks(), st.integers(0, 20), policies)
-def test_hits_are_accesses_that_were_made_before(mask_TU: Bools, capacity: int, policy: Policy) -> None:
-    hits_T = replay(mask_TU, capacity, policy)
-    assert np.all(hits_T >= 0) and np.all(hits_T <= np.minimum(mask_TU.sum(axis=1), capacity))
-    assert len(hits_T) == len(mask_TU) and not hits_T[:1].any()
-
-
-@given(masks(), policies.filter(lambda policy: policy.name != "none"))
-def test_a_cache_for_all_units_misses_first_touches_only(mask_TU: Bools, policy: Policy) -> None:
-    misses = int(mask_TU.sum()) - int(replay(mask_TU, mask_TU.shape[1], policy).sum())
-    assert misses == np.count_nonzero(mask_TU.any(axis=0))
-
-
-@given(masks(), st.integers(0, 20))
-def test_more_capacity_never_hurts_lru(mask_TU: Bools, capacity: int) -> None:
-    lru = get_policy("lru")
-    assert np.all(replay(mask_TU, capacity + 1, lru) >= replay(mask_TU, capacity, lru))
-
-
-@given(masks(), st.integers(0, 20))
-def test_none_never_hits(mask_TU: Bools, capacity: int) -> None:
-    assert not replay(mask_TU, capacity, get_policy("none")).any()
+    mask_TU = mask_of([[0, 1], [1], [2], [0, 2], [1]], units=3)
+    (found,) = site(mask_TU, (get_policy("lru"), 2))
+    assert found.hits_T.tolist() == [0, 1, 0, 1, 0] and found.hits_T.dtype == np.int64
+    assert np.unpackbits(found.missed_TB, axis=1, count=3).tolist() == (  # type: ignore[arg-type]
+        [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    )
 
 
 @given(st.integers(2, 6), st.integers(1, 12), st.integers(0, 14), policies)
 def test_full_hits_are_those_of_a_full_mask_once_warm(tokens: int, units: int, capacity: int, policy: Policy) -> None:
-    hits_T = replay(np.ones((tokens, units), dtype=np.bool_), capacity, policy)
+    mask_TU = np.ones((tokens, units), dtype=np.bool_)
+    hits_T = replay(mask_TU, capacity, policy, popularity(mask_TU))
     assert set(hits_T[1:].tolist()) == {full_hits(units, capacity, policy)}
+
+
+def test_what_cannot_be_replayed_is_refused_in_one_line() -> None:
+    packed_TB = np.zeros((3, 2), dtype=np.uint8)
+    static = get_policy("static")
+    with pytest.raises(UsageError, match=r"a trace of 17 units is uint8 \[T, 3\], not uint8 \[3, 2\]"):
+        replay_site(packed_TB, 17, [])
+    with pytest.raises(UsageError, match="static needs the popularity of each unit; give one from a calibration"):
+        replay_site(packed_TB, 16, [(get_policy("lru"), 3), (static, 3)])
+    with pytest.raises(UsageError, match=r"popularity is int64 \[4\]; int64 \[16\] was expected"):
+        replay_site(packed_TB, 16, [(static, 3)], popularity=np.zeros(4, dtype=np.int64))
+    with pytest.raises(UsageError, match="popularity lies outside"):
+        replay_site(packed_TB, 16, [(static, 3)], popularity=np.full(16, 2**25))
+    with pytest.raises(UsageError, match="belady needs the whole recorded trace at once.* choose lfu, .* or static"):
+        Replay(16, 3, get_policy("belady"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
 
+from dipc.errors import UsageError
 from dipc.registry import Registry, defined_here, name_of, register_kind
 
 KEY_BITS = 50
@@ -19,10 +20,19 @@ class Policy(ABC):
     """A weight-cache eviction policy: which units stay when more are candidates than fit.
 
     A subclass is a frozen dataclass, alone in its file; its fields are its options, the file's name is its registry
-    name, and the first line of its docstring is what a listing prints.
+    name, and the first line of its docstring is what a listing prints. README.md beside this file states the rule that
+    the class attributes change.
     """
 
     name: ClassVar[str]
+    protects: ClassVar[bool] = True
+    """The present token's units come before all others, those that were cached first; else keys alone decide."""
+    counts: ClassVar[bool] = True
+    """`freq` counts tokens from 0; else it is a popularity given beforehand, and the C most popular start cached."""
+    forgets: ClassVar[bool] = False
+    """A unit that is not cached loses its count."""
+    online: ClassVar[bool] = True
+    """It needs to know the past only; else the key is given next uses, and there is no closed loop."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -36,8 +46,10 @@ class Policy(ABC):
         subsets of them.
 
         Args:
-            freq: int64, tokens that touched the unit so far, the present one included.
-            last_used: int64 of the same shape, the last token that touched it, counted from 0; -1 for never.
+            freq: int64, tokens that touched the unit so far, the present one included; its popularity where the policy
+                does not count.
+            last_used: int64 of the same shape, the last token that touched it, counted from 0; -1 for never. Where the
+                policy is not online, the next token that touches it instead; `next_use.NEVER` for none.
 
         Returns:
             int64 of the same shape, in [0, 2**50).
@@ -58,12 +70,24 @@ def clamp_capacity(policy: Policy, requested: int, units: int) -> int:
     return min(max(policy.capacity(requested), 0), units)
 
 
+def check_online(policy: Policy) -> None:
+    """UsageError where the policy must know what is touched next, which nothing tells while tokens are made."""
+    if not policy.online:
+        online = [name for name in policy_names() if POLICIES.get(name).online]
+        raise UsageError(
+            f"the policy {policy.name} needs the whole recorded trace at once, and decides nothing token by token; "
+            f"choose {', '.join(online[:-1])} or {online[-1]}"
+        )
+
+
 def _find(module: ModuleType) -> type[Policy] | None:
     return defined_here(module, Policy)  # type: ignore[type-abstract]
 
 
 POLICIES = register_kind(
-    Registry("cache policy", "dipc.cache", _find, helpers=frozenset({"policy", "state", "replay"}))
+    Registry(
+        "cache policy", "dipc.cache", _find, helpers=frozenset({"policy", "state", "replay", "numpy_cache", "next_use"})
+    )
 )
 """Eviction policies by name: the files of this folder, and what plug-ins add."""
 

@@ -1,37 +1,45 @@
-"""Replay of recorded masks through a cold cache: bit for bit what `state.update` gives, much faster.
+"""Replay of recorded masks through a cache: bit for bit what `state.update` gives, much faster.
 
 The native library does it where it is built and knows the policy; numpy does it everywhere and for every policy.
 
-Shapes: T tokens, U units of the site.
+Shapes: T tokens, U units of the site, B = ceil(U / 8) bytes, N tokens of a piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dipc import native
-from dipc.cache.policy import Policy, clamp_capacity
+from dipc.cache.next_use import next_uses
+from dipc.cache.numpy_cache import advance, first_state
+from dipc.cache.policy import Policy, check_online, clamp_capacity
+from dipc.errors import UsageError
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Packed = npt.NDArray[np.uint8]
+
+_PIECE_TOKENS = 256
 
 
-def replay(mask_TU: Bools, capacity: int, policy: Policy) -> Ints:
-    """Hits of each token when the masks run through an initially empty cache.
+def replay(mask_TU: Bools, capacity: int, policy: Policy, popularity: Ints | None = None) -> Ints:
+    """Hits of each token when the masks run through an initially empty cache; arguments as of `replay_site`.
 
     Args:
         mask_TU: bool [T, U], units that each token touches.
         capacity: units that fit; clamped to [0, U].
         policy: who stays.
+        popularity: int64 [U], for policies that do not count.
 
     Returns:
         int64 [T], touched units that were cached before the token.
     """
-    return Replay(mask_TU.shape[1], capacity, policy).hits(mask_TU)
+    packed_TB = np.packbits(mask_TU, axis=1)
+    return replay_site(packed_TB, mask_TU.shape[1], [(policy, capacity)], popularity=popularity)[0].hits_T
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,98 +52,126 @@ class SiteReplay:
     """
 
     hits_T: Ints
-    missed_TB: npt.NDArray[np.uint8] | None
+    missed_TB: Packed | None
 
 
 def replay_site(
-    packed_TB: npt.NDArray[np.uint8],
+    packed_TB: Packed,
     units: int,
     cases: Sequence[tuple[Policy, int]],
     *,
     popularity: Ints | None = None,
     missed: bool = False,
 ) -> list[SiteReplay]:
-    """Run a site's trace through several initially empty caches.
+    """Run a site's trace through several caches, each empty at first or, where its policy does not count, loaded.
 
     Args:
         packed_TB: uint8 [T, B], the touched units as a trace packs them.
         units: U.
-        cases: policy and capacity of each cache.
-        popularity: int64 [U], for policies that rank by it.
+        cases: policy and capacity of each cache; the capacity in units, clamped to [0, U].
+        popularity: int64 [U] in [0, 2**25), for policies that do not count (`static`).
         missed: also give the units that were missed.
+
+    Returns:
+        What each cache made of it, in the order of the cases.
+
+    Raises:
+        UsageError: the trace does not have that many units, or a policy lacks its popularity.
     """
-    return [_replay_one(packed_TB, units, policy, capacity, missed) for policy, capacity in cases]
+    if packed_TB.dtype != np.uint8 or packed_TB.ndim != 2 or packed_TB.shape[1] != -(-units // 8):
+        raise UsageError(
+            f"a trace of {units} units is uint8 [T, {-(-units // 8)}], not {packed_TB.dtype} {list(packed_TB.shape)}"
+        )
+    return [_replay_one(packed_TB, units, policy, capacity, popularity, missed) for policy, capacity in cases]
 
 
 def _replay_one(
-    packed_TB: npt.NDArray[np.uint8], units: int, policy: Policy, capacity: int, missed: bool
+    packed_TB: Packed, units: int, policy: Policy, capacity: int, popularity: Ints | None, missed: bool
 ) -> SiteReplay:
-    mask_TU = np.unpackbits(packed_TB, axis=1, count=units).view(np.bool_)
-    if not missed:
-        return SiteReplay(replay(mask_TU, capacity, policy), None)
-    cache = Replay(units, capacity, policy)
-    missed_TU = np.zeros_like(mask_TU)
-    hits_T = np.zeros(len(mask_TU), dtype=np.int64)
-    for token, mask in enumerate(mask_TU):
-        missed_TU[token] = mask & ~cache.cached
-        hits_T[token] = cache.hits(mask[None])[0]
-    return SiteReplay(hits_T, np.packbits(missed_TU, axis=1))
+    if not policy.online:
+        return _replay_offline(packed_TB, units, policy, clamp_capacity(policy, capacity, units), missed)
+    cache = Replay(units, capacity, policy, popularity)
+    hits_T = np.empty(len(packed_TB), dtype=np.int64)
+    missed_TB = np.empty_like(packed_TB) if missed else None
+    for piece in _pieces(len(packed_TB)):
+        mask_NU = _unpacked(packed_TB[piece], units)
+        if missed_TB is None:
+            hits_T[piece] = cache.hits(mask_NU)
+        else:
+            missed_NU = cache.missed(mask_NU)
+            missed_TB[piece] = np.packbits(missed_NU, axis=1)
+            hits_T[piece] = np.count_nonzero(mask_NU, axis=1) - np.count_nonzero(missed_NU, axis=1)
+    return SiteReplay(hits_T, missed_TB)
+
+
+def _replay_offline(packed_TB: Packed, units: int, policy: Policy, capacity: int, missed: bool) -> SiteReplay:
+    state = first_state(units, capacity, policy)
+    hits_T = np.empty(len(packed_TB), dtype=np.int64)
+    missed_TB = np.empty_like(packed_TB) if missed else None
+    token = 0
+    for mask_NU, next_NU in next_uses(packed_TB, units):
+        for mask, next_use in zip(mask_NU, next_NU, strict=True):
+            if missed_TB is not None:
+                missed_TB[token] = np.packbits(mask > state[0])
+            hits_T[token] = advance(state, mask, capacity, policy, next_use)
+            token += 1
+    return SiteReplay(hits_T, missed_TB)
 
 
 class Replay:
-    """A weight cache, empty at first, through which masks run piece by piece: all at once would be the same.
+    """A weight cache, at first as before the first token, through which masks run piece by piece.
+
+    All at once would be the same.
 
     Args:
         units: U.
         capacity: units that fit; clamped to [0, U].
         policy: who stays.
+        popularity: int64 [U] in [0, 2**25), for policies that do not count.
+
+    Raises:
+        UsageError: the policy is not online, so that pieces do not do, or lacks its popularity.
     """
 
-    def __init__(self, units: int, capacity: int, policy: Policy) -> None:
+    def __init__(self, units: int, capacity: int, policy: Policy, popularity: Ints | None = None) -> None:
+        check_online(policy)
         self.capacity, self.policy = clamp_capacity(policy, capacity, units), policy
-        self._state = native.empty_state(units)
+        self._state = first_state(units, capacity, policy, popularity)
 
     @property
     def cached(self) -> Bools:
         """bool [U]: what is cached now."""
         return self._state[0]
 
-    def hits(self, mask_TU: Bools) -> Ints:
-        """Hits of each token [T] of further masks bool [T, U]."""
-        if self.capacity == 0:
-            return np.zeros(len(mask_TU), dtype=np.int64)
-        if self.capacity == mask_TU.shape[1]:
-            return self._without_eviction(mask_TU)
+    def hits(self, mask_NU: Bools) -> Ints:
+        """Hits of each token, int64 [N], of further masks bool [N, U]."""
+        if self.capacity in (0, mask_NU.shape[1]):
+            hits_N: Ints = np.count_nonzero(mask_NU, axis=1) - np.count_nonzero(self.missed(mask_NU), axis=1)
+            return hits_N
         if self.policy.name in native.POLICIES and native.library() is not None:
-            return native.cache_replay(mask_TU, self.capacity, self.policy.name, self._state)
-        return np.fromiter(map(self._with_eviction, mask_TU), np.int64, len(mask_TU))
+            return native.cache_replay(mask_NU, self.capacity, self.policy.name, self._state)
+        return np.fromiter((self._advance(mask) for mask in mask_NU), np.int64, len(mask_NU))
 
-    def _without_eviction(self, mask_TU: Bools) -> Ints:
-        cached, *_ = self._state
-        touched_TU = np.logical_or.accumulate(np.concatenate([cached[None], mask_TU]), axis=0)
-        cached[:] = touched_TU[-1]
-        hits_T: Ints = np.count_nonzero(mask_TU & touched_TU[:-1], axis=1)
-        return hits_T
+    def missed(self, mask_NU: Bools) -> Bools:
+        """Touched units that were not cached, bool [N, U], of further masks bool [N, U]."""
+        if self.capacity == 0:
+            return mask_NU.copy()
+        if self.capacity == mask_NU.shape[1]:
+            return self._missed_without_eviction(mask_NU)
+        missed_NU = np.empty_like(mask_NU)
+        for row, mask in enumerate(mask_NU):
+            missed_NU[row] = mask > self.cached
+            self._advance(mask)
+        return missed_NU
 
-    def _with_eviction(self, mask: Bools) -> int:
-        cached, freq, last_used, t = self._state
-        kept = mask & cached
-        hits = int(np.count_nonzero(kept))
-        freq += mask
-        last_used[mask] = t
-        t += 1
-        # Tiers fill the space in turn, and all but one fit whole or not at all: keys matter in that one only.
-        room = self.capacity - hits
-        new = np.flatnonzero(mask > cached)
-        if len(new) >= room:
-            after = kept
-            after[_best(new, room, freq, last_used, self.policy)] = True
-        else:
-            old, room = np.flatnonzero(cached > mask), room - len(new)
-            after = mask.copy()
-            after[_best(old, min(room, len(old)), freq, last_used, self.policy)] = True
-        cached[:] = after
-        return hits
+    def _advance(self, mask: Bools) -> int:
+        return advance(self._state, mask, self.capacity, self.policy)
+
+    def _missed_without_eviction(self, mask_NU: Bools) -> Bools:
+        touched_NU = np.logical_or.accumulate(np.concatenate([self.cached[None], mask_NU]), axis=0)
+        self.cached[:] = touched_NU[-1]
+        missed_NU: Bools = mask_NU > touched_NU[:-1]
+        return missed_NU
 
 
 def full_hits(units: int, capacity: int, policy: Policy) -> int:
@@ -146,15 +182,9 @@ def full_hits(units: int, capacity: int, policy: Policy) -> int:
     return clamp_capacity(policy, capacity, units)
 
 
-def _best(candidates: Ints, count: int, freq: Ints, last_used: Ints, policy: Policy) -> Ints:
-    """The `count` of the candidates (ascending indices) with the greatest key, the lower index first on ties."""
-    if count == 0 or count == len(candidates):
-        return candidates[:count]
-    key: Ints = policy.key(freq[candidates], last_used[candidates])
-    last_in = len(key) - count
-    threshold = np.partition(key, last_in)[last_in]
-    above = key > threshold
-    tied = np.flatnonzero(key == threshold)
-    above[tied[: count - np.count_nonzero(above)]] = True
-    best: Ints = candidates[above]
-    return best
+def _pieces(tokens: int) -> Iterator[slice]:
+    return (slice(start, start + _PIECE_TOKENS) for start in range(0, tokens, _PIECE_TOKENS))
+
+
+def _unpacked(packed_NB: Packed, units: int) -> Bools:
+    return np.unpackbits(packed_NB, axis=1, count=units).view(np.bool_)

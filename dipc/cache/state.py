@@ -5,12 +5,13 @@ Shapes: U units of the site. Source: "The weight cache" in this folder's README.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dipc.cache.policy import KEY_BITS, Policy, clamp_capacity
+from dipc.cache.policy import KEY_BITS, Policy, check_online, clamp_capacity
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class CacheState:
     cached: Tensor
     """bool [U]: the unit is in DRAM."""
     freq: Tensor
-    """int64 [U]: tokens that touched the unit, evicted or not."""
+    """int64 [U]: tokens that touched the unit, or its popularity where the policy does not count."""
     last_used: Tensor
     """int64 [U]: the last token that touched it; -1 for never."""
     t: Tensor
@@ -47,13 +48,36 @@ def update(state: CacheState, mask: Tensor, capacity: int, policy: Policy) -> Ca
         mask: bool [U], the units that the token reads.
         capacity: units that fit; clamped to [0, U].
         policy: who stays.
+
+    Raises:
+        UsageError: the policy is not online.
     """
-    freq = state.freq + mask
+    check_online(policy)
+    freq = state.freq + mask if policy.counts else state.freq
     last_used = torch.where(mask, state.t, state.last_used)
-    tier = 2 * mask.long() + state.cached.long()
-    key = tier * 2**KEY_BITS + policy.key(freq, last_used)
-    # torch.topk promises no order on ties; a stable sort keeps the lower index first.
-    room = clamp_capacity(policy, capacity, mask.numel())
-    best = torch.sort(key, descending=True, stable=True).indices.narrow(0, 0, room)
-    cached = torch.zeros_like(state.cached).scatter(0, best, tier.gather(0, best) > 0)
+    candidate = mask | state.cached
+    tier = 2 * mask.long() + state.cached.long() if policy.protects else candidate.long()
+    best = _best(tier * 2**KEY_BITS + policy.key(freq, last_used), capacity, policy)
+    cached = torch.zeros_like(state.cached).scatter(0, best, candidate.gather(0, best))
+    if policy.forgets:
+        freq = torch.where(cached, freq, 0)
     return CacheState(cached, freq, last_used, state.t + 1)
+
+
+def preload(state: CacheState, capacity: int, policy: Policy) -> CacheState:
+    """The state in which the first token finds the cache: the most popular units cached, where a policy does not count.
+
+    Any other state, and any other policy's, is given back as it is.
+    """
+    if policy.counts:
+        return state
+    hot = torch.zeros_like(state.cached)
+    hot[_best(policy.key(state.freq, state.last_used), capacity, policy)] = True
+    return dataclasses.replace(state, cached=torch.where(state.t == 0, hot, state.cached))
+
+
+def _best(key: Tensor, capacity: int, policy: Policy) -> Tensor:
+    """Indices of the units with the greatest keys, as many as fit, the lower index first among equals."""
+    # torch.topk promises no order on ties; a stable sort keeps the lower index first.
+    room = clamp_capacity(policy, capacity, key.numel())
+    return torch.sort(key, descending=True, stable=True).indices.narrow(0, 0, room)
