@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipc.backends.pricing import Price, price
+from dipc.backends.pricing import Case, Price, price, price_many
 from dipc.cache import get_policy
 from dipc.errors import UsageError
 from dipc.hardware import Device, Figure, Flash, FlashPoint, load_device
@@ -250,3 +250,49 @@ def test_phi3_mini_from_its_published_size() -> None:
     assert low < 1.15 < high
     assert middle == pytest.approx(1 / 0.9, rel=2e-4)
     assert tokens_per_s(dense("Phi-3-Mini", 3_821_079_552, 32, 3072, 8192), 1.5) == pytest.approx(1.9, rel=0.02)
+
+
+def test_cases_priced_together_are_those_priced_one_by_one() -> None:
+    traffic = program(site("a", 0, 12, 8), site("b", 0, 5, 20, full=True), resident=64)
+    trace = Trace.synthetic({"a": 12}, {"a": 5}, tokens=9, seed=1)
+    cases = [
+        Case(allocate(traffic, dram, 0), device(flash), get_policy(policy))
+        for dram in (100, 180)
+        for policy in ("lru", "lfu", "static")
+        for flash in (1e9, 2e9)
+    ]
+    together = price_many(traffic, cases, trace, warmup=2)
+    for case, found in zip(cases, together, strict=True):
+        alone = price(traffic, case.allocation, case.device, case.policy, trace, warmup=2)
+        np.testing.assert_array_equal(found.latency_s, alone.latency_s)
+        assert found.hit_rate == alone.hit_rate and found.policy == case.policy.name
+    assert together[1].flash_s.sum() == pytest.approx(together[0].flash_s.sum() / 2)
+
+
+def test_sites_add_up_to_the_price() -> None:
+    cost = small_price(warmup=1)
+    sites = cost.sites.values()
+    np.testing.assert_allclose(sum(s.flash_s_T for s in sites), cost.flash_s)
+    np.testing.assert_allclose(sum(s.flash_bytes_T for s in sites), cost.flash_bytes)
+    np.testing.assert_allclose(sum(s.dram_bytes_T for s in sites) + cost.resident_read_bytes, cost.dram_bytes)
+    np.testing.assert_allclose(cost.dram_bytes / cost.dram_bytes_per_s, cost.dram_s)
+    assert cost.sites["a"].hits_T.tolist() == [1, 1] and cost.sites["b"].hits_T.tolist() == [3, 3]
+
+
+def test_a_hot_set_is_counted_on_the_warm_up_or_given() -> None:
+    # One unit fits. The warm-up touches unit 1 twice and unit 3 once: of the two counted tokens, one touches unit 1.
+    traffic = program(site("a", 0, 4, 10))
+    masks = np.array([[0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=np.bool_)
+    trace, allocation = Trace.from_masks({"a": masks}, {}), allocate(traffic, 10, 0)
+
+    def priced(popularity: dict[str, np.ndarray] | None, warmup: int = 2) -> Price:
+        return price(traffic, allocation, device(), get_policy("static"), trace, warmup=warmup, popularity=popularity)
+
+    counted = priced(None)
+    assert (counted.sites["a"].hits_T.tolist(), counted.popularity) == ([1, 0], "counted on the first 2 tokens")
+    given_ = priced({"a": np.array([0, 0, 9, 1])})
+    assert (given_.sites["a"].hits_T.tolist(), given_.popularity) == ([1, 1], "given")
+    with pytest.raises(UsageError, match="needs warm-up tokens"):
+        priced(None, warmup=0)
+    with pytest.raises(UsageError, match="no 4 units of the site a"):
+        priced({"b": np.array([1])})

@@ -3,107 +3,27 @@
 Flash reads are the misses, DRAM reads what is resident, the KV cache and the hits; a token takes the longer of the two
 times where the device overlaps them (as the paper's dense figures imply: Table 6, 6 GB), else their sum.
 
-Shapes: T counted tokens, U units of a site.
+Shapes: T counted tokens, W warm-up tokens before them, U units of a site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dipc.cache.policy import Policy
-from dipc.cache.replay import full_hits, replay
+from dipc.backends.price import Case, Floats, Ints, Price, SitePrice
+from dipc.cache.policy import Policy, clamp_capacity
+from dipc.cache.replay import full_hits, replay_site
 from dipc.errors import UsageError
 from dipc.hardware import Device
 from dipc.trace import Trace
 from dipc.traffic import Allocation, Site, TrafficProgram
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SiteCount:
-    """Accesses to one site's cache over all counted tokens, in units."""
-
-    accesses: int
-    hits: int
-    unit_bytes: float
-
-    @property
-    def hit_rate(self) -> float:
-        """Hits per access; 0 where nothing was read."""
-        return self.hits / self.accesses if self.accesses else 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Price:
-    """What each counted token costs, and everything that the figures hang on."""
-
-    latency_s: Floats
-    """[T] time of each token."""
-    flash_s: Floats
-    """[T] time of its flash reads."""
-    dram_s: Floats
-    """[T] time of its DRAM reads."""
-    flash_bytes: Floats
-    """[T] bytes read from flash."""
-    dram_bytes: Floats
-    """[T] bytes read from DRAM."""
-    sites: dict[str, SiteCount]
-    allocation: Allocation
-    label: str
-    """The program's."""
-    device: str
-    policy: str
-    overlap: bool
-    warmup: int
-    """Tokens replayed before the first counted one."""
-    trace_meta: dict[str, str | int | float]
-    """The trace's metadata; empty if there was none."""
-
-    @property
-    def tokens(self) -> int:
-        """T."""
-        return len(self.latency_s)
-
-    @property
-    def throughput(self) -> float:
-        """Tokens per second over the whole trace."""
-        return self.tokens / float(self.latency_s.sum())
-
-    @property
-    def flash_bytes_per_token(self) -> float:
-        """Mean bytes read from flash."""
-        return float(self.flash_bytes.mean())
-
-    @property
-    def dram_bytes_per_token(self) -> float:
-        """Mean bytes read from DRAM."""
-        return float(self.dram_bytes.mean())
-
-    @property
-    def hit_rate(self) -> float:
-        """Hits per access in bytes, over all sites; 0 where nothing was read."""
-        return _rate(sum(s.hits * s.unit_bytes for s in self.sites.values()), self._accesses_bytes)
-
-    @property
-    def hit_rate_units(self) -> float:
-        """Hits per access in units, over all sites; 0 where nothing was read."""
-        return _rate(sum(s.hits for s in self.sites.values()), sum(s.accesses for s in self.sites.values()))
-
-    @property
-    def bound(self) -> Literal["flash", "dram"]:
-        """Which of the two takes longer in total."""
-        return "flash" if self.flash_s.sum() > self.dram_s.sum() else "dram"
-
-    @property
-    def _accesses_bytes(self) -> float:
-        return sum(s.accesses * s.unit_bytes for s in self.sites.values())
+__all__ = ["Case", "Price", "SitePrice", "price", "price_many"]
 
 
 def price(
@@ -114,49 +34,141 @@ def price(
     trace: Trace | None,
     *,
     warmup: int = 0,
+    popularity: Mapping[str, Ints] | None = None,
 ) -> Price:
-    """Price every token of a trace; for a program without selection, the one token that all are like.
+    """One case of `price_many`, which explains the arguments."""
+    case = Case(allocation, device, policy)
+    return price_many(traffic, [case], trace, warmup=warmup, popularity=popularity)[0]
 
-    Sites that are read in full are taken as warm from the first token. The others start with an empty cache.
+
+def price_many(
+    traffic: TrafficProgram,
+    cases: Sequence[Case],
+    trace: Trace | None,
+    *,
+    warmup: int = 0,
+    popularity: Mapping[str, Ints] | None = None,
+) -> list[Price]:
+    """Price every token of a trace in several cases; for a program without selection, the one token that all are like.
+
+    Cases with the same policy and capacities share one replay of the trace, so another flash speed costs next to
+    nothing. Sites are priced on all cores. Those that are read in full are taken as warm from the first token; the
+    others start with an empty cache.
 
     Args:
         traffic: the program.
-        allocation: of the device's DRAM, by `dipc.traffic.allocate`.
-        device: its bandwidths, and whether flash and DRAM transfers overlap.
-        policy: the eviction policy of all sites.
+        cases: what to price it on.
         trace: masks of all sites that are not read in full; None if there is no such site.
         warmup: tokens at the start of the trace that fill the cache and are not counted.
+        popularity: int64 [U] by site, for policies that rank by it; by default counted on the warm-up tokens.
 
     Raises:
-        UsageError: the trace is missing, does not belong to the program, or has no token left to count.
+        UsageError: the trace is missing, does not belong to the program, or has no token left to count; or a policy
+            ranks by popularity and there is neither popularity nor a warm-up token.
     """
     tokens = _check_trace(traffic, trace, warmup)
-    flash_bytes, flash_s, hit_bytes = (np.zeros(tokens) for _ in range(3))
-    sites: dict[str, SiteCount] = {}
-    for site in traffic.sites:
-        accesses, hits = _count(site, allocation.capacities[site.name], policy, trace, tokens, warmup)
-        missed_bytes = (accesses - hits).astype(np.float64) * site.unit_bytes
-        flash_bytes += missed_bytes
-        flash_s += _flash_seconds(site, missed_bytes, device)
-        hit_bytes += hits * site.unit_bytes
-        sites[site.name] = SiteCount(int(accesses.sum()), int(hits.sum()), site.unit_bytes)
-    dram_bytes = hit_bytes + traffic.resident_bytes - traffic.resident_unread_bytes + allocation.kv_bytes
-    dram_s = dram_bytes / device.dram.bandwidth.value
+
+    def price_site(site: Site) -> list[SitePrice]:
+        if site.full or trace is None:
+            return [_full_site(site, case, tokens) for case in cases]
+        return _selecting_site(site, cases, trace, warmup, popularity)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        by_site = list(pool.map(price_site, traffic.sites))
+    counted = f"counted on the first {warmup:,} tokens" if popularity is None else "given"
+    names = [site.name for site in traffic.sites]
+    return [
+        _total(traffic, case, dict(zip(names, (row[n] for row in by_site), strict=True)), trace, tokens, counted)
+        for n, case in enumerate(cases)
+    ]
+
+
+def _total(
+    traffic: TrafficProgram,
+    case: Case,
+    sites: dict[str, SitePrice],
+    trace: Trace | None,
+    tokens: int,
+    popularity: str,
+) -> Price:
+    device = case.device
+    resident = traffic.resident_bytes - traffic.resident_unread_bytes + case.allocation.kv_bytes
+    flash_s = _sum([site.flash_s_T for site in sites.values()], tokens)
+    dram_bytes = _sum([site.dram_bytes_T for site in sites.values()], tokens) + resident
+    dram_s = dram_bytes / device.dram_bandwidth
     return Price(
         latency_s=np.maximum(flash_s, dram_s) if device.overlap else flash_s + dram_s,
         flash_s=flash_s,
         dram_s=dram_s,
-        flash_bytes=flash_bytes,
+        flash_bytes=_sum([site.flash_bytes_T for site in sites.values()], tokens),
         dram_bytes=dram_bytes,
         sites=sites,
-        allocation=allocation,
+        resident_read_bytes=resident,
+        allocation=case.allocation,
         label=traffic.label,
         device=device.name,
-        policy=policy.name,
+        dram_bytes_per_s=device.dram_bandwidth,
+        policy=case.policy.name,
+        popularity="" if trace is None or case.policy.counts else popularity,
         overlap=device.overlap,
-        warmup=warmup,
-        trace_meta=dict(trace.meta) if trace else {},
+        warmup=0 if trace is None else trace.tokens - tokens,
+        trace_meta={} if trace is None else dict(trace.meta),
     )
+
+
+def _sum(parts: Sequence[Floats], tokens: int) -> Floats:
+    total = np.zeros(tokens)
+    for part in parts:
+        total += part
+    return total
+
+
+def _full_site(site: Site, case: Case, tokens: int) -> SitePrice:
+    """A site whose every unit is read for every token: the same hits, and misses in one run, for each."""
+    hits = full_hits(site.units, case.allocation.capacities[site.name], case.policy)
+    missed_bytes = (site.units - hits) * site.unit_bytes
+    seconds = missed_bytes / case.device.flash_bandwidth(missed_bytes) if missed_bytes else 0.0
+
+    def each(value: int | float) -> Any:
+        return np.broadcast_to(np.asarray(value), tokens)
+
+    return SitePrice(site.layer, site.unit_bytes, each(site.units), each(hits), each(missed_bytes), each(seconds))
+
+
+def _selecting_site(
+    site: Site, cases: Sequence[Case], trace: Trace, warmup: int, popularity: Mapping[str, Ints] | None
+) -> list[SitePrice]:
+    packed_TB = trace.sites[site.name]
+    accesses_T = np.bitwise_count(packed_TB).sum(axis=1, dtype=np.int64)[warmup:]
+    caches = [(c.policy, clamp_capacity(c.policy, c.allocation.capacities[site.name], site.units)) for c in cases]
+    distinct = list(dict.fromkeys(caches))
+    counts = None
+    if any(not policy.counts for policy, _ in distinct):
+        counts = _popularity(site, trace, warmup, popularity)
+    replays = dict(zip(distinct, replay_site(packed_TB, site.units, distinct, popularity=counts), strict=True))
+    return [
+        _site_price(site, case, accesses_T, replays[cache].hits_T[warmup:])
+        for case, cache in zip(cases, caches, strict=True)
+    ]
+
+
+def _popularity(site: Site, trace: Trace, warmup: int, given: Mapping[str, Ints] | None) -> Ints:
+    """int64 [U]: how popular each unit is held to be."""
+    if given is not None:
+        if len(given.get(site.name, ())) != site.units:
+            raise UsageError(f"the popularity given has no {site.units} units of the site {site.name}")
+        return given[site.name]
+    if warmup == 0:
+        raise UsageError("a policy that ranks by popularity needs warm-up tokens to count it on, or a calibration")
+    warmup_WU = np.unpackbits(trace.sites[site.name][:warmup], axis=1, count=site.units)
+    counts: Ints = warmup_WU.sum(axis=0, dtype=np.int64)
+    return counts
+
+
+def _site_price(site: Site, case: Case, accesses_T: Ints, hits_T: Ints) -> SitePrice:
+    missed_bytes_T = (accesses_T - hits_T).astype(np.float64) * site.unit_bytes
+    seconds_T: Floats = missed_bytes_T / case.device.flash_bandwidth(site.unit_bytes)
+    return SitePrice(site.layer, site.unit_bytes, accesses_T, hits_T, missed_bytes_T, seconds_T)
 
 
 def _check_trace(traffic: TrafficProgram, trace: Trace | None, warmup: int) -> int:
@@ -181,28 +193,3 @@ def _check_sites(label: str, selecting: Mapping[str, int], recorded: Mapping[str
                 f"site {name!r} has {recorded[name]} units in the trace and {units} in {label}; "
                 "give a trace of this program"
             )
-
-
-def _count(
-    site: Site, capacity: int, policy: Policy, trace: Trace | None, tokens: int, warmup: int
-) -> tuple[Ints, Ints]:
-    """Accesses and hits of a site per counted token, int64 [T] each, in units."""
-    if site.full or trace is None:
-        hits = full_hits(site.units, capacity, policy)
-        return np.full(tokens, site.units), np.full(tokens, hits)
-    mask_TU = trace.mask(site.name)
-    accesses = np.count_nonzero(mask_TU, axis=1)
-    return accesses[warmup:], replay(mask_TU, capacity, policy)[warmup:]
-
-
-def _flash_seconds(site: Site, missed_bytes: Floats, device: Device) -> Floats:
-    """[T] time of a site's flash reads, at the bandwidth of its chunk."""
-    if not missed_bytes.any():
-        return np.zeros_like(missed_bytes)
-    # What is read in full for every token misses the same units each time: one run, laid out in order.
-    chunk_bytes = float(missed_bytes[0]) if site.full else site.unit_bytes
-    return missed_bytes / device.flash_bandwidth(chunk_bytes)
-
-
-def _rate(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
