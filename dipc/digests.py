@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,3 +32,13 @@ def passes_digest(passes: Iterable[Any]) -> str:
     """The first 16 hex digits of the SHA-256 of passes with their options, files by content."""
     described = [(item.name, sorted(options_by_content(item).items())) for item in passes]
     return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
+
+
+def described(item: Any) -> dict[str, Any]:
+    """A pass by its name, its options by content, and the code of its file."""
+    return {"name": item.name, **options_by_content(item), "code": code_digest(type(item))}
+
+
+def code_digest(kind: type) -> str:
+    """The first 16 hex digits of the SHA-256 of the file that a class is defined in."""
+    return hashlib.sha256(inspect.getsource(inspect.getmodule(kind)).encode()).hexdigest()[:16]  # type: ignore[arg-type]

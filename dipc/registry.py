@@ -148,6 +148,12 @@ def _is_loaded(path: Path) -> bool:
     return any(where == known for registry in REGISTRIES for _, known in registry.added.values())
 
 
+def plugin_files() -> list[Path]:
+    """The plug-in files of code that are loaded here, for another process to load too."""
+    known = {where for registry in REGISTRIES for _, where in registry.added.values()}
+    return sorted(Path(where) for where in known if where.endswith(".py"))
+
+
 def load_plugin(path: Path) -> str:
     """Load one plug-in file, `.py` or a device's `.yaml`; returns its registry name. Runs the file's code, once.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from dipc.comparison.folder import Folder, file_stem
 from dipc.comparison.measure import Watch, measure, of_dense
 from dipc.comparison.prepare import Training, adapter
 from dipc.comparison.result import Accuracy, Figures, Row
-from dipc.digests import options_by_content
+from dipc.digests import described
 from dipc.errors import CalibrationNeeded, DipcError, UnsupportedModel, UsageError
 from dipc.pipeline import Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
@@ -169,7 +167,7 @@ class _Cell:
     def _depends_on(self) -> dict[str, Any]:
         return {
             "model": self.shared.program.info.digest,
-            "pipeline": [_described(item) for item in self.passes],
+            "pipeline": [described(item) for item in self.passes],
             "training": None if self.training is None else self.training.depends_on(),
             "versions": {"dipc": __version__, "torch": torch.__version__},
         }
@@ -196,9 +194,3 @@ class _Refused(Exception):
 
 def _with_adapter(item: Pass, folder: str) -> Pass:
     return dataclasses.replace(item, adapter=folder) if getattr(item, "adapter", "") == ADAPTER else item  # type: ignore[call-arg]
-
-
-def _described(item: Pass) -> dict[str, Any]:
-    """A pass by its name, its options and the code of its file; of a file that an option names, the content."""
-    code = inspect.getsource(inspect.getmodule(type(item)))  # type: ignore[arg-type]
-    return {"name": item.name, **options_by_content(item), "code": hashlib.sha256(code.encode()).hexdigest()[:16]}

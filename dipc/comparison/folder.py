@@ -1,4 +1,4 @@
-"""The folder of a comparison: what it is about, and every finished cell in a file of its own.
+"""The folder of a comparison or a study: what it is about, and every finished cell in a file of its own.
 
     FOLDER/comparison.json    the model, the text and what else all cells share; another comparison is refused
            cells/*.json       a cell each, named by what its figures depend on
@@ -6,7 +6,8 @@
            adapters/          an adapter for each trained cell
            table.md, table.json, perplexity.svg, perplexity.png
 
-A file is written beside its place and renamed: what was killed leaves the cells that it had finished.
+A study has `about.json` and `runs/` for the first two (dipc/study/README.md). A file is written beside its place and
+renamed: what was killed leaves the cells that it had finished.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +25,44 @@ from dipc.errors import BadFile, UsageError
 from dipc.whole_file import write_whole
 
 SCHEMA = 1
-_ABOUT = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What messages call the whole, the file that says what it is about, and the folder of its cells."""
+
+    kind: str
+    about: str
+    cells: str
+
+
+COMPARISON = Layout("comparison", "comparison.json", "cells")
 
 
 class Folder:
-    """A comparison's folder, made if need be.
+    """A folder of cells, made if need be.
 
     Args:
         path: of the folder.
         about: what all cells share, by the name that messages give it.
+        layout: whose folder it is.
 
     Raises:
-        UsageError: it cannot be written, holds something else, or another comparison; the message says what differs.
+        UsageError: it cannot be written, holds something else, or other cells; the message says what differs.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, about: Mapping[str, Any], layout: Layout = COMPARISON) -> None:
+        self.path, self.layout = path, layout
         if os.path.lexists(path) and not path.is_dir():
             raise UsageError(f"{path}: this is a file; name a folder")
         # A process that was killed may have left a hidden file before it wrote the first one under its name.
         others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
-        if others and not (path / _ABOUT).exists():
-            raise UsageError(f"{path}: holds other files and no comparison; name a new folder")
+        if others and not (path / layout.about).exists():
+            raise UsageError(f"{path}: holds other files and no {layout.kind}; name a new folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self.agree(_ABOUT, about)
-            (path / "cells").mkdir(exist_ok=True)
+            self.agree(layout.about, about)
+            (path / layout.cells).mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
 
@@ -59,7 +73,7 @@ class Folder:
             for key, value in about.items():
                 if held.get(key) != value:
                     raise UsageError(
-                        f"{self.path}: holds a comparison with {key} {_text(held.get(key))}, and this one has "
+                        f"{self.path}: holds a {self.layout.kind} with {key} {_text(held.get(key))}, and this one has "
                         f"{_text(value)}; name another folder"
                     )
         self.write(name, json_bytes({"schema": SCHEMA, **about}))
@@ -72,7 +86,7 @@ class Folder:
 
     def read(self, label: str, depends_on: Mapping[str, Any]) -> dict[str, Any] | None:
         """The figures of a cell that was finished before, or None."""
-        path = self.path / cell_name(label, depends_on)
+        path = self.file(label, depends_on)
         if not path.is_file():
             return None
         held = read_json(path)
@@ -81,13 +95,13 @@ class Folder:
 
     def keep(self, label: str, depends_on: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
         """Keep the figures of a cell."""
-        content = {"schema": SCHEMA, "kind": "comparison-cell", "depends_on": depends_on, "figures": figures}
-        self.write(cell_name(label, depends_on), json_bytes(content))
+        kind = f"{self.layout.kind}-cell"
+        content = {"schema": SCHEMA, "kind": kind, "depends_on": depends_on, "figures": figures}
+        write_whole(self.file(label, depends_on), lambda part: part.write_bytes(json_bytes(content)))
 
-
-def cell_name(label: str, depends_on: Mapping[str, Any]) -> str:
-    """The file of a cell."""
-    return f"cells/{file_stem(label, depends_on)}.json"
+    def file(self, label: str, depends_on: Mapping[str, Any]) -> Path:
+        """The file of a cell."""
+        return self.path / self.layout.cells / f"{file_stem(label, depends_on)}.json"
 
 
 def file_stem(label: str, depends_on: Mapping[str, Any]) -> str:

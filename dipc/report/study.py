@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dipc.report.figures import document
+from dipc.study.result import Cost
 
 if TYPE_CHECKING:
     from dipc.study.result import Point, Study
@@ -20,10 +22,7 @@ def study_dict(found: Study) -> dict[str, Any]:
     )
 
 
-_NO_COST = dict.fromkeys(
-    ("tokens_per_second", "ms_per_token", "flash_bytes_per_token", "dram_bytes_per_token", "hit_rate", "bound")
-    + ("energy_j_per_token", "speedup")
-) | {"layers": []}
+_NO_COST = {field.name: [] if field.name == "layers" else None for field in dataclasses.fields(Cost)}
 
 
 def _point_dict(point: Point) -> dict[str, Any]:
