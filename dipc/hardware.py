@@ -11,36 +11,43 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from dipc.errors import BadFile, UnknownName, UsageError
-from dipc.quantities import format_bandwidth, format_bytes, format_chunk, parse_bandwidth, parse_bytes
+from dipc.figure import Figure, Kind
+from dipc.flash_curve import Access, Flash, FlashPoint
+from dipc.quantities import (
+    format_bandwidth,
+    format_bytes,
+    format_chunk,
+    format_energy,
+    parse_bandwidth,
+    parse_bytes,
+)
 
-T = TypeVar("T")
-Kind = Literal["measured", "datasheet", "paper", "assumed"]
+__all__ = [
+    "Access",
+    "Assumption",
+    "Device",
+    "Dram",
+    "Energy",
+    "Figure",
+    "Flash",
+    "FlashPoint",
+    "Kind",
+    "device_for",
+    "device_names",
+    "device_path",
+    "load_device",
+    "register_device_file",
+    "validate_device",
+]
 
 _BUILT_IN = Path(__file__).parent / "hwmodels"
 _GIVEN_BY_USER = "given by the user"
 
 extra_device_files: dict[str, Path] = {}
 """Device files that plug-ins have registered, by name; `register_device_file` fills it."""
-
-
-@dataclass(frozen=True)
-class Figure(Generic[T]):
-    """A value with the document it was taken from and what kind of evidence that is."""
-
-    value: T
-    source: str
-    kind: Kind
-
-
-@dataclass(frozen=True)
-class FlashPoint:
-    """Flash read bandwidth in bytes per second when it is read in chunks of `chunk_bytes`."""
-
-    chunk_bytes: int
-    bandwidth: Figure[float]
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,11 @@ class Dram:
 
 
 @dataclass(frozen=True)
-class Flash:
-    """Flash: read bandwidth over chunk size, chunks strictly rising; a plain bandwidth is a curve of one point."""
+class Energy:
+    """Energy in joules of reading one byte from DRAM, and one from flash."""
 
-    curve: tuple[FlashPoint, ...]
+    dram: Figure[float]
+    flash: Figure[float]
 
 
 class Assumption(NamedTuple):
@@ -77,6 +85,8 @@ class Device:
     dram: Dram
     flash: Flash
     overlapped: Figure[bool]
+    energy: Energy | None = None
+    """None where no source gives it."""
 
     @property
     def dram_available(self) -> int:
@@ -93,20 +103,9 @@ class Device:
         """Whether flash and DRAM transfers overlap: latency is then the greater of their times, else the sum."""
         return self.overlapped.value
 
-    def flash_bandwidth(self, chunk_bytes: float) -> float:
-        """Flash read bandwidth in bytes per second for chunks of `chunk_bytes`.
-
-        Between two points of the curve the bandwidth is linear in the logarithm of the chunk size; outside the
-        curve it is that of the nearest end. Raises ValueError unless `chunk_bytes` is positive.
-        """
-        if not chunk_bytes > 0:
-            raise ValueError(f"a chunk of {chunk_bytes} bytes")
-        below: FlashPoint | None = None
-        for above in self.flash.curve:
-            if chunk_bytes <= above.chunk_bytes:
-                return above.bandwidth.value if below is None else _interpolate(below, above, chunk_bytes)
-            below = above
-        return self.flash.curve[-1].bandwidth.value
+    def flash_bandwidth(self, chunk_bytes: float, access: Access = "random", queue_depth: int | None = None) -> float:
+        """Flash read bandwidth in bytes per second, as `Flash.bandwidth` has it."""
+        return self.flash.bandwidth(chunk_bytes, access, queue_depth)
 
     def assumptions(self) -> list[Assumption]:
         """Every figure with its kind and source, for the report."""
@@ -115,9 +114,17 @@ class Device:
             _assumption("dram.available", format_bytes(self.dram.available.value), self.dram.available),
             _assumption("dram.bandwidth", format_bandwidth(self.dram.bandwidth.value), self.dram.bandwidth),
         ]
-        for point in self.flash.curve:
-            at = f" @ {format_chunk(point.chunk_bytes)}" if len(self.flash.curve) > 1 else ""
-            rows.append(_assumption(f"flash.bandwidth{at}", format_bandwidth(point.bandwidth.value), point.bandwidth))
+        rows += [
+            _assumption(
+                _point_key(point, len(self.flash.curve)), format_bandwidth(point.bandwidth.value), point.bandwidth
+            )
+            for point in self.flash.curve
+        ]
+        if self.flash.page is not None:
+            rows.append(_assumption("flash.page", format_chunk(self.flash.page.value), self.flash.page))
+        if self.energy is not None:
+            for key, figure in (("dram", self.energy.dram), ("flash", self.energy.flash)):
+                rows.append(_assumption(f"energy.{key}", format_energy(figure.value), figure))
         rows.append(_assumption("overlap", "yes" if self.overlap else "no", self.overlapped))
         return rows
 
@@ -142,7 +149,7 @@ class Device:
         if not 0 < bandwidth_bytes_per_s < math.inf:
             raise UsageError(f"the flash bandwidth must be greater than zero, not {bandwidth_bytes_per_s} bytes/s")
         bandwidth = Figure(float(bandwidth_bytes_per_s), _GIVEN_BY_USER, "assumed")
-        return dataclasses.replace(self, flash=Flash((FlashPoint(1, bandwidth),)))
+        return dataclasses.replace(self, flash=Flash((FlashPoint(1, bandwidth),), self.flash.page))
 
 
 def load_device(name_or_path: str | Path) -> Device:
@@ -247,9 +254,13 @@ def _is_path(name_or_path: str | Path) -> bool:
     )
 
 
-def _interpolate(below: FlashPoint, above: FlashPoint, chunk_bytes: float) -> float:
-    share = math.log(chunk_bytes / below.chunk_bytes) / math.log(above.chunk_bytes / below.chunk_bytes)
-    return below.bandwidth.value + share * (above.bandwidth.value - below.bandwidth.value)
+def _point_key(point: FlashPoint, points: int) -> str:
+    parts = [
+        "" if points == 1 else f" @ {format_chunk(point.chunk_bytes)}",
+        "" if point.access is None else f" {point.access}",
+        "" if point.queue_depth is None else f" QD{point.queue_depth}",
+    ]
+    return "flash.bandwidth" + "".join(parts)
 
 
 def _assumption(key: str, value: str, figure: Figure[int] | Figure[float] | Figure[bool]) -> Assumption:

@@ -20,6 +20,13 @@ _BYTES_PER_UNIT = {
     "GiB": 1024**3,
     "TiB": 1024**4,
 }
+_JOULES_PER_UNIT = {
+    "pJ": Decimal("1e-12"),
+    "nJ": Decimal("1e-9"),
+    "uJ": Decimal("1e-6"),
+    "mJ": Decimal("1e-3"),
+    "J": Decimal(1),
+}
 _PRINTED_UNITS = ("B", "kB", "MB", "GB", "TB")
 # Fifteen digits stay exact in a float and are far past any device; more of them is a slip or an attack.
 _QUANTITY = re.compile(r"\s*([+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([^\s0-9.].*?)?\s*")
@@ -42,6 +49,24 @@ def parse_bandwidth(text: str) -> float:
     Raises UsageError for a bare number, an unknown unit, and a bandwidth that is not positive.
     """
     return float(_parse(text, suffix="/s", noun="bandwidth"))
+
+
+def parse_energy(text: str) -> float:
+    """Energy per byte in joules of `text` ("40 pJ/B", "5 pJ/bit", "0.04 J/GB").
+
+    Raises UsageError for a bare number, an unknown unit, and an energy that is not positive.
+    """
+    found = _QUANTITY.fullmatch(text)
+    joules, _, per = (found[2] or "").partition("/") if found else ("", "", "")
+    size = Decimal(1) / 8 if per == "bit" else _BYTES_PER_UNIT.get(per)
+    if found is None or joules not in _JOULES_PER_UNIT or size is None or Decimal(found[1]) <= 0:
+        raise UsageError(f'"{text}" is no energy per byte; write "40 pJ/B", "5 pJ/bit" or "0.04 J/GB"')
+    return float(Decimal(found[1]) * _JOULES_PER_UNIT[joules] / size)
+
+
+def format_energy(joules_per_byte: float) -> str:
+    """`joules_per_byte` with three significant digits: "40 pJ/B"."""
+    return f"{joules_per_byte * 1e12:.3g} pJ/B"
 
 
 def format_bytes(size_bytes: float) -> str:

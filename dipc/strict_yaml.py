@@ -74,8 +74,9 @@ class Reader:
             return None
         return Entry("", node.start_mark.line + 1, node)
 
-    def mapping(self, entry: Entry, required: Sequence[str]) -> dict[str, Entry]:
-        """The values of a mapping that has exactly the keys `required`; those that are there, by key."""
+    def mapping(self, entry: Entry, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Entry]:
+        """The values, by key, of a mapping with the keys `required`, perhaps those `optional`, and no others."""
+        allowed = [*required, *optional]
         if not self._is(entry, "map"):
             self.report(entry.line, entry.key, f"must be a mapping with {_words(required)}")
             return {}
@@ -86,10 +87,10 @@ class Reader:
             key = f"{entry.key}.{name}" if entry.key else name
             if name in found:
                 self.report(line, key, f"duplicate key, first given on line {found[name].line}")
-            elif name not in required:
-                close = difflib.get_close_matches(name, required, n=1)
+            elif name not in allowed:
+                close = difflib.get_close_matches(name, allowed, n=1)
                 meant.update(close)
-                guess = f'did you mean "{close[0]}"?' if close else f"known here: {_words(required)}"
+                guess = f'did you mean "{close[0]}"?' if close else f"known here: {_words(allowed)}"
                 self.report(line, key, f"unknown key; {guess}")
             else:
                 found[name] = Entry(key, line, value_node)

@@ -29,6 +29,14 @@ overlap: {value: true, source: a paper, kind: paper}
 """
 
 
+CURVE = GOOD[GOOD.index("    - {chunk: 1 KiB") : GOOD.index("overlap:")]
+
+
+def curve(*points: str) -> str:
+    """The lines of a curve through points such as "1 KiB, bandwidth: 1 GB/s"."""
+    return "".join(f"    - {{chunk: {point}, source: ours, kind: measured}}\n" for point in points)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -53,7 +61,7 @@ ERRORS = {
     "unknown key, no guess": (
         "flash:",
         "colour: red\nflash:",
-        "10: colour: unknown key; known here: name, description, dram, flash and overlap",
+        "10: colour: unknown key; known here: name, description, dram, flash, overlap and energy",
     ),
     "unknown key of a figure": (
         "kind: assumed",
@@ -115,6 +123,58 @@ ERRORS = {
         "{chunk: 16 KiB, bandwidth: 500 MB/s, source: ours, kind: measured}",
         "fast",
         "13: flash.bandwidth[1]: must be a mapping with chunk, bandwidth, source and kind",
+    ),
+    "access of a point": (
+        "500 MB/s,",
+        "500 MB/s, access: both,",
+        '13: flash.bandwidth[1].access: "both" is neither random nor sequential',
+    ),
+    "queue depth of a point": (
+        "500 MB/s,",
+        "500 MB/s, queue_depth: deep,",
+        '13: flash.bandwidth[1].queue_depth: "deep" is no queue depth; '
+        "write a whole number of reads under way, such as 32",
+    ),
+    "access of some": (
+        "500 MB/s,",
+        "500 MB/s, access: random,",
+        "11: flash.bandwidth: some points name their access and some do not; give it to all or to none",
+    ),
+    "queue depth of some": (
+        "500 MB/s,",
+        "500 MB/s, queue_depth: 4,",
+        "11: flash.bandwidth: some points name their queue depth and some do not; give it to all or to none",
+    ),
+    "sequential alone": (
+        CURVE,
+        curve("1 KiB, bandwidth: 100 MB/s, access: sequential", "2 KiB, bandwidth: 100 MB/s, access: sequential"),
+        "11: flash.bandwidth: has sequential reads only; give points of both accesses, or leave access out",
+    ),
+    "sequential slower than random": (
+        CURVE,
+        curve("4 KiB, bandwidth: 1 GB/s, access: random", "4 KiB, bandwidth: 900 MB/s, access: sequential"),
+        "13: flash.bandwidth[1].bandwidth: sequential reads of 4 KiB at 900 MB/s are slower than random ones, 1 GB/s",
+    ),
+    "larger read in less time": (
+        "500 MB/s",
+        "1.7 GB/s",
+        "13: flash.bandwidth[1].bandwidth: a read of 16 KiB would take less time than one of 1 KiB",
+    ),
+    "page larger than a chunk": (
+        "overlap:",
+        "  page: {value: 4 KiB, source: ours, kind: assumed}\noverlap:",
+        "14: flash.page: 4 KiB is more than the smallest chunk, 1 KiB; no read is smaller than a page",
+    ),
+    "energy without a unit": (
+        "overlap:",
+        "energy:\n  dram: {value: 40, source: ours, kind: assumed}\n"
+        "  flash: {value: 90 pJ/B, source: ours, kind: assumed}\noverlap:",
+        '15: energy.dram: "40" is no energy per byte; write "40 pJ/B", "5 pJ/bit" or "0.04 J/GB"',
+    ),
+    "energy of one only": (
+        "overlap:",
+        "energy:\n  dram: {value: 40 pJ/B, source: ours, kind: assumed}\noverlap:",
+        "14: energy.flash: missing; energy needs dram and flash",
     ),
     "tag": (
         "source: a guess",
