@@ -228,7 +228,7 @@ def test_selections_refuse_what_does_not_fit() -> None:
     state = [np.zeros(4, bool), np.zeros(4, np.int64), np.zeros(4, np.int64), np.array(0)]
     inputs = {"score": score, "dense": np.zeros(2, bool), **dict(zip(STATE, state, strict=True))}
     attributes = {"k": 1, "capacity": 1, "gamma": 0.5, "frequency_weight": 0, "site": ""}
-    with pytest.raises(Exception, match='policy is "mru", not none, lru or lfu'):
+    with pytest.raises(Exception, match='policy is "mru", which has no kernel'):
         run("SelectCacheAware", inputs, outputs, **attributes, policy="mru")
     with pytest.raises(Exception, match=r"freq has the shape .3., not .4."):
         run("SelectCacheAware", inputs | {"freq": state[1][:3]}, outputs, **attributes, policy="lru")

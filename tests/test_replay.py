@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -25,7 +26,7 @@ def only(path: str) -> Iterator[None]:
     """Take one of the two paths, or skip where it is not there."""
     if path == "native" and native.library() is None:
         pytest.skip("the native library is not built")
-    with mock.patch.object(native, "POLICIES", native.POLICIES if path == "native" else {}):
+    with mock.patch.dict(os.environ, {"DIPC_NATIVE": "1" if path == "native" else "0"}):
         yield
 
 

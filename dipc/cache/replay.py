@@ -82,7 +82,32 @@ def replay_site(
         raise UsageError(
             f"a trace of {units} units is uint8 [T, {-(-units // 8)}], not {packed_TB.dtype} {list(packed_TB.shape)}"
         )
-    return [_replay_one(packed_TB, units, policy, capacity, popularity, missed) for policy, capacity in cases]
+    found: dict[int, SiteReplay] = {}
+    for online in (True, False):  # a kernel for all cases that need no look ahead, and one for those that do
+        together = [n for n, (policy, _) in enumerate(cases) if policy.online == online and _has_kernel(policy)]
+        chosen = [cases[n] for n in together]
+        found |= zip(together, _replay_together(packed_TB, units, chosen, popularity, missed), strict=True)
+    return [
+        found.get(n) or _replay_one(packed_TB, units, policy, capacity, popularity, missed)
+        for n, (policy, capacity) in enumerate(cases)
+    ]
+
+
+def _has_kernel(policy: Policy) -> bool:
+    return policy.name in native.REPLAYED and native.library() is not None
+
+
+def _replay_together(
+    packed_TB: Packed, units: int, cases: Sequence[tuple[Policy, int]], popularity: Ints | None, missed: bool
+) -> list[SiteReplay]:
+    if not cases:
+        return []
+    for policy, capacity in cases:
+        first_state(units, capacity, policy, popularity)  # raises where a policy lacks its popularity
+    named = [(policy.name, clamp_capacity(policy, capacity, units)) for policy, capacity in cases]
+    hits_CT, missed_CTB = native.replay(packed_TB, units, named, popularity, missed=missed)
+    missed_by_case = [None] * len(cases) if missed_CTB is None else list(missed_CTB)
+    return [SiteReplay(hits_T, missed_TB) for hits_T, missed_TB in zip(hits_CT, missed_by_case, strict=True)]
 
 
 def _replay_one(
@@ -137,30 +162,34 @@ class Replay:
         check_online(policy)
         self.capacity, self.policy = clamp_capacity(policy, capacity, units), policy
         self._state = first_state(units, capacity, policy, popularity)
-
-    @property
-    def cached(self) -> Bools:
-        """bool [U]: what is cached now."""
-        return self._state[0]
+        self._native = (
+            native.SiteCaches(units, [(policy.name, self.capacity)], popularity) if _has_kernel(policy) else None
+        )
 
     def hits(self, mask_NU: Bools) -> Ints:
         """Hits of each token, int64 [N], of further masks bool [N, U]."""
-        if self.capacity in (0, mask_NU.shape[1]):
-            hits_N: Ints = np.count_nonzero(mask_NU, axis=1) - np.count_nonzero(self.missed(mask_NU), axis=1)
+        hits_N: Ints
+        if self._native is not None:
+            (hits_N,), _ = self._native.run(np.packbits(mask_NU, axis=1))
             return hits_N
-        if self.policy.name in native.POLICIES and native.library() is not None:
-            return native.cache_replay(mask_NU, self.capacity, self.policy.name, self._state)
+        if self.capacity in (0, mask_NU.shape[1]):
+            hits_N = np.count_nonzero(mask_NU, axis=1) - np.count_nonzero(self.missed(mask_NU), axis=1)
+            return hits_N
         return np.fromiter((self._advance(mask) for mask in mask_NU), np.int64, len(mask_NU))
 
     def missed(self, mask_NU: Bools) -> Bools:
         """Touched units that were not cached, bool [N, U], of further masks bool [N, U]."""
+        if self._native is not None:
+            _, missed_CNB = self._native.run(np.packbits(mask_NU, axis=1), missed=True)
+            assert missed_CNB is not None
+            return _unpacked(missed_CNB[0], mask_NU.shape[1])
         if self.capacity == 0:
             return mask_NU.copy()
         if self.capacity == mask_NU.shape[1]:
             return self._missed_without_eviction(mask_NU)
         missed_NU = np.empty_like(mask_NU)
         for row, mask in enumerate(mask_NU):
-            missed_NU[row] = mask > self.cached
+            missed_NU[row] = mask > self._state[0]
             self._advance(mask)
         return missed_NU
 
@@ -168,8 +197,9 @@ class Replay:
         return advance(self._state, mask, self.capacity, self.policy)
 
     def _missed_without_eviction(self, mask_NU: Bools) -> Bools:
-        touched_NU = np.logical_or.accumulate(np.concatenate([self.cached[None], mask_NU]), axis=0)
-        self.cached[:] = touched_NU[-1]
+        cached, *_ = self._state
+        touched_NU = np.logical_or.accumulate(np.concatenate([cached[None], mask_NU]), axis=0)
+        cached[:] = touched_NU[-1]
         missed_NU: Bools = mask_NU > touched_NU[:-1]
         return missed_NU
 

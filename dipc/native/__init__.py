@@ -5,10 +5,10 @@ Nothing in dipc needs the library: every kernel has a reference in torch. Caller
 
 from __future__ import annotations
 
+from dipc.native.cache_replay import REPLAYED, SiteCaches, replay
 from dipc.native.cache_scan import (
     POLICIES,
     State,
-    cache_replay,
     covers_scan,
     covers_topk,
     empty_state,
@@ -33,12 +33,13 @@ __all__ = [
     "ABI_VERSION",
     "ACTIVATIONS",
     "POLICIES",
+    "REPLAYED",
     "Bools",
     "Buffer",
     "Floats",
+    "SiteCaches",
     "State",
     "UnitMatrix",
-    "cache_replay",
     "covers_scan",
     "covers_topk",
     "describe",
@@ -47,6 +48,7 @@ __all__ = [
     "gather_linear",
     "instruction_set",
     "library",
+    "replay",
     "row_linear",
     "select_cache_aware",
     "select_topk",

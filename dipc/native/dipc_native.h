@@ -16,7 +16,7 @@
 namespace dipc {
 
 // Raised whenever a signature or a meaning below changes; dipc/native/loader.py holds the same number.
-constexpr int kAbiVersion = 3;
+constexpr int kAbiVersion = 4;
 
 enum Status : int { kOk = 0, kBadArgument = 1, kOutOfMemory = 2 };
 
@@ -30,15 +30,29 @@ DIPC_EXPORT int dipc_select_topk(const float* score, const uint8_t* dense, int64
 
 // Eq. 10 of the DIP paper, token by token. `score` f32[T,U]; `dense` u8[T] or null; the state `cached` u8[U],
 // `freq` i64[U], `last_used` i64[U], `t` i64[1] is updated in place; `mask_out` u8[T,U].
-// 0 <= k <= units; `capacity` is clamped to [0, units]; `policy` is 0 none, 1 lru, 2 lfu.
+// 0 <= k <= units; `capacity` is clamped to [0, units]; `policy` is 0 none, 1 lru, 2 lfu,
+// 3 lfu-in-cache, 4 lfu-admission, 5 static. Times and counts stay below 2^31.
 DIPC_EXPORT int dipc_select_cache_aware(const float* score, const uint8_t* dense, uint8_t* cached, int64_t* freq,
                                         int64_t* last_used, int64_t* t, int64_t tokens, int64_t units, int64_t k,
                                         int64_t capacity, float gamma, int policy, uint8_t* mask_out);
 
-// Runs `mask` u8[T,U] through a cache, whose state is updated in place; `hits_out` i64[T] counts the active units that
-// were found in it.
-DIPC_EXPORT int dipc_cache_replay(const uint8_t* mask, uint8_t* cached, int64_t* freq, int64_t* last_used, int64_t* t,
-                                  int64_t tokens, int64_t units, int64_t capacity, int policy, int64_t* hits_out);
+// Masks of one site run through several caches at once, empty at first, piece by piece. `policies` i32[cases] as above,
+// `capacities` i64[cases], clamped; `popularity` i64[U] ranks the units of static, whose cache is full from the start,
+// and may be null without it.
+struct dipc_replay;
+DIPC_EXPORT int dipc_replay_open(int64_t units, const int32_t* policies, const int64_t* capacities, int64_t cases,
+                                 const int64_t* popularity, dipc_replay** replay);
+
+// `packed` u8[T, ceil(U / 8)], unit 0 the highest bit of byte 0. `hits` i64[cases, T] counts the touched units that were
+// cached before the token; `missed` u8[cases, T, ceil(U / 8)], which may be null, are those that were not.
+DIPC_EXPORT int dipc_replay_run(dipc_replay* replay, const uint8_t* packed, int64_t tokens, int64_t* hits,
+                                uint8_t* missed);
+
+DIPC_EXPORT void dipc_replay_close(dipc_replay* replay);
+
+// The same for a whole trace through caches that keep what is used next the soonest (Belady).
+DIPC_EXPORT int dipc_replay_belady(const uint8_t* packed, int64_t tokens, int64_t units, const int64_t* capacities,
+                                   int64_t cases, int64_t* hits, uint8_t* missed);
 
 // A unit-major matrix [U, N]. README.md states the formats.
 struct dipc_units {

@@ -1,30 +1,19 @@
 // Which inner loops serve this processor, and what needs no more than them.
 #include "gemv.h"
 
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 
 #include "gemv_cut.h"
 #include "gemv_kernels.h"
+#include "instruction_set.h"
 
 namespace dipc {
 namespace {
 
 const Kernels& choose() {
 #if defined(DIPC_X86)
-  const char* forced = std::getenv("DIPC_ISA");
-  const bool below_512 = forced && *forced != '\0' && std::strcmp(forced, "avx512-vnni") != 0;
-  const bool below_avx2 = below_512 && std::strcmp(forced, "avx2") != 0;
-  __builtin_cpu_init();
-  if (!below_512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
-    return avx512_kernels();
-  }
-  if (!below_avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    return avx2_kernels();
-  }
+  if (instruction_set() == InstructionSet::kAvx512) return avx512_kernels();
+  if (instruction_set() == InstructionSet::kAvx2) return avx2_kernels();
 #endif
   return portable_kernels();
 }

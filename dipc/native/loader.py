@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """The interface these wrappers speak: `kAbiVersion` in dipc_native.h, raised together with it."""
 
 _FILE_NAME = "libdipc_native.dll" if sys.platform == "win32" else "libdipc_native.so"
@@ -63,8 +63,14 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.dipc_select_cache_aware.restype = number
     opened.dipc_select_topk.argtypes = [*[pointer] * 2, *[size] * 3, pointer]
     opened.dipc_select_topk.restype = number
-    opened.dipc_cache_replay.argtypes = [*[pointer] * 5, *[size] * 3, number, pointer]
-    opened.dipc_cache_replay.restype = number
+    opened.dipc_replay_open.argtypes = [size, pointer, pointer, size, pointer, pointer]
+    opened.dipc_replay_open.restype = number
+    opened.dipc_replay_run.argtypes = [pointer, pointer, size, pointer, pointer]
+    opened.dipc_replay_run.restype = number
+    opened.dipc_replay_close.argtypes = [pointer]
+    opened.dipc_replay_close.restype = None
+    opened.dipc_replay_belady.argtypes = [pointer, size, size, pointer, size, pointer, pointer]
+    opened.dipc_replay_belady.restype = number
     opened.dipc_gather_linear.argtypes = [*[pointer] * 4, size, pointer]
     opened.dipc_gather_linear.restype = number
     opened.dipc_gather_glu.argtypes = [*[pointer] * 4, ctypes.c_int32, size, pointer]

@@ -37,10 +37,10 @@ class SelectTopk final : public Kernel {
 };
 
 int policy_of(const Attributes& attributes) {
-  constexpr const char* names[] = {"none", "lru", "lfu"};
+  constexpr const char* names[] = {"none", "lru", "lfu", "lfu-in-cache", "lfu-admission", "static"};
   const std::string name = attributes.text("policy");
   const auto* found = std::find(std::begin(names), std::end(names), name);
-  if (found == std::end(names)) fail(attributes.api, "policy is \"" + name + "\", not none, lru or lfu");
+  if (found == std::end(names)) fail(attributes.api, "policy is \"" + name + "\", which has no kernel");
   return static_cast<int>(found - names);
 }
 
@@ -63,7 +63,8 @@ class SelectCacheAware final : public Kernel {
     auto* t = copy<int64_t>(call, 5, {});
     const int status = dipc_select_cache_aware(score.as<float>(), dense.as<uint8_t>(), cached, freq, last_used, t,
                                                score.rows(), units, k_, capacity_, gamma_, policy_, mask);
-    if (status != kOk) throw std::bad_alloc();
+    if (status == kOutOfMemory) throw std::bad_alloc();
+    if (status != kOk) fail(call.api(), "a count or time of the cache's state does not stay below 2^31");
   }
 
  private:

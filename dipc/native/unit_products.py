@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipc.native.cache_scan import _check, _library, _pointer, _typed
+from dipc.native.call import check, opened, pointer, typed
 
 ACTIVATIONS: Mapping[str, int] = MappingProxyType({"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3})
 """The activations of the gated product, and their numbers in the C interface."""
@@ -128,7 +128,7 @@ def gather_linear(matrix: UnitMatrix, x: Floats, mask: Bools, bias: Floats | Non
         MissingDependency: the native library is absent.
     """
     bias = _bias(bias, matrix.length)
-    return _product(_library().dipc_gather_linear, matrix, x, mask, bias, matrix.units, matrix.length)
+    return _product(opened().dipc_gather_linear, matrix, x, mask, bias, matrix.units, matrix.length)
 
 
 def gather_glu(matrix: UnitMatrix, x: Floats, mask: Bools, bias: Floats | None, activation: str) -> Floats:
@@ -150,7 +150,7 @@ def gather_glu(matrix: UnitMatrix, x: Floats, mask: Bools, bias: Floats | None, 
     """
     if activation not in ACTIVATIONS or matrix.length % 2:
         raise ValueError(f"activation {activation!r}, units of {matrix.length} values: no kernel covers them")
-    function, number = _library().dipc_gather_glu, ACTIVATIONS[activation]
+    function, number = opened().dipc_gather_glu, ACTIVATIONS[activation]
     bias = _bias(bias, matrix.length)
     return _product(function, matrix, x, mask, bias, matrix.units, matrix.length // 2, number)
 
@@ -172,7 +172,7 @@ def row_linear(matrix: UnitMatrix, x: Floats, mask: Bools, bias: Floats | None =
         MissingDependency: the native library is absent.
     """
     bias = _bias(bias, matrix.units)
-    return _product(_library().dipc_row_linear, matrix, x, mask, bias, matrix.length, matrix.units)
+    return _product(opened().dipc_row_linear, matrix, x, mask, bias, matrix.length, matrix.units)
 
 
 def set_threads(threads: int) -> None:
@@ -182,9 +182,9 @@ def set_threads(threads: int) -> None:
         ValueError: a negative number.
         MissingDependency: the native library is absent.
     """
-    opened = _library()
-    if opened.dipc_threads() != threads:
-        _check(opened.dipc_set_threads(threads))
+    library = opened()
+    if library.dipc_threads() != threads:
+        check(library.dipc_set_threads(threads))
 
 
 def instruction_set() -> str:
@@ -193,7 +193,7 @@ def instruction_set() -> str:
     Raises:
         MissingDependency: the native library is absent.
     """
-    return str(_library().dipc_isa().decode())
+    return str(opened().dipc_isa().decode())
 
 
 def _product(
@@ -208,16 +208,16 @@ def _product(
 ) -> Floats:
     """Check x [T, width_in] and mask [T, U], and call a product of the C interface for y [T, width_out]."""
     tokens = len(x) if x.ndim == 2 else 0
-    x = np.ascontiguousarray(_typed("x", x, np.float32, tokens, width_in))
-    mask = np.ascontiguousarray(_typed("mask", mask, np.bool_, tokens, matrix.units))
+    x = np.ascontiguousarray(typed("x", x, np.float32, tokens, width_in))
+    mask = np.ascontiguousarray(typed("mask", mask, np.bool_, tokens, matrix.units))
     y = np.empty((tokens, width_out), np.float32)
-    arguments = [_pointer(x), _pointer(mask), _pointer(bias), *options, tokens, _pointer(y)]
-    _check(function(ctypes.byref(matrix.struct), *arguments))
+    arguments = [pointer(x), pointer(mask), pointer(bias), *options, tokens, pointer(y)]
+    check(function(ctypes.byref(matrix.struct), *arguments))
     return y
 
 
 def _bias(bias: Floats | None, width: int) -> Floats | None:
-    return None if bias is None else np.ascontiguousarray(_typed("bias", bias, np.float32, width))
+    return None if bias is None else np.ascontiguousarray(typed("bias", bias, np.float32, width))
 
 
 def _fit(name: str, buffer: Buffer, dtype: str, shape: tuple[int, ...]) -> None:
