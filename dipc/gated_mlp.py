@@ -24,6 +24,8 @@ from dipc.program import Mlp, Port, Program, TensorType
 
 Scope = Literal["all", "decode"]
 ATEN = torch.ops.aten
+STATE = ("cached", "freq", "last_used", "t")
+"""A cache's state, in the order in which `select_cache_aware` takes it."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,15 @@ class Glu:
 
     def weight(self, name: str, value: Tensor) -> fx.Node:
         """A tensor of the method's own as a weight `<the MLP's name>.<name>`; it is resident, every token reads it."""
-        full = f"{self.mlp.name.replace('#', '_')}.{name}"
+        return self._add(f"{self.mlp.name.replace('#', '_')}.{name}", value)
+
+    def _constant(self, name: str, value: Tensor) -> fx.Node:
+        """A tensor that comes with the program and is none of its parameters: what the device's cache is told."""
+        return self._add(f"constant.{self.mlp.name.replace('#', '_')}.{name}", value)
+
+    def _add(self, full: str, value: Tensor) -> fx.Node:
         if full in self.weights:
-            raise UsageError(f"a method may add {name!r} once to each MLP; {full} is taken")
+            raise UsageError(f"a method may add a weight once to each MLP; {full} is taken")
         self.weights[full] = value.to(self.like.device)
         with self.node.graph.inserting_before(self.node):
             return self.node.graph.get_attr(full)
@@ -134,27 +142,40 @@ class Glu:
         return self.call(target, score, threshold, density, self.site(where), **self._dense())
 
     def select_cache_aware(
-        self, score: fx.Node, density: float, where: str, *, gamma: float, policy: str, capacity: float
+        self,
+        score: fx.Node,
+        density: float,
+        where: str,
+        *,
+        gamma: float,
+        policy: str,
+        capacity: float,
+        popularity: Tensor | None = None,
     ) -> fx.Node:
         """A mask that prefers cached units (Eq. 10); the cache's state becomes carried ports of the program.
 
-        `capacity` is the fraction of the site's units that the cache holds.
+        `capacity` is the fraction of the site's units that the cache holds; `popularity`, int64 [U], what its policy
+        ranks them by where it does not count how often they are touched.
         """
         units = self.units(where)
         site = self.site(where)
         prefix = site.replace(".", "_")
-        kinds: tuple[tuple[str, str, tuple[int, ...], int | bool], ...] = (
-            ("cached", "bool", (units,), False),
-            ("freq", "int64", (units,), 0),
-            ("last_used", "int64", (units,), -1),
-            ("t", "int64", (), 0),
-        )
-        state = [self._port(Port(f"{prefix}_{n}", "state", TensorType(d, s), f)) for n, d, s, f in kinds]
+        kinds: dict[str, tuple[str, tuple[int, ...], int | bool]] = {
+            "cached": ("bool", (units,), False),
+            "freq": ("int64", (units,), 0),
+            "last_used": ("int64", (units,), -1),
+            "t": ("int64", (), 0),
+        }
+        if popularity is not None:
+            del kinds["freq"]
+        state = {n: self._port(Port(f"{prefix}_{n}", "state", TensorType(d, s), f)) for n, (d, s, f) in kinds.items()}
+        if popularity is not None:
+            state["freq"] = self._constant(f"popularity.{where}", popularity)
         k, room = kept_units(density, units), min(units, math.floor(capacity * units))
-        target = ops.target("select_cache_aware")
-        chosen = self.call(target, score, *state, k, room, gamma, policy, site, **self._dense())
-        mask, *after = (self.call(_getitem(), chosen, i) for i in range(5))
-        self.carried += after
+        given = (score, *(state[n] for n in STATE), k, room, gamma, policy, site)
+        chosen = self.call(ops.target("select_cache_aware"), *given, **self._dense())
+        mask = self.call(_getitem(), chosen, 0)
+        self.carried += [self.call(_getitem(), chosen, 1 + STATE.index(n)) for n in kinds]
         return mask
 
     def units(self, where: str) -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx
 
@@ -226,6 +228,16 @@ def cache_aware(program: Program) -> dict[str, tuple[str, int]]:
     """Site -> (policy, capacity) of every cache-aware selection in the program."""
     nodes = cache_aware_nodes(program)
     return {site: (str(argument(n, "policy")), int(argument(n, "capacity"))) for site, n in nodes.items()}
+
+
+def popularities(program: Program) -> dict[str, npt.NDArray[np.int64]]:
+    """Site -> popularity of its units, int64 [U], of each cache-aware selection that has it from a calibration.
+
+    A program without weights knows it of no site.
+    """
+    given = {site: argument(node, "freq") for site, node in cache_aware_nodes(program).items()}
+    stored = {site: program.weights[str(freq.target)] for site, freq in given.items() if freq.op == "get_attr"}
+    return {site: weight.cpu().numpy() for site, weight in stored.items() if weight.device.type != "meta"}
 
 
 def capacities_text(program: Program) -> str:

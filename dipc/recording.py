@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import Replay
-from dipc.lower import cache_aware, capacities_text, lower
+from dipc.lower import cache_aware, capacities_text, lower, popularities
 from dipc.program import Program
 from dipc.trace import Trace
 
@@ -31,8 +31,9 @@ class Recording:
     def __init__(self, program: Program, *, keep: bool) -> None:
         self._program = program
         self._sites = {site.name: site for site in lower(program).sites}
+        popularity = popularities(program)
         self._caches = {
-            name: Replay(self._sites[name].units, capacity, get_policy(policy))
+            name: Replay(self._sites[name].units, capacity, get_policy(policy), popularity.get(name))
             for name, (policy, capacity) in cache_aware(program).items()
             if name in self._sites
         }

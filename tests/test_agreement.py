@@ -25,6 +25,8 @@ from dipc import native, ops
 from dipc.api import Program, capture, compile
 from dipc.backends.eager import EagerSession
 from dipc.backends.session import Step
+from dipc.cache import get_policy
+from dipc.ops.select_cache_aware import KEY_WEIGHTS
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -63,16 +65,16 @@ def selection(name: str, units: int, attributes: dict[str, Any]) -> Any:
     return onnx.helper.make_model(graph, opset_imports=opsets, functions=functions([name], forms), ir_version=10)
 
 
-def by_every_runtime(model: Any, feed: dict[str, Any]) -> Iterator[Any]:
+def by_every_runtime(model: Any, feed: dict[str, Any], library: bool = LIBRARY) -> Iterator[Any]:
     from onnx.reference import ReferenceEvaluator
 
     # Infinity times a gamma of 0 is NaN, and numpy says so.
     with np.errstate(all="ignore"):
         found = ReferenceEvaluator(model).run(None, feed)
     yield found
-    for library in (False, True)[: 1 + LIBRARY]:
+    for kernels in (False, True)[: 1 + library]:
         options = ort.SessionOptions()
-        if library:
+        if kernels:
             options.register_custom_ops_library(str(dipc.onnx_library_path()))
         yield ort.InferenceSession(model.SerializeToString(), options).run(None, feed)
 
@@ -82,30 +84,26 @@ SCORES = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5, 1e-40, 3e38, float("inf"), f
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data(), tokens=st.integers(1, 6), units=st.integers(1, 9), gamma=st.sampled_from([0.0, 0.2, 1.0]))
-@pytest.mark.parametrize("policy", ["lfu", "lru", "none"])
+@pytest.mark.parametrize("policy", KEY_WEIGHTS)
 def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int, units: int, gamma: float) -> None:
     k, capacity = (data.draw(st.integers(0, units)) for _ in range(2))
     score = np.array(data.draw(st.lists(SCORES, min_size=tokens * units, max_size=tokens * units)), np.float32)
     score = score.reshape(tokens, units)
     dense = np.array(data.draw(st.lists(st.booleans(), min_size=tokens, max_size=tokens)))
-    state = [np.zeros(units, bool), np.zeros(units, np.int64), np.full(units, -1), np.array(0)]
+    # Not the first token, before which `static` is preloaded by a node of its own.
+    state = [np.zeros(units, bool), np.zeros(units, np.int64), np.full(units, -1), np.array(1)]
     capacity = 0 if policy == "none" else capacity
     torch_inputs = [torch.from_numpy(np.asarray(a)) for a in (score, *state)]
     operator = ops.OPERATORS.get("select-cache-aware")
     given_torch = (*torch_inputs, k, capacity, gamma, policy, "", torch.from_numpy(dense))
     wanted = [t.numpy() for t in operator.reference(*given_torch)]
-    weight = {"lfu": 2**25}.get(policy, 0)
-    attributes = {
-        "k": k,
-        "capacity": capacity,
-        "gamma": gamma,
-        "policy": policy,
-        "frequency_weight": weight,
-        "site": "",
-    }
+    weights = dict(zip(("frequency_weight", "recency_weight"), KEY_WEIGHTS[policy], strict=True))
+    flags = {name: int(getattr(get_policy(policy), name)) for name in ("protects", "counts", "forgets")}
+    attributes = {"k": k, "capacity": capacity, "gamma": gamma, "policy": policy, **weights, **flags, "site": ""}
     feed = dict(zip(("score", "dense", "cached", "freq", "last_used", "t"), (score, dense, *state), strict=True))
     found = [[t.numpy() for t in operator.target(*given_torch)]]
-    found += by_every_runtime(selection("SelectCacheAware", units, attributes), feed)
+    kernels = LIBRARY and policy in native.POLICIES
+    found += by_every_runtime(selection("SelectCacheAware", units, attributes), feed, kernels)
     for results in found:
         for got, expected in zip(results, wanted, strict=True):
             np.testing.assert_array_equal(got, expected)

@@ -19,6 +19,7 @@ from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel
 from dipc.ops.onnx_form import DOMAIN, OPSET, OnnxForm
 from dipc.ops.operator import Operator
+from dipc.ops.select_cache_aware import KEY_WEIGHTS
 
 WITH_BODIES = [n for n in ops.OPERATORS.builtin() if ops.OPERATORS.get(n).onnx is not None]
 Lower = Callable[[str, Mapping[str, Any]], list[Tensor]]
@@ -155,7 +156,7 @@ def test_nan_counts_as_infinity_and_the_lower_index_wins(lower: Lower) -> None:
         check(lower, "select-cache-aware", {"score": score, **cold(4), "k": k, "capacity": 2, "gamma": 0.5})
 
 
-@pytest.mark.parametrize("policy", ["lfu", "lru", "none"])
+@pytest.mark.parametrize("policy", KEY_WEIGHTS)
 def test_a_scan_of_40_tokens_is_40_calls(policy: str, lower: Lower) -> None:
     generator = torch.Generator().manual_seed(1)
     score = torch.randint(0, 6, (1, 40, 17), generator=generator).float()

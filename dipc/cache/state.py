@@ -71,8 +71,8 @@ def preload(state: CacheState, capacity: int, policy: Policy) -> CacheState:
     """
     if policy.counts:
         return state
-    hot = torch.zeros_like(state.cached)
-    hot[_best(policy.key(state.freq, state.last_used), capacity, policy)] = True
+    best = _best(policy.key(state.freq, state.last_used), capacity, policy)
+    hot = torch.zeros_like(state.cached).scatter(0, best, True)
     return dataclasses.replace(state, cached=torch.where(state.t == 0, hot, state.cached))
 
 

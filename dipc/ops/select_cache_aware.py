@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from dipc import native
 from dipc.cache.policy import clamp_capacity, get_policy
-from dipc.cache.state import CacheState, update
+from dipc.cache.state import CacheState, preload, update
 from dipc.errors import UnsupportedModel
 from dipc.ops import select_topk
 from dipc.ops.onnx_form import OnnxForm, onnx_node
@@ -38,10 +38,11 @@ def reference(
     freq i64[U], last_used i64[U], t i64[] (cache/README.md). Returns mask bool[..., U] and the next state, so
     that one call with many tokens and many calls with one give the same bits. Eq. 10 also divides by max|x|, which
     scales all units of a token alike; leaving it out saves a rounding. A product s that is NaN counts as +infinity.
-    Where `dense`, the mask is full and the state stays as it is.
+    Where `dense`, the mask is full and the state stays as it is. Of a policy that does not count, `freq` is the units'
+    popularity, and the most popular are cached before the first token.
     """
     rule = get_policy(policy)
-    state = CacheState(cached, freq, last_used, t)
+    state = preload(CacheState(cached, freq, last_used, t), capacity, rule)
     off = torch.full((), gamma, dtype=score.dtype, device=score.device)
     rows = score.reshape(-1, score.shape[-1]).unbind()
     masks = []
@@ -76,7 +77,9 @@ def kernel(
     """The native scan where the library is there and covers the case, else the reference; the same bits either way."""
     if not native.covers_scan(str(score.dtype), str(score.device.type), policy):
         return reference(score, cached, freq, last_used, t, k, capacity, gamma, policy, site, dense)
-    units = score.shape[-1]
+    units, rule = score.shape[-1], get_policy(policy)
+    if not rule.counts and not t:
+        cached = preload(CacheState(cached, freq, last_used, t), capacity, rule).cached
     state = (cached.numpy(), freq.numpy(), last_used.numpy(), t.reshape(1).numpy())
     mask, *after = native.select_cache_aware(
         score.detach().reshape(-1, units).contiguous().numpy(),
@@ -127,20 +130,30 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
         (score, *empty, k, c, 0.2) for k in (0, units // 2, units) for c in (0, units // 3, units)
     ]
     odd = torch.tensor([0, 1, 2, 3, 4, torch.nan, torch.inf])[score.long()]
+    popular = (empty[0], torch.arange(units) * 5 % 3, *empty[2:])
     return [
         *cases,
+        *((score, *used, units // 2, units // 3, 0.2, policy) for policy in KEY_WEIGHTS),
+        (score, *popular, units // 2, units // 3, 0.2, "static"),
         (odd, *used, units // 2, units // 3, 0.2),
         (score, *used, units // 2, units // 3, 0.5, "lru"),
         (score, *used, units // 2, 1, 0.2, "lfu", "", dense),
     ]
 
 
-# Policy -> the weight of a unit's count in its key, above which stands the time of its last use.
-FREQUENCY_WEIGHTS = {"none": 0, "lru": 0, "lfu": 2**25}
+# Policy -> the factors of freq and of last_used + 1 in its key.
+KEY_WEIGHTS = {
+    "none": (0, 0),
+    "lru": (0, 1),
+    "lfu": (2**25, 1),
+    "lfu-in-cache": (2**25, 1),
+    "lfu-admission": (2**25, 1),
+    "static": (2**25, 0),
+}
 
 # 1125899906842624 is 2**KEY_BITS: the tier stands above the key.
 BODY = """
-SelectCacheAware <k, capacity, gamma, policy, frequency_weight, site>
+SelectCacheAware <k, capacity, gamma, policy, frequency_weight, recency_weight, protects, counts, forgets, site>
     (score, dense, cached, freq, last_used, t) => (mask, next_cached, next_freq, next_last_used, next_t)
 {
     shape = Shape (score)
@@ -156,6 +169,12 @@ SelectCacheAware <k, capacity, gamma, policy, frequency_weight, site>
     cached_count = Unsqueeze (capacity, first)
     gamma = Constant <value_float: float = @gamma> ()
     weight = Constant <value_int: int = @frequency_weight> ()
+    time_weight = Constant <value_int: int = @recency_weight> ()
+    counted = Constant <value_int: int = @counts> ()
+    protected = Constant <value_int: int = @protects> ()
+    protecting = Cast <to = 9> (protected)
+    forgotten = Constant <value_int: int = @forgets> ()
+    forgetting = Cast <to = 9> (forgotten)
     one_time = Constant <value_float = 1.0> ()
     infinity = Constant <value_float = inf> ()
     one = Constant <value_int = 1> ()
@@ -174,22 +193,29 @@ SelectCacheAware <k, capacity, gamma, policy, frequency_weight, site>
         kept_ones = Expand (one, kept_shape)
         touched = ScatterElements <axis = 0> (zeros, kept, kept_ones)
         chosen = Cast <to = 9> (touched)
-        counts = Add (f, touched)
+        uses = Mul (touched, counted)
+        totals = Add (f, uses)
         times = Where (chosen, now, l)
         was = Cast <to = 7> (c)
+        candidate = Or (chosen, c)
+        alike = Cast <to = 7> (candidate)
         twice = Mul (touched, two)
-        tier = Add (twice, was)
+        in_turn = Add (twice, was)
+        tier = Where (protecting, in_turn, alike)
         above = Mul (tier, tier_size)
-        weighed = Mul (counts, weight)
+        weighed = Mul (totals, weight)
         since = Add (times, one)
-        below = Add (weighed, since)
+        recent = Mul (since, time_weight)
+        below = Add (weighed, recent)
         key = Add (above, below)
         best_key, best = TopK <axis = 0, largest = 1, sorted = 1> (key, cached_count)
-        candidate = Cast <to = 9> (tier)
         best_fits = Gather <axis = 0> (candidate, best)
         fits = Cast <to = 7> (best_fits)
         stays = ScatterElements <axis = 0> (zeros, best, fits)
         stay = Cast <to = 9> (stays)
+        out = Not (stay)
+        reset = And (forgetting, out)
+        counts = Where (reset, zeros, totals)
         after = Add (now, one)
         m = Or (chosen, skip)
         unchanged = And (skip, c)
@@ -201,6 +227,29 @@ SelectCacheAware <k, capacity, gamma, policy, frequency_weight, site>
         now_next = Where (skip, now, after)
     }> (cached, freq, last_used, t, rows, skips)
     mask = Reshape (masks, shape)
+}
+"""
+
+# Before the first token the most popular units are cached.
+PRELOAD_BODY = """
+PreloadCache <capacity> (cached, popularity, t) => (first_cached)
+{
+    first = Constant <value_ints = [0]> ()
+    capacity = Constant <value_int: int = @capacity> ()
+    count = Unsqueeze (capacity, first)
+    largest, best = TopK <axis = 0, largest = 1, sorted = 1> (popularity, count)
+    best_shape = Shape (best)
+    one = Constant <value_int = 1> ()
+    ones = Expand (one, best_shape)
+    zeros = Sub (popularity, popularity)
+    marked = ScatterElements <axis = 0> (zeros, best, ones)
+    hot = Cast <to = 9> (marked)
+    zero = Constant <value_int = 0> ()
+    is_first = Equal (t, zero)
+    loaded = And (is_first, hot)
+    is_later = Not (is_first)
+    held = And (is_later, cached)
+    first_cached = Or (loaded, held)
 }
 """
 
@@ -219,18 +268,27 @@ def lower(
     dense: Tensor | None = None,
 ) -> Any:
     """`SelectCacheAware` for the built-in policies; `dense` is false everywhere where it is not given."""
-    if policy not in FREQUENCY_WEIGHTS:
+    if policy not in KEY_WEIGHTS:
         raise UnsupportedModel(
-            f"the policy {policy!r} at {site or 'a site'} has no ONNX form; only {', '.join(FREQUENCY_WEIGHTS)} have"
+            f"the policy {policy!r} at {site or 'a site'} has no ONNX form; only {', '.join(KEY_WEIGHTS)} have"
         )
     if dense is None:
         dense = torch.zeros(score.shape[:-1], dtype=torch.bool)
+    rule = get_policy(policy)
+    room = clamp_capacity(rule, capacity, score.shape[-1])
+    if not rule.counts:
+        cached = onnx_node("PreloadCache", (cached, freq, t), {"capacity": room}, (torch.bool, cached.shape))
+    frequency_weight, recency_weight = KEY_WEIGHTS[policy]
     attributes: dict[str, int | float | str] = {
         "k": k,
-        "capacity": clamp_capacity(get_policy(policy), capacity, score.shape[-1]),
+        "capacity": room,
         "gamma": float(gamma),
         "policy": policy,
-        "frequency_weight": FREQUENCY_WEIGHTS[policy],
+        "frequency_weight": frequency_weight,
+        "recency_weight": recency_weight,
+        "protects": int(rule.protects),
+        "counts": int(rule.counts),
+        "forgets": int(rule.forgets),
         "site": site,
     }
     state = (cached, freq, last_used, t)
@@ -248,5 +306,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, {"SelectCacheAware": BODY}),
+    onnx=OnnxForm(lower, {"SelectCacheAware": BODY, "PreloadCache": PRELOAD_BODY}),
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
@@ -23,7 +24,8 @@ class DipCa(Dip):
 
     Attributes:
         gamma: penalty of units that are not cached, in (0, 1]; 1 is DIP. The paper uses 0.2.
-        policy: eviction policy of the cache.
+        policy: eviction policy of the cache (`dipc policies list`); `static` takes each unit's popularity from the
+            calibration.
         capacity: fraction of each site's units that the cache holds, where no device is given.
         hw: a device (name or file) whose DRAM gives the capacity instead.
         dram: DRAM for the model on that device, such as "4 GB" or "50%" of the model; by default as its file says.
@@ -53,13 +55,35 @@ class DipCa(Dip):
         for option in ("dram", "context", "bits_per_weight"):
             if getattr(self, option) is not None and self.hw is None:
                 raise UsageError(f"{self.name}: {option}={getattr(self, option)} needs a device: add hw=a18")
-        get_policy(self.policy)
+        if not get_policy(self.policy).online:
+            raise UsageError(
+                f"{self.name}: policy={self.policy} decides by what later tokens touch, and here that follows from the "
+                "cache; take another policy, or estimate `dip` with it"
+            )
 
     def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
         """topK of Eq. 10, with the cache's state carried along."""
         return glu.select_cache_aware(
-            score, density, where, gamma=self.gamma, policy=self.policy, capacity=self.capacity
+            score,
+            density,
+            where,
+            gamma=self.gamma,
+            policy=self.policy,
+            capacity=self.capacity,
+            popularity=self._popularity(glu, where),
         )
+
+    def _popularity(self, glu: Glu, where: str) -> Tensor | None:
+        """Of each unit of a site, int64 [U], where the policy does not count touches itself."""
+        if get_policy(self.policy).counts:
+            return None
+        share = self.read(
+            glu.program,
+            lambda calibration: calibration.popularity(glu.mlp.site_prefix, where),
+            lambda: torch.empty(glu.units(where), device="meta"),
+        )
+        # Of as many tokens as 2**24, no two shares become one.
+        return (share * 2**24).round().long()
 
     def run(self, program: Program) -> PassResult:
         """Rewrite, then give every site the capacity that the device leaves it."""
