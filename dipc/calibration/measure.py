@@ -68,11 +68,11 @@ def calibrate(
             raise UnknownName("part of a calibration", part, PARTS)
     if seed < 0:
         raise UsageError(f"seed is {seed}; it must be at least 0")
-    dense = _dense(program)
+    dense = dense_form(program)
     text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
     model = Identity.of(dense, "eager")
     seq_len = model.usual_context if seq_len is None else seq_len
-    rows = _full_windows(model, text, seq_len, max_tokens)
+    rows = full_windows(model, text, seq_len, max_tokens)
     sample = _sample(rows, seed)
     tensors = {"windows": sample, **_study(dense, rows, parts, seed, progress)}
     if "predictors" in parts:
@@ -92,7 +92,7 @@ def calibrate(
     return Calibration(meta, tensors)
 
 
-def _dense(program: Program) -> Program:
+def dense_form(program: Program) -> Program:
     """The program before any method, with `glu` nodes."""
     dense = program.reference
     if not dense.info.has_weights:
@@ -100,7 +100,7 @@ def _dense(program: Program) -> Program:
     return dense if dense.mlps else run_pipeline(dense, [make_pass("outline-glu", {})]).program
 
 
-def _full_windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None) -> list[Tensor]:
+def full_windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None) -> list[Tensor]:
     found = [window.ids for window in windows(model, text, seq_len, max_tokens, 0)]
     full = [ids for ids in found if len(ids) == seq_len]
     if not full:

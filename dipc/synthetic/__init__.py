@@ -1,5 +1,6 @@
-"""Synthetic activity: what the units of a model of which only the config is known would do."""
+"""Activity that is made up: drawn from a model that was fitted on a real one (README.md)."""
 
+from dipc.synthetic.activity import ActivityModel, default_activity
 from dipc.synthetic.generate import SYNTHETIC_TOKENS, synthetic_trace
 
-__all__ = ["SYNTHETIC_TOKENS", "synthetic_trace"]
+__all__ = ["SYNTHETIC_TOKENS", "ActivityModel", "default_activity", "synthetic_trace"]
