@@ -5,13 +5,14 @@ Shapes: T counted tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dipc.cache.policy import Policy
+from dipc.flash import Reads
 from dipc.hardware import Device
 from dipc.traffic import Allocation
 
@@ -29,6 +30,13 @@ class Case:
     """Its bandwidths, and whether flash and DRAM transfers overlap."""
     policy: Policy
     """The eviction policy of all sites."""
+    reads: Reads = field(default_factory=Reads)
+    """How misses become reads."""
+
+    @property
+    def overlap(self) -> bool:
+        """Whether flash and DRAM are read at the same time."""
+        return self.device.overlap if self.reads.overlap is None else self.reads.overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +51,9 @@ class SitePrice:
     hits_T: Ints
     """[T] those of them that were in the cache."""
     flash_bytes_T: Floats
-    """[T] bytes read from flash."""
+    """[T] bytes read from flash, needed or not."""
+    reads_T: Ints
+    """[T] reads that they came in."""
     flash_s_T: Floats
     """[T] time of these reads."""
 
@@ -65,12 +75,12 @@ class SitePrice:
     @property
     def dram_bytes_T(self) -> Floats:
         """[T] bytes read from DRAM: the hits."""
-        return self.hits_T * self.unit_bytes
+        return self.hits_T.astype(np.float64) * self.unit_bytes
 
     @property
     def needed_bytes_T(self) -> Floats:
         """[T] bytes of the missed units."""
-        return (self.accesses_T - self.hits_T) * self.unit_bytes
+        return (self.accesses_T - self.hits_T).astype(np.float64) * self.unit_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +94,7 @@ class Price:
     dram_s: Floats
     """[T] time of its DRAM reads."""
     flash_bytes: Floats
-    """[T] bytes read from flash."""
+    """[T] bytes read from flash, needed or not."""
     dram_bytes: Floats
     """[T] bytes read from DRAM."""
     sites: dict[str, SitePrice]
@@ -95,6 +105,8 @@ class Price:
     """The program's."""
     device: str
     dram_bytes_per_s: float
+    reads: str
+    """How misses become reads, in words."""
     policy: str
     popularity: str
     """What a policy that ranks by popularity had counted; empty for the others."""
@@ -103,6 +115,8 @@ class Price:
     """Tokens replayed before the first counted one."""
     trace_meta: dict[str, str | int | float]
     """The trace's metadata; empty if there was none."""
+    energy_j: Floats | None
+    """[T] energy of all reads in joules; None where the device's file does not give it."""
 
     @property
     def tokens(self) -> int:
@@ -123,6 +137,22 @@ class Price:
     def dram_bytes_per_token(self) -> float:
         """Mean bytes read from DRAM."""
         return float(self.dram_bytes.mean())
+
+    @property
+    def reads_per_token(self) -> float:
+        """Mean number of flash reads."""
+        return sum(int(site.reads_T.sum()) for site in self.sites.values()) / self.tokens
+
+    @property
+    def read_amplification(self) -> float:
+        """Bytes read from flash over bytes of missed units; 1 where nothing was missed."""
+        needed = sum(float(site.needed_bytes_T.sum()) for site in self.sites.values())
+        return float(self.flash_bytes.sum()) / needed if needed else 1.0
+
+    @property
+    def energy_j_per_token(self) -> float | None:
+        """Mean energy of all reads in joules; None where the device's file does not give it."""
+        return None if self.energy_j is None else float(self.energy_j.mean())
 
     @property
     def hit_rate(self) -> float:

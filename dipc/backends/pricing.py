@@ -3,7 +3,7 @@
 Flash reads are the misses, DRAM reads what is resident, the KV cache and the hits; a token takes the longer of the two
 times where the device overlaps them (as the paper's dense figures imply: Table 6, 6 GB), else their sum.
 
-Shapes: T counted tokens, W warm-up tokens before them, U units of a site.
+Shapes: T counted tokens, W warm-up tokens before them, U units of a site, B = ceil(U / 8) bytes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dipc.backends.price import Case, Floats, Ints, Price, SitePrice
 from dipc.cache.policy import Policy, clamp_capacity
 from dipc.cache.replay import full_hits, replay_site
 from dipc.errors import UsageError
+from dipc.flash import Layout, Reads
+from dipc.flash.layout import order_of
+from dipc.flash.reads import Placement, full_reads, seconds_per_read, selected_reads, separate_reads
 from dipc.hardware import Device
 from dipc.trace import Trace
 from dipc.traffic import Allocation, Site, TrafficProgram
@@ -35,9 +39,10 @@ def price(
     *,
     warmup: int = 0,
     popularity: Mapping[str, Ints] | None = None,
+    reads: Reads | None = None,
 ) -> Price:
     """One case of `price_many`, which explains the arguments."""
-    case = Case(allocation, device, policy)
+    case = Case(allocation, device, policy, reads or Reads())
     return price_many(traffic, [case], trace, warmup=warmup, popularity=popularity)[0]
 
 
@@ -51,9 +56,9 @@ def price_many(
 ) -> list[Price]:
     """Price every token of a trace in several cases; for a program without selection, the one token that all are like.
 
-    Cases with the same policy and capacities share one replay of the trace, so another flash speed costs next to
-    nothing. Sites are priced on all cores. Those that are read in full are taken as warm from the first token; the
-    others start with an empty cache.
+    Cases with the same policy and capacities share one replay of the trace, and those with the same reads one look at
+    what was missed, so another flash speed costs next to nothing. Sites are priced on all cores. Those that are read
+    in full are taken as warm from the first token; the others start with an empty cache.
 
     Args:
         traffic: the program.
@@ -64,8 +69,11 @@ def price_many(
 
     Raises:
         UsageError: the trace is missing, does not belong to the program, or has no token left to count; or a policy
-            ranks by popularity and there is neither popularity nor a warm-up token.
+            ranks by popularity and there is neither popularity nor a warm-up token; or a device's file lacks the
+            figures for the reads that are asked for.
     """
+    for case in cases:
+        case.reads.check(case.device)
     tokens = _check_trace(traffic, trace, warmup)
 
     def price_site(site: Site) -> list[SitePrice]:
@@ -94,13 +102,14 @@ def _total(
     device = case.device
     resident = traffic.resident_bytes - traffic.resident_unread_bytes + case.allocation.kv_bytes
     flash_s = _sum([site.flash_s_T for site in sites.values()], tokens)
+    flash_bytes = _sum([site.flash_bytes_T for site in sites.values()], tokens)
     dram_bytes = _sum([site.dram_bytes_T for site in sites.values()], tokens) + resident
     dram_s = dram_bytes / device.dram_bandwidth
     return Price(
-        latency_s=np.maximum(flash_s, dram_s) if device.overlap else flash_s + dram_s,
+        latency_s=np.maximum(flash_s, dram_s) if case.overlap else flash_s + dram_s,
         flash_s=flash_s,
         dram_s=dram_s,
-        flash_bytes=_sum([site.flash_bytes_T for site in sites.values()], tokens),
+        flash_bytes=flash_bytes,
         dram_bytes=dram_bytes,
         sites=sites,
         resident_read_bytes=resident,
@@ -108,11 +117,13 @@ def _total(
         label=traffic.label,
         device=device.name,
         dram_bytes_per_s=device.dram_bandwidth,
+        reads=case.reads.described(device),
         policy=case.policy.name,
         popularity="" if trace is None or case.policy.counts else popularity,
-        overlap=device.overlap,
+        overlap=case.overlap,
         warmup=0 if trace is None else trace.tokens - tokens,
         trace_meta={} if trace is None else dict(trace.meta),
+        energy_j=_energy(device, flash_bytes, dram_bytes),
     )
 
 
@@ -123,33 +134,82 @@ def _sum(parts: Sequence[Floats], tokens: int) -> Floats:
     return total
 
 
+def _energy(device: Device, flash_bytes: Floats, dram_bytes: Floats) -> Floats | None:
+    if device.energy is None:
+        return None
+    joules: Floats = flash_bytes * device.energy.flash.value + dram_bytes * device.energy.dram.value
+    return joules
+
+
 def _full_site(site: Site, case: Case, tokens: int) -> SitePrice:
-    """A site whose every unit is read for every token: the same hits, and misses in one run, for each."""
+    """A site whose every unit is read for every token: the same hits, and misses in one stretch, for each."""
     hits = full_hits(site.units, case.allocation.capacities[site.name], case.policy)
-    missed_bytes = (site.units - hits) * site.unit_bytes
-    seconds = missed_bytes / case.device.flash_bandwidth(missed_bytes) if missed_bytes else 0.0
+    size_bytes, reads, seconds = full_reads(site, hits, case.reads, case.device)
 
     def each(value: int | float) -> Any:
         return np.broadcast_to(np.asarray(value), tokens)
 
-    return SitePrice(site.layer, site.unit_bytes, each(site.units), each(hits), each(missed_bytes), each(seconds))
+    return SitePrice(
+        site.layer, site.unit_bytes, each(site.units), each(hits), each(size_bytes), each(reads), each(seconds)
+    )
 
 
 def _selecting_site(
     site: Site, cases: Sequence[Case], trace: Trace, warmup: int, popularity: Mapping[str, Ints] | None
 ) -> list[SitePrice]:
+    """A site whose masks choose its units: first all replays, then the reads that their misses make."""
     packed_TB = trace.sites[site.name]
     accesses_T = np.bitwise_count(packed_TB).sum(axis=1, dtype=np.int64)[warmup:]
-    caches = [(c.policy, clamp_capacity(c.policy, c.allocation.capacities[site.name], site.units)) for c in cases]
-    distinct = list(dict.fromkeys(caches))
-    counts = None
-    if any(not policy.counts for policy, _ in distinct):
-        counts = _popularity(site, trace, warmup, popularity)
-    replays = dict(zip(distinct, replay_site(packed_TB, site.units, distinct, popularity=counts), strict=True))
-    return [
-        _site_price(site, case, accesses_T, replays[cache].hits_T[warmup:])
-        for case, cache in zip(cases, caches, strict=True)
-    ]
+    ways = [_way(site, case) for case in cases]
+    caches = list(dict.fromkeys((way.policy, way.capacity) for way in ways))
+    counts = _popularity(site, trace, warmup, popularity) if any(not policy.counts for policy, _ in caches) else None
+    missed = not all(way.placement.separate for way in ways)
+    replays = replay_site(packed_TB, site.units, caches, popularity=counts, missed=missed)
+    orders = {layout: _order(layout, site, trace, warmup) for layout in {way.layout for way in ways}}
+    made: dict[int, SitePrice] = {}
+    for way in dict.fromkeys(ways):
+        replay = replays[caches.index((way.policy, way.capacity))]
+        alike = [n for n, other in enumerate(ways) if other == way]
+        timings = [seconds_per_read(cases[n].device, cases[n].reads) for n in alike]
+        hits_T = replay.hits_T[warmup:]
+        if way.placement.separate:
+            reads = [separate_reads(accesses_T - hits_T, way.placement, seconds) for seconds in timings]
+        else:
+            assert replay.missed_TB is not None
+            reads = selected_reads(replay.missed_TB[warmup:], orders[way.layout], way.placement, timings)
+        for n, found in zip(alike, reads, strict=True):
+            made[n] = SitePrice(
+                site.layer, site.unit_bytes, accesses_T, hits_T, found.bytes_T, found.reads_T, found.seconds_T
+            )
+    return [made[n] for n in range(len(cases))]
+
+
+class _Way(NamedTuple):
+    """What a site's reads depend on, besides how fast they are."""
+
+    policy: Policy
+    capacity: int
+    layout: Layout
+    placement: Placement
+
+
+def _way(site: Site, case: Case) -> _Way:
+    capacity = clamp_capacity(case.policy, case.allocation.capacities[site.name], site.units)
+    return _Way(case.policy, capacity, case.reads.layout, Placement.of(site, case.reads, case.device))
+
+
+def _order(layout: Layout, site: Site, trace: Trace, warmup: int) -> Ints | None:
+    """The unit at each place of the site's file, int64 [U], made from the warm-up tokens; None: as numbered."""
+    if layout == "file":
+        return None
+    if warmup == 0:
+        raise UsageError(f"layout={layout} is made from the warm-up tokens, and there is none; give some")
+    return order_of(layout, _warm_up(site, trace, warmup))
+
+
+def _warm_up(site: Site, trace: Trace, warmup: int) -> npt.NDArray[np.uint8]:
+    """uint8 [W, U]: what the warm-up tokens touch."""
+    return np.unpackbits(trace.sites[site.name][:warmup], axis=1, count=site.units)
 
 
 def _popularity(site: Site, trace: Trace, warmup: int, given: Mapping[str, Ints] | None) -> Ints:
@@ -160,15 +220,8 @@ def _popularity(site: Site, trace: Trace, warmup: int, given: Mapping[str, Ints]
         return given[site.name]
     if warmup == 0:
         raise UsageError("a policy that ranks by popularity needs warm-up tokens to count it on, or a calibration")
-    warmup_WU = np.unpackbits(trace.sites[site.name][:warmup], axis=1, count=site.units)
-    counts: Ints = warmup_WU.sum(axis=0, dtype=np.int64)
+    counts: Ints = _warm_up(site, trace, warmup).sum(axis=0, dtype=np.int64)
     return counts
-
-
-def _site_price(site: Site, case: Case, accesses_T: Ints, hits_T: Ints) -> SitePrice:
-    missed_bytes_T = (accesses_T - hits_T).astype(np.float64) * site.unit_bytes
-    seconds_T: Floats = missed_bytes_T / case.device.flash_bandwidth(site.unit_bytes)
-    return SitePrice(site.layer, site.unit_bytes, accesses_T, hits_T, missed_bytes_T, seconds_T)
 
 
 def _check_trace(traffic: TrafficProgram, trace: Trace | None, warmup: int) -> int:
