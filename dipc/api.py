@@ -22,6 +22,9 @@ from dipc.generation import Generation, generate
 from dipc.lora.finetune import Finetuned, finetune
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
+from dipc.study.plan import Plan, plan
+from dipc.study.result import Study
+from dipc.study.study import run_study
 from dipc.tasks.run import run_tasks
 from dipc.tasks.scores import TaskScores
 from dipc.text import Text
@@ -39,8 +42,10 @@ __all__ = [
     "Finetuned",
     "Generation",
     "OwnScore",
+    "Plan",
     "Program",
     "Score",
+    "Study",
     "TaskScores",
     "Text",
     "calibrate",
@@ -54,6 +59,8 @@ __all__ = [
     "generate",
     "load",
     "perplexity",
+    "plan",
+    "run_study",
     "run_tasks",
     "save",
     "to_dict",
@@ -121,7 +128,9 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
     return onnx.export(Pack().run(program).program if pack else program, Path(folder), pipeline=pipeline)
 
 
-def to_dict(result: Calibration | Compiled | Estimate | Finetuned | Score | TaskScores) -> dict[str, Any]:
+def to_dict(
+    result: Calibration | Compiled | Estimate | Finetuned | Plan | Score | Study | TaskScores,
+) -> dict[str, Any]:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
     from dipc import report
 
@@ -131,6 +140,8 @@ def to_dict(result: Calibration | Compiled | Estimate | Finetuned | Score | Task
         return report.score_dict(result)
     if isinstance(result, Finetuned):
         return report.finetuned_dict(result)
+    if isinstance(result, (Plan, Study)):
+        return result.to_dict()
     if isinstance(result, TaskScores):
         return report.tasks_dict(result)
     return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)

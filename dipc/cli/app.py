@@ -20,8 +20,10 @@ from dipc.cli import (
     hw,
     inspect,
     passes,
+    plan,
     policies,
     run,
+    study,
 )
 
 app = typer.Typer(
@@ -65,6 +67,8 @@ app.command("run")(run.command)
 app.command("eval")(eval.command)
 app.command("estimate")(estimate.command)
 app.command("compare")(compare.command)
+app.command("study")(study.command)
+app.command("plan")(plan.command)
 app.command("export")(export.command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(policies.app, name="policies")

@@ -96,7 +96,7 @@ def command(
     from dipc import api
     from dipc.report.comparison import comparison_dict, comparison_tables
 
-    with _cells() as progress:
+    with cells() as progress:
         found = api.compare(
             model,
             chosen,
@@ -154,7 +154,7 @@ def _failures(found: Comparison) -> str:
 
 
 @contextmanager
-def _cells() -> Iterator[Callable[[float, int, str], None]]:
+def cells() -> Iterator[Callable[[float, int, str], None]]:
     """A progress bar on stderr, on a terminal, that says which cell is at work."""
     import sys
 

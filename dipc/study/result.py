@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -91,6 +91,7 @@ class Target:
         interpolated: whether the figures lie between two measured points rather than being those of one.
         neighbours: ids of the measured points that it rests on, the one within the limit first.
         reason: why there is none, or what bounds it.
+        by_gamma: throughput at each gamma that was asked for, of a cache-aware method; `gamma` is the best of them.
     """
 
     method: str
@@ -106,6 +107,7 @@ class Target:
     interpolated: bool = False
     neighbours: tuple[str, ...] = ()
     reason: str | None = None
+    by_gamma: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,173 @@
+"""What the figures of a study show, in sentences: the paper's observations, and whether this model has them too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from statistics import mean, median
+from typing import Any, TypeVar
+
+from dipc.cache.policy import get_policy
+from dipc.quantities import format_bytes
+from dipc.report.figures import number, share
+from dipc.study.result import Point, Study, Target
+
+T = TypeVar("T")
+_PROPORTIONAL = 0.05
+"""How far from 1 the power may be of what is called proportional."""
+
+
+def findings(found: Study) -> Iterator[str]:
+    """A sentence per claim that the points and targets allow.
+
+    Where there are several flash speeds, all but the claim about them are made at the middle one.
+    """
+    flash = middle_flash(found)
+    points = [p for p in found.points if p.flash_bytes_per_s == flash]
+    targets = [t for t in found.targets if t.flash_bytes_per_s == flash]
+    yield from _best(targets)
+    yield from _by_dram(targets)
+    sizes = sorted({p.dram_bytes for p in points if p.dram_bytes >= found.model["bytes"]})
+    if sizes:
+        yield f"The whole model fits into {format_bytes(sizes[0])} of DRAM: no flash is read there."
+    yield from _by_flash(found.points)
+    yield from _by_gamma(targets)
+    yield from _by_policy(points)
+    yield from _beside_oracle(points)
+
+
+def middle_flash(found: Study) -> float | None:
+    """Of the flash bandwidths that were asked for the middle one; None where it is the device's."""
+    rates = sorted({p.flash_bytes_per_s for p in found.points if p.flash_bytes_per_s is not None})
+    return rates[len(rates) // 2] if rates else None
+
+
+def _best(targets: Sequence[Target]) -> Iterator[str]:
+    """Which method is fastest within each increase (Table 2)."""
+    for (increase, dram), group in _grouped(targets, "max_ppl_increase", "dram_bytes"):
+        reached = [t for t in group if t.tokens_per_second and get_policy(t.policy).online]
+        within = f"Within +{number(increase)} of the dense perplexity and {format_bytes(dram)} of DRAM"
+        if not reached:
+            yield f"{within}, no method is in reach."
+            continue
+        best = max(reached, key=lambda t: t.tokens_per_second or 0.0)
+        gamma = "" if best.gamma is None else f", gamma {best.gamma:g}"
+        yield (
+            f"{within}, {best.method} at density {share(best.density)} ({best.policy}{gamma}) is the fastest: "
+            f"{number(best.tokens_per_second)} tok/s, {number(best.speedup, 3)} times dense."
+        )
+
+
+def _by_dram(targets: Sequence[Target]) -> Iterator[str]:
+    """How the gain over dense goes with DRAM (Table 6)."""
+    for (method, increase, policy), group in _grouped(targets, "method", "max_ppl_increase", "policy"):
+        gains = sorted((t.dram_bytes, t.speedup) for t in group if t.speedup is not None)
+        if len(gains) > 1:
+            listed = ", ".join(f"{number(gain, 3)} at {format_bytes(dram)}" for dram, gain in gains)
+            how = _course([gain for _, gain in gains])
+            yield f"The gain of {method} ({policy}) over dense within +{number(increase)} {how} with DRAM: {listed}."
+
+
+def _by_flash(points: Sequence[Point]) -> Iterator[str]:
+    """Whether throughput is proportional to the flash's bandwidth (Table 7)."""
+    powers: dict[str, list[float]] = {}
+    for (method, *_), group in _grouped(points, "method", "density", "gamma", "policy", "dram_bytes"):
+        speeds = [(p.flash_bytes_per_s, p.throughput) for p in group if p.flash_bytes_per_s and p.cost]
+        if len({rate for rate, _ in speeds}) > 1:
+            powers.setdefault(method, []).append(_power(speeds))
+    for method, found in powers.items():
+        middle = median(found)
+        what = "is proportional to" if abs(middle - 1) <= _PROPORTIONAL else "grows more slowly than"
+        least = "" if min(found) > middle - _PROPORTIONAL else f", at least {min(found):.2g}, where DRAM is the slower"
+        yield f"Throughput of {method} {what} flash bandwidth: it goes with its power {middle:.3g} (median{least})."
+
+
+def _by_gamma(targets: Sequence[Target]) -> Iterator[str]:
+    """Which gamma is the best (Figure 10)."""
+    for (method, policy, increase), group in _grouped(targets, "method", "policy", "max_ppl_increase"):
+        best = [t for t in group if len(t.by_gamma) > 1 and t.gamma is not None and t.tokens_per_second]
+        if best:
+            listed = ", ".join(f"{t.gamma:g} with {format_bytes(t.dram_bytes)}" for t in best)
+            tried = ", ".join(best[0].by_gamma)
+            agrees = all(0.1 <= (t.gamma or 0) <= 0.3 for t in best)
+            paper = "as in the paper (0.1 to 0.3)" if agrees else "where the paper finds 0.1 to 0.3"
+            whose = f"{method} ({policy}) within +{number(increase)}"
+            yield f"Of the gammas {tried}, the best for {whose} is {listed} of DRAM, {paper}."
+
+
+def _by_policy(points: Sequence[Point]) -> Iterator[str]:
+    """What policies make of the same masks (Figure 11)."""
+    for (method, dram, gamma), group in _grouped(points, "method", "dram_bytes", "gamma"):
+        by_policy = {
+            policy: {p.density: p.throughput for p in same if p.cost} for (policy,), same in _grouped(group, "policy")
+        }
+        base = by_policy.get("lfu")
+        if base is None or gamma is not None:
+            continue
+        gains = []
+        for policy, speeds in by_policy.items():
+            ratios = [speed / base[density] for density, speed in speeds.items() if density in base]
+            if policy != "lfu" and ratios:
+                gains.append(f"{policy} {_range(ratios)}")
+        if gains:
+            place = f"With {format_bytes(dram)} of DRAM"
+            yield f"{place}, {method} has, in shares of its throughput under lfu: {'; '.join(gains)}."
+
+
+def _beside_oracle(points: Sequence[Point]) -> Iterator[str]:
+    """Whether cache-aware masks beat what knows the future, at equal perplexity (Figure 11)."""
+    for (dram,), group in _grouped(points, "dram_bytes"):
+        curves = dict(_grouped(group, "method", "policy", "gamma"))
+        oracles = {method: of for (method, policy, _), of in curves.items() if not get_policy(policy).online}
+        first = next((policy for (_, policy, gamma) in curves if gamma is not None), None)
+        for (method, policy, gamma), curve in curves.items():
+            oracle = oracles.get(method.replace("-ca", "", 1))
+            if gamma is None or oracle is None or policy != first:
+                continue
+            ratios = [p.throughput / speed for p in curve if p.cost and (speed := _speed_at(oracle, p.perplexity))]
+            if ratios:
+                above, other = sum(ratio > 1 for ratio in ratios), f"{oracle[0].method} under {oracle[0].policy}"
+                yield (
+                    f"With {format_bytes(dram)} of DRAM, {method} (gamma {gamma:g}, {policy}) has {_range(ratios)} "
+                    f"times the throughput of {other}, which knows the future, at equal perplexity; more at {above} of "
+                    f"{len(ratios)} points."
+                )
+
+
+def _speed_at(points: Sequence[Point], perplexity: float | None) -> float | None:
+    """Throughput of a curve at a perplexity, its time interpolated; None outside of it."""
+    known = sorted((p.perplexity, 1 / p.throughput) for p in points if p.perplexity is not None and p.cost)
+    for (low, slow), (high, fast) in pairwise(known):
+        if perplexity is not None and low <= perplexity <= high:
+            part = (perplexity - low) / (high - low) if high > low else 0.0
+            return 1 / (slow + part * (fast - slow))
+    return None
+
+
+def _power(speeds: Iterable[tuple[float, float]]) -> float:
+    """The slope of a line through the logarithms, by least squares."""
+    logs = [(math.log(rate), math.log(speed)) for rate, speed in speeds]
+    x, y = mean(a for a, _ in logs), mean(b for _, b in logs)
+    return sum((a - x) * (b - y) for a, b in logs) / sum((a - x) ** 2 for a, _ in logs)
+
+
+def _course(values: Sequence[float]) -> str:
+    """What a series does."""
+    rises = [after > before for before, after in pairwise(values)]
+    if all(rises):
+        return "grows"
+    return "shrinks" if not any(rises) else "does not only grow"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = number(min(values), 3), number(max(values), 3)
+    return low if low == high else f"{low} to {high}"
+
+
+def _grouped(items: Iterable[T], *names: str) -> list[tuple[tuple[Any, ...], list[T]]]:
+    """Items with the same values of some fields, in the order of the first of each."""
+    groups: dict[tuple[Any, ...], list[T]] = {}
+    for item in items:
+        groups.setdefault(tuple(getattr(item, name) for name in names), []).append(item)
+    return list(groups.items())
