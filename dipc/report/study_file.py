@@ -1,0 +1,67 @@
+"""A study as it was written: `study.json` in its folder, or any file that `dipc study --json` gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dipc.errors import BadFile, UsageError
+from dipc.report.figures import SCHEMA
+
+if TYPE_CHECKING:
+    from dipc.study.result import Study
+
+NAME = "study.json"
+
+
+def read_study(path: Path) -> Study:
+    """The study in a folder or a file.
+
+    Raises:
+        UsageError: there is nothing there.
+        BadFile: it is no study, or one of another version.
+    """
+    file = path / NAME if path.is_dir() else path
+    try:
+        content = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        known = "; `dipc study MODEL -o FOLDER` writes one" if path.is_dir() else ""
+        raise UsageError(f"{file}: no such file{known}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"{file}: cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise BadFile(f"{file}: no JSON: {error}; run `dipc study` again") from error
+    return study_from_dict(found, str(file))
+
+
+def study_from_dict(found: Any, where: str) -> Study:
+    """A study from its dict; `where` is what errors call it. Raises BadFile."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from dipc.study.result import Study
+
+    if not isinstance(found, Mapping) or found.get("kind") != "study":
+        kind = found.get("kind") if isinstance(found, Mapping) else None
+        raise BadFile(
+            f"{where}: {f'is of kind {kind!r}, not' if kind else 'is not'} a study; give what `dipc study` wrote"
+        )
+    if found.get("schema") != SCHEMA:
+        raise BadFile(f"{where}: schema {found.get('schema')!r}, and this dipc reads {SCHEMA}; run `dipc study` again")
+    try:
+        points = [_nested(point) for point in found.get("points", ())]
+        return TypeAdapter(Study).validate_python({**found, "points": points})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadFile(f"{where}: {place}: {first['msg']}; run `dipc study` again") from error
+
+
+def _nested(point: Any) -> Any:
+    """A point with its cost as an object of its own, as it is in Python."""
+    if not isinstance(point, Mapping):
+        return point
+    return {**point, "cost": None if point.get("tokens_per_second") is None else point}
