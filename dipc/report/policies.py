@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 def policies_dict(kinds: Iterable[tuple[str, type[Policy]]]) -> dict[str, Any]:
     """All policies."""
-    return document("policies", policies=[{"name": name, "summary": kind.summary()} for name, kind in kinds])
+    return document("policies", policies=[_facts(name, kind) for name, kind in kinds])
 
 
 def policies_table(kinds: Iterable[tuple[str, type[Policy]]]) -> list[RenderableType]:
     """A row per policy."""
     from dipc.report.table import stack, table
 
-    return stack(table("", ("policy", "what it does"), [(name, kind.summary()) for name, kind in kinds]))
+    rows = [(name, kind.summary(), "yes" if kind.online else "no: a recorded trace only") for name, kind in kinds]
+    return stack(table("", ("policy", "what it does", "cache-aware methods"), rows))
+
+
+def _facts(name: str, kind: type[Policy]) -> dict[str, Any]:
+    return {"name": name, "summary": kind.summary(), "closed_loop": kind.online, "needs_calibration": not kind.counts}
