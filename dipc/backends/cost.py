@@ -3,7 +3,7 @@
 A program is lowered to its traffic, the device's DRAM is shared out, and a trace of which units each token touched is
 replayed under the eviction policy. The trace is recorded by running the program on text; a cache-aware program is run
 with the capacity that this very device leaves it, because its masks depend on the cache (the closed loop). A program
-without weights has no activity to record: it is replayed on synthetic masks, and the result says so.
+without weights has no activity to record: it is replayed on what a model of activity draws, and the result says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dipc.evaluation import Score, evaluate
 from dipc.hardware import Device, device_for
 from dipc.lower import cache_aware, capacities_text, lower, mean_bits, with_capacities
 from dipc.program import Method, Program
-from dipc.synthetic import synthetic_trace
+from dipc.synthetic import ActivityModel, synthetic_trace
 from dipc.text import Text
 from dipc.trace import Trace
 from dipc.traffic import allocate
@@ -57,6 +57,7 @@ def estimate(
     context: int | None = None,
     bits_per_weight: float | None = None,
     trace: Trace | None = None,
+    activity: ActivityModel | None = None,
     text: Text | str | None = None,
     seq_len: int | None = None,
     max_tokens: int = 2048,
@@ -76,16 +77,21 @@ def estimate(
         bits_per_weight: width of a stored weight, scales included; by default the checkpoint's. Weights that a pass
             quantised are priced by the bytes that they have.
         trace: replay this trace instead of running the program on text.
+        activity: draw activity from this model instead of running the program; by default the one that comes with dipc,
+            for programs without weights.
         text: what to run the program on; by default the sample that comes with dipc.
         seq_len: tokens of a window, as in `evaluate`.
         max_tokens: tokens to run; replaying more changes the estimate little.
         warmup: tokens that fill the cache before counting starts; by default a quarter of the trace.
-        seed: of the synthetic masks, for programs without weights.
+        seed: of activity that is drawn.
         progress: called with windows done and in all, while the program runs on the text.
 
     Raises:
-        UsageError: DRAM that cannot hold the resident part, a trace of another model, an unknown device or policy.
+        UsageError: DRAM that cannot hold the resident part, a trace of another model, an unknown device or policy, or
+            both a trace and a model of activity.
     """
+    if trace is not None and activity is not None:
+        raise UsageError("a trace is replayed as it is; give either a trace or a model of activity")
     context = program.info.usual_context if context is None else context
     if not program.mlps:
         raise UnsupportedModel(f"{program.info.name} has no outlined gated MLP to cache; `dipc explain` says why")
@@ -110,11 +116,12 @@ def estimate(
         placed = with_capacities(program, allocation.capacities)
         if trace is not None:
             source = _check_trace(trace, placed)
-        elif program.info.has_weights:
+        elif program.info.has_weights and activity is None:
             score = evaluate(placed, text, seq_len=seq_len, max_tokens=max_tokens, record=True, progress=progress)
             trace, source = score.trace, f"recorded on {score.text}" + (", closed loop" if aware else "")
         else:
-            trace, source, used_seed = synthetic_trace(placed, seed), "synthetic: random masks, no real activity", seed
+            trace, used_seed = synthetic_trace(placed, seed, activity=activity), seed
+            source = str(trace.meta["source"])
         assert trace is not None
         warm = trace.tokens // 4 if warmup is None else warmup
         sparse = price(traffic, allocation, device, rule, trace, warmup=warm)
@@ -144,4 +151,6 @@ def _check_trace(trace: Trace, program: Program) -> str:
         raise UsageError(f"the trace is of {trace.meta['method']}, and the program is {program.method.options}")
     now = capacities_text(program)
     same = trace.meta.get("capacities", now) == now
-    return "a given trace" + ("" if same else ", selected at another cache capacity (not a closed loop)")
+    made = str(trace.meta.get("source", ""))
+    given = f"{made}; a given trace" if made.startswith("synthetic") else "a given trace"
+    return given + ("" if same else ", selected at another cache capacity (not a closed loop)")

@@ -46,6 +46,9 @@ def command(
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Replay this activity instead of running the program.")
     ] = None,
+    activity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw activity from this model of it (`dipc trace fit`).")
+    ] = None,
     text: TextFile = None,
     seq_len: SeqLen = None,
     max_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens of the text to run on.")] = 2048,
@@ -72,11 +75,13 @@ def command(
     device = load_device(hw)
     if policy is not None:
         get_policy(policy)
+    from dipc.synthetic import ActivityModel
     from dipc.text import read_text
     from dipc.trace import Trace
 
     given = None if text is None else read_text(text)
     replayed = None if trace is None else Trace.load(trace)
+    drawn = None if activity is None else ActivityModel.load(activity)
     program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
     from dipc import api
     from dipc.report.devices import device_file
@@ -92,6 +97,7 @@ def command(
             context=context,
             bits_per_weight=bits_per_weight,
             trace=replayed,
+            activity=drawn,
             text=given,
             seq_len=seq_len,
             max_tokens=max_tokens,
