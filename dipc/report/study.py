@@ -84,6 +84,7 @@ def study_facts(found: Study) -> list[tuple[str, str]]:
         ("model", f"{model['name']} ({model['digest']}), {format_bytes(model['bytes'])}"),
         ("bits per weight", f"{model['bits_per_weight']:g}"),
         ("device", f"{found.device['name']}: {found.device['description']}"),
+        ("reads", found.settings["reads"]["described"]),
         ("context", f"{found.settings['context']:,} positions of KV cache"),
         ("scope", found.scope),
     ]

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
+from dipc.flash import Reads
 from dipc.hardware import Device, device_for
 from dipc.quantities import parse_bandwidth
 from dipc.study.pricing import Place
@@ -40,6 +41,7 @@ class Asked:
         places: the device with every DRAM and flash.
         increases: of perplexity, for targets.
         step: of the grid on which densities between the listed ones are searched; 0 for no search.
+        reads: how missed units are read.
     """
 
     variants: tuple[Variant, ...]
@@ -48,6 +50,7 @@ class Asked:
     places: tuple[Place, ...]
     increases: tuple[Increase, ...]
     step: float
+    reads: Reads
 
     @property
     def dense_policy(self) -> str:
@@ -66,6 +69,7 @@ def asked(
     flash: Sequence[str],
     max_ppl_increase: Sequence[str | float],
     step: float,
+    reads: Reads,
     calibration: str | None,
     model_bytes: float,
 ) -> Asked:
@@ -88,6 +92,8 @@ def asked(
         for size in sizes
         for rate in rates
     ]
+    for place in places:
+        reads.check(place.device)
     return Asked(
         found,
         tuple(sorted(listed_densities, reverse=True)),
@@ -95,6 +101,7 @@ def asked(
         tuple({(place.dram_bytes, place.flash_bytes_per_s): place for place in places}.values()),
         tuple(dict.fromkeys(increase(item) for item in max_ppl_increase)),
         step,
+        reads,
     )
 
 

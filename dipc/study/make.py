@@ -85,6 +85,11 @@ class Setup:
     folder: Path
     remembered_bytes: int
 
+    def described(self, scored: int) -> dict[str, Any]:
+        """The text as a result names it, with the number of tokens that were scored."""
+        own = {"name": self.text.name, "digest": self.text.digest, "tokens": scored}
+        return {**own, "seq_len": self.seq_len, "protocol": "dip"}
+
     def about(self, info: ModelInfo) -> dict[str, Any]:
         """What the folder is about."""
         text = {"text": self.text.name, "text digest": self.text.digest} if info.has_weights else {}

@@ -19,10 +19,10 @@ from dipc.program import Program
 from dipc.quantities import format_bandwidth, format_bytes, parse_bytes
 from dipc.report.figures import number
 from dipc.study.asked import increase
+from dipc.study.making import Progress
 from dipc.study.result import Point, Study
 from dipc.study.study import run_study
 from dipc.study.variants import DENSE, follows_cache
-from dipc.study.work import Progress
 
 MORE = 2
 """What would help is tried with so many times the DRAM, and so many times the flash bandwidth."""

@@ -9,6 +9,7 @@ from dipc.backends.price import Case, Price
 from dipc.backends.pricing import price_many
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
+from dipc.flash import Reads
 from dipc.hardware import Device
 from dipc.quantities import format_bytes, parse_bytes
 from dipc.study.programs import Lowered
@@ -41,7 +42,13 @@ class Priced:
 
 
 def priced(
-    lowered: Lowered, places: Iterable[Place], policies: Sequence[str], context: int, trace: Trace | None, warmup: int
+    lowered: Lowered,
+    places: Iterable[Place],
+    policies: Sequence[str],
+    context: int,
+    reads: Reads,
+    trace: Trace | None,
+    warmup: int,
 ) -> Iterator[Priced]:
     """The program under every policy at every place; all of them share their replays of the trace."""
     asked: list[tuple[Place, str, Case]] = []
@@ -51,8 +58,11 @@ def priced(
         except UsageError as error:
             yield from (Priced(place, policy, None, str(error)) for policy in policies)
             continue
-        asked += [(place, policy, Case(allocation, place.device, get_policy(policy))) for policy in policies]
-    prices = price_many(lowered.traffic, [case for *_, case in asked], trace, warmup=warmup) if asked else []
+        asked += [(place, policy, Case(allocation, place.device, get_policy(policy), reads)) for policy in policies]
+    if not asked:
+        return
+    cases, popularity = [case for *_, case in asked], lowered.popularity or None
+    prices = price_many(lowered.traffic, cases, trace, warmup=warmup, popularity=popularity)
     for (place, policy, _), price in zip(asked, prices, strict=True):
         yield Priced(place, policy, price)
 
@@ -72,7 +82,7 @@ def cost_of(price: Price, dense_speed: float) -> Cost:
         dram_bytes_per_token=price.dram_bytes_per_token,
         hit_rate=price.hit_rate,
         bound=price.bound,
-        energy_j_per_token=None,
+        energy_j_per_token=price.energy_j_per_token,
         speedup=price.throughput / dense_speed,
         layers=tuple(_layers(price)),
     )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dipc.lower import cache_aware, lower, program_density
+import numpy as np
+import numpy.typing as npt
+
+from dipc.lower import cache_aware, lower, popularities, program_density
 from dipc.pipeline import parse_pipeline, run_pipeline
 from dipc.program import Program
 from dipc.traffic import TrafficProgram
@@ -21,11 +24,13 @@ class Lowered:
         traffic: of a token.
         cache_aware: the sites whose selection follows a cache.
         density: kept weights of all weights of the MLPs, by what is selected.
+        popularity: of the units, by site, where a cache-aware selection goes by it.
     """
 
     traffic: TrafficProgram
     cache_aware: frozenset[str]
     density: float
+    popularity: dict[str, npt.NDArray[np.int64]]
 
 
 class Programs:
@@ -46,7 +51,8 @@ class Programs:
         if pipeline not in self._lowered:
             program = self.compiled(pipeline)
             traffic = lower(program, self.bits_per_weight)
-            self._lowered[pipeline] = Lowered(traffic, frozenset(cache_aware(program)), program_density(program))
+            aware, density = frozenset(cache_aware(program)), program_density(program)
+            self._lowered[pipeline] = Lowered(traffic, aware, density, popularities(program))
         return self._lowered[pipeline]
 
     def _compiled(self, pipeline: str) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from dipc.comparison.folder import Folder, json_bytes
 from dipc.comparison.measure import REMEMBERED_BYTES
 from dipc.errors import UsageError
+from dipc.flash import Reads
 from dipc.frontend import capture
 from dipc.hardware import Device, device_for
 from dipc.lower import mean_bits
@@ -22,11 +23,15 @@ from dipc.program import Program
 from dipc.registry import plugin_files
 from dipc.study.asked import asked
 from dipc.study.findings import findings
+from dipc.study.grid import Grid
 from dipc.study.make import DENSE_RUN, STUDY, Maker, Setup, Store
+from dipc.study.making import Making, Progress
+from dipc.study.measuring import add_listed, measure
+from dipc.study.points import Points
 from dipc.study.programs import Programs
 from dipc.study.result import Study
 from dipc.study.targets import targets
-from dipc.study.work import Progress, Work
+from dipc.study.timelines import timelines
 from dipc.study.workers import Here, Processes, Ray, Workers, check_cluster
 from dipc.text import Text, sample_text
 
@@ -50,6 +55,7 @@ def run_study(
     warmup: int | None = None,
     context: int | None = None,
     bits_per_weight: float | None = None,
+    reads: Reads | None = None,
     calibration: str | Path | None = None,
     seed: int = 0,
     jobs: int = 1,
@@ -80,6 +86,7 @@ def run_study(
         warmup: tokens that fill the caches before one is counted; by default a quarter of the trace.
         context: positions of KV cache in DRAM; by default the model's context, at most 2,048. The paper counts none.
         bits_per_weight: width of a stored weight, scales included; by default the checkpoint's.
+        reads: how missed units are read from flash; by default each by itself.
         calibration: a file of `calibrate`, for the methods that need one.
         seed: of activity that is made up.
         jobs: processes that run the model; more than one want `model` to be a name or a path.
@@ -108,6 +115,7 @@ def run_study(
         flash=flash,
         max_ppl_increase=max_ppl_increase,
         step=step,
+        reads=reads or Reads(),
         calibration=_path(calibration, cluster),
         model_bytes=programs.lowered("").traffic.total_bytes,
     )
@@ -128,19 +136,23 @@ def run_study(
         )
         kept = Folder(setup.folder, setup.about(program.info), STUDY)
         store = Store(setup, program, kept) if program.info.has_weights else None
-        work = Work(programs, wanted, positions, warmup, seed, store)
+        grid = Grid(programs, (place.dram_bytes for place in wanted.places), positions)
+        add_listed(grid, wanted)
+        points = Points(wanted, grid, warmup, seed, store, {}, {})
         if store is not None:
             say = progress or (lambda done, total, label: None)
-            work.measure(lambda: _workers(setup, program, programs, jobs, cluster), say)
-        found = _result(work, setup, _device(hardware))
+            making = Making(store, lambda: _workers(setup, program, programs, jobs, cluster), say)
+            with closing(making):
+                measure(grid, wanted, making)
+            points = dataclasses.replace(points, measured=making.measured, failures=making.failures)
+        found = _result(points, setup, _device(hardware))
         kept.write("study.json", json_bytes(found.to_dict()))
     return found
 
 
-def _result(work: Work, setup: Setup, device: Mapping[str, Any]) -> Study:
-    programs, asked = work.programs, work.asked
-    program, dense = programs.dense, work.measured.get(DENSE_RUN)
-    points = tuple(work.points())
+def _result(points: Points, setup: Setup, device: Mapping[str, Any]) -> Study:
+    programs, asked, dense = points.grid.programs, points.asked, points.measured.get(DENSE_RUN)
+    program, all_points = programs.dense, tuple(points.all())
     found = Study(
         model={
             "name": program.info.name,
@@ -149,26 +161,23 @@ def _result(work: Work, setup: Setup, device: Mapping[str, Any]) -> Study:
             "bits_per_weight": mean_bits(program, programs.bits_per_weight),
             "has_weights": program.info.has_weights,
         },
-        text=None
-        if dense is None
-        else {
-            "name": setup.text.name,
-            "digest": setup.text.digest,
-            "tokens": dense.tokens,
-            "seq_len": setup.seq_len,
-            "protocol": "dip",
-        },
-        warmup=work.warmed,
-        seed=work.seed,
+        text=None if dense is None else setup.described(dense.tokens),
+        warmup=points.warmed,
+        seed=points.seed,
         scope="all",
         device=device,
-        settings={"context": work.context, "step": asked.step},
-        dense_perplexity=work.dense_perplexity,
-        points=points,
+        settings={
+            "context": points.grid.context,
+            "step": asked.step,
+            "reads": {**vars(asked.reads), "described": asked.reads.described(asked.places[0].device)},
+        },
+        dense_perplexity=None if dense is None else dense.perplexity,
+        points=all_points,
     )
     if dense is not None:
         increases = [item.of(dense.perplexity) for item in asked.increases]
-        found = dataclasses.replace(found, targets=tuple(targets(points, dense.perplexity, increases)))
+        found = dataclasses.replace(found, targets=tuple(targets(all_points, dense.perplexity, increases)))
+    found = dataclasses.replace(found, timelines=tuple(timelines(found, points)))
     return dataclasses.replace(found, findings=tuple(findings(found)))
 
 
