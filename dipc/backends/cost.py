@@ -10,18 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from dipc.backends.pricing import Price, price
-from dipc.cache.policy import get_policy
+import numpy as np
+import numpy.typing as npt
+
+from dipc.backends.pricing import Case, Price, price, price_many
+from dipc.cache.policy import Policy, get_policy
+from dipc.calibration.file import calibration_for
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.evaluation import Score, evaluate
+from dipc.flash import Reads
 from dipc.hardware import Device, device_for
-from dipc.lower import cache_aware, capacities_text, lower, mean_bits, with_capacities
+from dipc.lower import cache_aware, capacities_text, lower, mean_bits, popularities, with_capacities
 from dipc.program import Method, Program
 from dipc.synthetic import ActivityModel, synthetic_trace
 from dipc.text import Text
 from dipc.trace import Trace
-from dipc.traffic import allocate
+from dipc.traffic import TrafficProgram, allocate
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Estimate:
     dense: Price
     sparse: Price | None
     score: Score | None
+    reads: Reads
+    """How misses become reads, as asked."""
+    usual: Price | None
+    """The sparse program with each missed unit a read of its own; None where nothing else was asked."""
 
     @property
     def speedup(self) -> float:
@@ -63,6 +73,8 @@ def estimate(
     max_tokens: int = 2048,
     warmup: int | None = None,
     seed: int = 0,
+    reads: Reads | None = None,
+    calibration: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
     """Estimate tokens per second on a device.
@@ -84,6 +96,9 @@ def estimate(
         max_tokens: tokens to run; replaying more changes the estimate little.
         warmup: tokens that fill the cache before counting starts; by default a quarter of the trace.
         seed: of activity that is drawn.
+        reads: how misses become reads; by default each missed unit is one.
+        calibration: file with the units' popularity, for policies that rank by it (static); by default it is counted on
+            the warm-up tokens.
         progress: called with windows done and in all, while the program runs on the text.
 
     Raises:
@@ -105,12 +120,16 @@ def estimate(
         raise UsageError(
             f"policy {name}: the program selects for {next(iter(aware.values()))[0]}; compile it with policy={name}"
         )
-    dense = price(dense_traffic, allocate(dense_traffic, device.dram_available, context), device, rule, None)
+    reads = reads or Reads()
+    reads.check(device)
+    popularity = _popularity(program, traffic, rule, calibration)
+    room = allocate(dense_traffic, device.dram_available, context)
+    dense = price(dense_traffic, room, device, rule, None, reads=reads)
     allocation = allocate(traffic, device.dram_available, context)
-    score, source, used_seed = None, "", None
+    score, source, used_seed, usual = None, "", None, None
     if all(site.full for site in traffic.sites):
         # Weights that were pruned for good are read by every token too, but there are fewer of them.
-        sparse = None if program.dense is None else price(traffic, allocation, device, rule, None)
+        sparse = None if program.dense is None else price(traffic, allocation, device, rule, None, reads=reads)
         source = "every weight is read for every token; no trace is needed"
     else:
         placed = with_capacities(program, allocation.capacities)
@@ -124,7 +143,10 @@ def estimate(
             source = str(trace.meta["source"])
         assert trace is not None
         warm = trace.tokens // 4 if warmup is None else warmup
-        sparse = price(traffic, allocation, device, rule, trace, warmup=warm)
+        ways = [reads] if reads == Reads() else [reads, Reads()]
+        cases = [Case(allocation, device, rule, way) for way in ways]
+        sparse, *others = price_many(traffic, cases, trace, warmup=warm, popularity=popularity)
+        usual = next(iter(others), None)
     return Estimate(
         model=program.info.name,
         method=program.method,
@@ -138,7 +160,25 @@ def estimate(
         dense=dense,
         sparse=sparse,
         score=score,
+        reads=reads,
+        usual=usual,
     )
+
+
+def _popularity(
+    program: Program, traffic: TrafficProgram, policy: Policy, calibration: str | Path | None
+) -> dict[str, npt.NDArray[np.int64]] | None:
+    """int64 [U] by site: what the program selects by, else what the calibration says; None where nothing does."""
+    if policy.counts:
+        if calibration is not None:
+            raise UsageError(f"calibration: the policy {policy.name} does not rank by popularity; leave it out")
+        return None
+    if calibration is None:
+        return popularities(program) or None
+    found = calibration_for(calibration, program)
+    shares = {site.name: found.popularity(*site.name.rsplit(".", 1)) for site in traffic.sites if not site.full}
+    # Of as many tokens as 2**24, no two shares become one.
+    return {name: (share * 2**24).round().long().numpy() for name, share in shares.items()}
 
 
 def _check_trace(trace: Trace, program: Program) -> str:

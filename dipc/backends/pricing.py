@@ -65,7 +65,7 @@ def price_many(
         cases: what to price it on.
         trace: masks of all sites that are not read in full; None if there is no such site.
         warmup: tokens at the start of the trace that fill the cache and are not counted.
-        popularity: int64 [U] by site, for policies that rank by it; by default counted on the warm-up tokens.
+        popularity: int64 [U] in [0, 2**25) by site, for policies that rank by it; by default counted on the warm-up.
 
     Raises:
         UsageError: the trace is missing, does not belong to the program, or has no token left to count; or a policy
@@ -215,8 +215,8 @@ def _warm_up(site: Site, trace: Trace, warmup: int) -> npt.NDArray[np.uint8]:
 def _popularity(site: Site, trace: Trace, warmup: int, given: Mapping[str, Ints] | None) -> Ints:
     """int64 [U]: how popular each unit is held to be."""
     if given is not None:
-        if len(given.get(site.name, ())) != site.units:
-            raise UsageError(f"the popularity given has no {site.units} units of the site {site.name}")
+        if site.name not in given:
+            raise UsageError(f"the popularity given has no site {site.name}; give that of this program")
         return given[site.name]
     if warmup == 0:
         raise UsageError("a policy that ranks by popularity needs warm-up tokens to count it on, or a calibration")

@@ -56,6 +56,31 @@ def command(
         int | None, typer.Option(metavar="N", min=0, help="Tokens that fill the cache first; by default a quarter.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the made-up activity.")] = 0,
+    bundling: Annotated[
+        str, typer.Option(metavar="NAME", help="What lies together in flash: all of a unit, or each matrix.")
+    ] = "unit",
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="Order of units in flash: file, popularity or co-activation.")
+    ] = "file",
+    over_read: Annotated[
+        str | None, typer.Option(metavar="SIZE", help='Join reads that are at most this far apart; "0 B": neighbours.')
+    ] = None,
+    align: Annotated[
+        bool | None, typer.Option("--align/--no-align", help="Read whole pages; by default if the device has pages.")
+    ] = None,
+    queue_depth: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Reads under way at once; by default the device's most.")
+    ] = None,
+    overlap: Annotated[
+        bool | None,
+        typer.Option("--overlap/--no-overlap", help="Flash and DRAM at the same time; by default as the device."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the policy static has the units' popularity from.")
+    ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the last token's reads as a trace for ui.perfetto.dev.")
+    ] = None,
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
     plugin: Plugins = None,
@@ -68,6 +93,7 @@ def command(
     Dense beside sparse; every figure follows from the memory traffic of each token.
     """
     from dipc.cache.policy import get_policy
+    from dipc.flash import Reads
     from dipc.hardware import load_device
     from dipc.registry import load_installed_plugins
 
@@ -75,6 +101,7 @@ def command(
     device = load_device(hw)
     if policy is not None:
         get_policy(policy)
+    reads = Reads.from_texts(bundling, layout, over_read, align, queue_depth, overlap)
     from dipc.synthetic import ActivityModel
     from dipc.text import read_text
     from dipc.trace import Trace
@@ -85,7 +112,7 @@ def command(
     program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
     from dipc import api
     from dipc.report.devices import device_file
-    from dipc.report.estimate import estimate_dict, estimate_tables
+    from dipc.report.estimate import estimate_dict, estimate_tables, write_timeline
 
     with counting("windows") as progress:
         found = api.estimate(
@@ -103,8 +130,12 @@ def command(
             max_tokens=max_tokens,
             warmup=warmup,
             seed=seed,
+            reads=reads,
+            calibration=calibration,
             progress=progress,
         )
+    if timeline is not None:
+        write_timeline(found, timeline)
     if json:
         show_json(estimate_dict(found, device_file(hw)))
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from dipc.errors import UsageError
 from dipc.hardware import Device
-from dipc.quantities import format_chunk
+from dipc.quantities import format_chunk, parse_bytes
 
 Bundling = Literal["unit", "matrix"]
 Layout = Literal["file", "popularity", "co-activation"]
@@ -33,6 +33,21 @@ class Reads:
     """Reads under way at once; by default the greatest that the device's file has figures for."""
     overlap: bool | None = None
     """Whether flash and DRAM are read at the same time; by default as the device's file says."""
+
+    @classmethod
+    def from_texts(
+        cls,
+        bundling: str = "unit",
+        layout: str = "file",
+        over_read: str | None = None,
+        align: bool | None = None,
+        queue_depth: int | None = None,
+        overlap: bool | None = None,
+    ) -> Reads:
+        """The options as a command line has them: `over_read` is a size such as "8 KiB", or "0 B"."""
+        none = over_read is not None and over_read.strip() in ("0", "0 B")
+        over_read_bytes = 0 if none else None if over_read is None else parse_bytes(over_read)
+        return cls(cast(Bundling, bundling), cast(Layout, layout), over_read_bytes, align, queue_depth, overlap)
 
     def __post_init__(self) -> None:
         for option, value, known in (("bundling", self.bundling, Bundling), ("layout", self.layout, Layout)):

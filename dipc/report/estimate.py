@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dipc.quantities import format_bytes
 from dipc.report.figures import NONE, document, number, percent, share
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from dipc.backends.cost import Estimate
@@ -41,6 +44,8 @@ def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[st
         sparse=None if sparse is None else price_dict(sparse),
         speedup=estimate.speedup,
         score=None if estimate.score is None else score_dict(estimate.score),
+        reads=asdict(estimate.reads),
+        usual=None if estimate.usual is None else price_dict(estimate.usual),
     )
 
 
@@ -54,6 +59,12 @@ def price_dict(price: Price) -> dict[str, Any]:
         "dram_bytes_per_token": price.dram_bytes_per_token,
         "hit_rate": price.hit_rate,
         "bound": price.bound,
+        "reads": price.reads,
+        "flash_reads_per_token": price.reads_per_token,
+        "read_amplification": price.read_amplification,
+        "energy_j_per_token": price.energy_j_per_token,
+        "popularity": price.popularity or None,
+        "overlap": price.overlap,
         "tokens": price.tokens,
         "warmup": price.warmup,
         "dram": {
@@ -63,19 +74,38 @@ def price_dict(price: Price) -> dict[str, Any]:
             "left_over_bytes": use.left_over_bytes,
         },
         "sites": {
-            name: {"hit_rate": count.hit_rate, "unit_bytes": count.unit_bytes, "capacity": use.capacities[name]}
-            for name, count in price.sites.items()
+            name: {
+                "hit_rate": site.hit_rate,
+                "unit_bytes": site.unit_bytes,
+                "capacity": use.capacities[name],
+                "flash_bytes_per_token": float(site.flash_bytes_T.mean()),
+                "flash_ms_per_token": 1000 * float(site.flash_s_T.mean()),
+            }
+            for name, site in price.sites.items()
         },
         "trace": price.trace_meta,
     }
+
+
+def write_timeline(estimate: Estimate, path: Path) -> None:
+    """The last token's reads, dense and sparse, as a trace for ui.perfetto.dev. UsageError if it cannot be written."""
+    import json
+
+    from dipc.backends.timeline import perfetto, timeline
+    from dipc.whole_file import write_whole
+
+    prices = [("dense", estimate.dense), *([(estimate.method.name, estimate.sparse)] if estimate.sparse else [])]
+    found = perfetto((name, timeline(price, price.tokens - 1)) for name, price in prices)
+    write_whole(path, lambda part: part.write_text(json.dumps(found), encoding="utf-8"))
 
 
 def estimate_tables(estimate: Estimate, device_file: str | None = None) -> list[RenderableType]:
     """The price, the DRAM's use, the hit rates, then the assumptions and the provenance."""
     from dipc.report.table import facts, stack, table
 
-    prices = [estimate.dense, *([estimate.sparse] if estimate.sparse else [])]
-    columns = ("", *(f">{name}" for name in ("dense", estimate.method.name)[: len(prices)]))
+    prices = [price for price in (estimate.dense, estimate.sparse, estimate.usual) if price]
+    names = ("dense", estimate.method.name, "usual reads")
+    columns = ("", *(f">{name}" for name in names[: len(prices)]))
     title = f"simulated on {estimate.device.name}: {estimate.model}, {format_bytes(estimate.model_bytes)}"
     device = estimate.device.assumptions()
     return stack(
@@ -83,7 +113,7 @@ def estimate_tables(estimate: Estimate, device_file: str | None = None) -> list[
         table("where the DRAM goes", columns, _dram_rows(prices)),
         table("hit rate by kind of site", ("site", *columns[1:]), _hit_rows(prices)),
         table("the device, as assumed", ("figure", "value", "kind", "source"), [tuple(a) for a in device]),
-        facts("simulated with", _provenance(estimate, prices[-1], device_file)),
+        facts("simulated with", _provenance(estimate, estimate.sparse or estimate.dense, device_file)),
     )
 
 
@@ -93,12 +123,19 @@ def _price_rows(estimate: Estimate, prices: list[Price]) -> list[list[str]]:
         ["ms per token", *(number(1000 / p.throughput) for p in prices)],
         ["flash read per token", *(format_bytes(p.flash_bytes_per_token) for p in prices)],
         ["DRAM read per token", *(format_bytes(p.dram_bytes_per_token) for p in prices)],
+        ["reads from flash per token", *(number(p.reads_per_token) for p in prices)],
+        ["read of what is needed", *(f"{number(p.read_amplification, 3)}x" for p in prices)],
         ["hit rate of the weight cache", *(percent(p.hit_rate) for p in prices)],
         ["bound by", *({"flash": "flash", "dram": "DRAM"}[p.bound] for p in prices)],
     ]
     score = estimate.score
+    if estimate.dense.energy_j_per_token is not None:
+        rows.append(
+            ["energy of reading a token", *(f"{number(1000 * (p.energy_j_per_token or 0))} mJ" for p in prices)]
+        )
     if estimate.sparse is not None:
-        rows.append(["speed-up", "1", number(estimate.speedup, 3)])
+        ratios = [price.throughput / estimate.dense.throughput for price in prices[1:]]
+        rows.append(["speed-up", "1", *(number(ratio, 3) for ratio in ratios)])
     if score is not None:
         rows.append(["perplexity", number(score.dense_perplexity), number(score.perplexity)])
         rows.append(["density of the MLPs, measured", "1", share(score.density)])
@@ -135,7 +172,9 @@ def _provenance(estimate: Estimate, price: Price, device_file: str | None) -> li
         ("method", method.options or method.name),
         ("density", share(method.density)),
         ("scope", method.scope),
-        ("policy", estimate.policy),
+        ("policy", estimate.policy + (f", popularity {price.popularity}" if price.popularity else "")),
+        ("flash reads", price.reads),
+        ("flash and DRAM", "at the same time" if price.overlap else "one after the other"),
         ("device file", device_file or NONE),
         ("context", f"{estimate.context:,} positions of KV cache"),
         ("bits per weight", f"{estimate.bits_per_weight:g}"),
