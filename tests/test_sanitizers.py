@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("test_native.py", "test_packed.py", "test_onnx_library.py")
+FILES = ("test_native.py", "test_native_replay.py", "test_packed.py", "test_onnx_library.py")
 # The library with the sanitizers is found before the ordinary one; a test that stops at an error must say where.
 RUN = """
 import sys, dipc.native

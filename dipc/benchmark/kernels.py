@@ -150,7 +150,11 @@ def bench_kernels(
     settings.check()
     found = machine.describe()
     results = [_contest(_task(settings, f, rules, found), rules, found, progress) for f in settings.formats]
-    scan = None if settings.tokens > 1 else _scan(settings, rules, progress)
+    scan = (
+        None
+        if settings.tokens > 1
+        else hold_scan(settings.seed, rules, lambda done, total: progress("scan", done, total))
+    )
     return KernelsResult(found, settings, rules, tuple(results), scan)
 
 
@@ -284,10 +288,11 @@ def _part_of(case: str, task: Task) -> tuple[str, float | None]:
     return case, None
 
 
-def _scan(settings: Settings, rules: Rules, progress: Progress) -> Outcome:
-    arguments = {"units": SCAN_UNITS, "tokens": SCAN_TOKENS, "seed": settings.seed, "threads": rules.threads}
+def hold_scan(seed: int, rules: Rules, progress: Callable[[int, int], None]) -> Outcome:
+    """The contest of the cache-aware selection: the native scan and the loop of torch calls."""
+    arguments = {"units": SCAN_UNITS, "tokens": SCAN_TOKENS, "seed": seed, "threads": rules.threads}
     both = [
         Contender(NATIVE_SCAN, "dipc.benchmark.scan:native_scan", arguments),
         Contender(TORCH_SCAN, "dipc.benchmark.scan:torch_scan", arguments),
     ]
-    return contest.hold(both, rules, lambda done, total: progress("scan", done, total))
+    return contest.hold(both, rules, progress)

@@ -63,12 +63,12 @@ def _listed(option: str, text: str) -> list[str]:
     return items
 
 
-def densities(text: str) -> tuple[float, ...]:
+def densities(text: str, option: str = "density") -> tuple[float, ...]:
     """The numbers of a list, each once. UsageError for anything else."""
     try:
-        return tuple(dict.fromkeys(float(item) for item in _listed("density", text)))
+        return tuple(dict.fromkeys(float(item) for item in _listed(option, text)))
     except ValueError:
-        raise UsageError(f"--density {text!r} is no list of numbers such as 1,0.5,0.25") from None
+        raise UsageError(f"--{option} {text!r} is no list of numbers such as 1,0.5,0.25") from None
 
 
 @app.command("decode")
@@ -155,3 +155,79 @@ def evaluation(
         show_json(eval_dict(found))
     else:
         show(eval_tables(found))
+
+
+@app.command("replay")
+def replay(
+    units: Annotated[int, typer.Option(metavar="N", help="Of the site.")] = 4096,
+    tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the trace: 1024, or 16384 with --model, if not given.")
+    ] = None,
+    density: Annotated[
+        str, typer.Option(metavar="LIST", help="Shares of the units that a token touches.")
+    ] = "0.25,0.5,0.75",
+    policies: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Of eviction: all, or lfu with --model, if not given.")
+    ] = None,
+    capacity: Annotated[
+        str, typer.Option(metavar="LIST", help="Shares of the units that fit; one without --model.")
+    ] = "0.5",
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Replay through all of its sites, and measure the memory too.")
+    ] = None,
+    passes: Annotated[str, typer.Option(metavar="TEXT", help="With --model: what makes the sites.")] = "dip",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --model: sites at a time; by default physical cores.")
+    ] = None,
+    rounds: Rounds = 7,
+    calls: Calls = 3,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how fast masks run through caches, on one core beside libCacheSim, and the closed loop beside torch's.
+
+    With --model, run made-up masks through every site of a model instead, on all cores, under the given policies.
+    """
+    shares = densities(capacity, "capacity")
+    if model is not None:
+        names = tuple(_listed("policies", policies or "lfu"))
+        _replay_model(model, passes, 16384 if tokens is None else tokens, names, shares, threads, seed, json)
+        return
+    from dipc.benchmark.contest import Rules
+    from dipc.benchmark.replay import Settings, bench_replay
+    from dipc.report.bench_replay import replay_dict, replay_tables
+
+    if len(shares) != 1:
+        raise UsageError(f"--capacity {capacity!r} must be one share without --model")
+    names = Settings.policies if policies is None else tuple(_listed("policies", policies))
+    settings = Settings(units, 1024 if tokens is None else tokens, densities(density), names, shares[0], seed)
+    with counting("turns") as progress:
+        found = bench_replay(settings, Rules(1, rounds, calls, warmup=1), progress)
+    if json:
+        show_json(replay_dict(found))
+    else:
+        show(replay_tables(found))
+
+
+def _replay_model(
+    model: str,
+    passes: str,
+    tokens: int,
+    policies: tuple[str, ...],
+    shares: tuple[float, ...],
+    threads: int | None,
+    seed: int,
+    json: bool,
+) -> None:
+    from dipc.benchmark.machine import physical_cores
+    from dipc.benchmark.replay_model import ModelSettings, replay_model
+    from dipc.report.bench_replay import model_replay_dict, model_replay_tables
+
+    cases = tuple((policy, share) for policy in policies for share in shares)
+    found = replay_model(ModelSettings(model, tokens, cases, threads or physical_cores(), passes, seed))
+    if json:
+        show_json(model_replay_dict(found))
+    else:
+        show(model_replay_tables(found))

@@ -24,7 +24,7 @@ def kernels_dict(result: KernelsResult) -> dict[str, Any]:
         settings=result.settings,
         rules=result.rules,
         formats=[_format_dict(found) for found in result.formats],
-        scan=None if result.scan is None else _scan_dict(result.scan),
+        scan=None if result.scan is None else scan_dict(result.scan),
     )
 
 
@@ -36,7 +36,7 @@ def kernels_tables(result: KernelsResult) -> list[RenderableType]:
     for found in result.formats:
         parts += [_mlp_table(found), _parts_table(found), failures_table(found.failures)]
     if result.scan is not None:
-        parts += [_scan_table(result.scan), failures_table(result.scan.failures)]
+        parts += [scan_table(result.scan), failures_table(result.scan.failures)]
     cold = [row for found in result.formats for row in _cold_row(found, result.machine)]
     return stack(*parts, machine_table(result.machine), rules_table(result.rules, cold))
 
@@ -201,7 +201,8 @@ def _scan_pair(scan: Outcome) -> tuple[Measured | None, Measured | None]:
     return scan.measured.get((NATIVE_SCAN, CASE)), scan.measured.get((TORCH_SCAN, CASE))
 
 
-def _scan_dict(scan: Outcome) -> dict[str, Any]:
+def scan_dict(scan: Outcome) -> dict[str, Any]:
+    """Both times of the closed loop, and how many times faster the native one was."""
     from dipc.benchmark.contest import speedup
 
     native, torch = _scan_pair(scan)
@@ -213,7 +214,8 @@ def _scan_dict(scan: Outcome) -> dict[str, Any]:
     }
 
 
-def _scan_table(scan: Outcome) -> RenderableType:
+def scan_table(scan: Outcome) -> RenderableType:
+    """The closed loop, native and in torch."""
     from dipc.benchmark.contest import speedup
     from dipc.benchmark.kernels import SCAN_UNITS
     from dipc.report.table import table
