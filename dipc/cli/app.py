@@ -22,8 +22,10 @@ from dipc.cli import (
     passes,
     plan,
     policies,
+    report,
     run,
     study,
+    trace,
 )
 
 app = typer.Typer(
@@ -69,9 +71,11 @@ app.command("estimate")(estimate.command)
 app.command("compare")(compare.command)
 app.command("study")(study.command)
 app.command("plan")(plan.command)
+app.command("report")(report.command)
 app.command("export")(export.command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(policies.app, name="policies")
+app.add_typer(trace.app, name="trace")
 app.add_typer(hw.app, name="hw")
 app.add_typer(bench.app, name="bench")
 app.command("env")(env.command)

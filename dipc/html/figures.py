@@ -5,9 +5,8 @@ from __future__ import annotations
 from dipc.backends.timeline import Timeline
 from dipc.html.chart_svg import Size, chart_svg, swatch
 from dipc.html.markup import Markup, element, joined
-from dipc.html.tables import layers_table
+from dipc.html.tables import layers_table, reads_table
 from dipc.html.timeline_svg import timelines_svg
-from dipc.quantities import format_bytes
 from dipc.report.chart import Chart
 from dipc.report.study_charts import StudyCharts
 from dipc.report.study_view import View, name
@@ -55,30 +54,23 @@ def timeline_section(view: View) -> Markup | None:
     if not shown:
         return None
     tokens = ", ".join(dict.fromkeys(f"{t.token:,}" for _, t in shown))
-    read = "; ".join(
-        f"{label}: {format_bytes(sum(e.bytes for e in t.events if e.track == 'flash'))} from flash, "
-        f"{format_bytes(sum(e.bytes for e in t.events if e.track == 'dram'))} from DRAM"
-        for label, t in shown
-    )
-    legend = element("ul", *(_key(kind, text) for kind, text in _READS), class_="legend")
-    caption = element(
-        "p", f"Token {tokens} of the counted ones, in the order of the layers; compute is not counted. {read}."
-    )
-    return element(
+    said = f"Token {tokens} of the counted ones, in the order of the layers; compute is not counted."
+    drawn = element(
         "figure",
-        element("figcaption", caption),
-        legend,
+        element("figcaption", element("p", said)),
+        element("ul", *(_key(kind, text) for kind, text in _READS), class_="legend"),
         timelines_svg(shown, _WIDE, "wide"),
         timelines_svg(shown, _PHONE, "narrow"),
         class_="card",
     )
+    return joined(drawn, element("div", reads_table(shown), class_="below-card"))
 
 
 _READS = (
-    ("flash even", "from flash, even layers"),
-    ("flash odd", "odd layers"),
-    ("dram even", "from DRAM, even layers"),
-    ("dram odd", "odd layers"),
+    ("flash even", "flash, even layers"),
+    ("flash odd", "flash, odd layers"),
+    ("dram even", "DRAM, even layers"),
+    ("dram odd", "DRAM, odd layers"),
     ("dram rest", "resident weights and KV cache"),
 )
 

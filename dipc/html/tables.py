@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from dipc.backends.timeline import TRACKS, Timeline
 from dipc.html.markup import Markup, element, joined
 from dipc.quantities import format_bandwidth, format_bytes
 from dipc.report.figures import NONE, number, percent, share
@@ -197,6 +198,17 @@ def layers_table(names: Sequence[str], points: Sequence[Point]) -> Markup:
             )
         rows.append(cells)
     return table("By layer, per token", columns, rows)
+
+
+def reads_table(timelines: Iterable[tuple[str, Timeline]]) -> Markup:
+    """What one token of each program reads, and how long it takes."""
+    columns = [Column("program", False), *map(Column, ("ms", "from flash", "from DRAM"))]
+    rows = []
+    for name, timeline in timelines:
+        sizes = {track: sum(e.bytes for e in timeline.events if e.track == track) for track in TRACKS}
+        cells = [_number(1000 * timeline.latency_s), *(_bytes(sizes[track]) for track in TRACKS)]
+        rows.append([Cell(name), *cells])
+    return table("Reads of one token, simulated", columns, rows)
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Markup:

@@ -11,7 +11,7 @@ from dipc.html.scale import Scale, ticks
 from dipc.quantities import format_bytes
 from dipc.report.figures import number
 
-_LEFT, _RIGHT = 46.0, 14.0
+_LEFT, _RIGHT = 46.0, 24.0
 _NAME, _TRACK, _GAP, _AXIS = 26.0, 24.0, 14.0, 44.0
 
 
