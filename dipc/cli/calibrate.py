@@ -60,7 +60,7 @@ def command(
     Writes one file with thresholds, sensitivities, predictors and density allocation. It is for that model and all
     that is compiled of it: `compile --calibration FILE`.
     """
-    _check_file(out)
+    check_new_file(out)
     from dipc.calibration.file import PARTS
     from dipc.text import read_text
 
@@ -110,8 +110,8 @@ def _print(out: Path, made: Calibration, seconds: float, json: bool) -> None:
     return None
 
 
-def _check_file(file: Path) -> None:
-    """Before any work is done."""
+def check_new_file(file: Path) -> None:
+    """UsageError where a file exists or cannot be written, before any work is done."""
     if os.path.lexists(file):
         raise UsageError(f"{file} exists; choose another file or remove it")
     if not file.parent.is_dir():

@@ -91,7 +91,7 @@ class ActivityModel(_Strict):
     def label(self) -> str:
         """What a figure that rests on it says of its source."""
         made = self.fitted
-        return f"synthetic: drawn from a model of activity fitted on {made.model} ({made.text}, {made.tokens:,} tokens)"
+        return f"synthetic: drawn from activity fitted on {made.model} ({made.text}, {made.tokens:,} tokens)"
 
     @property
     def digest(self) -> str:

@@ -49,13 +49,15 @@ def synthetic_trace(
         progress: called with sites done and in all.
 
     Raises:
-        UsageError: a site keeps no fixed number of units, or `tokens` or `seed` is out of range.
+        UsageError: no site selects, one keeps no fixed number of units, or `tokens` or `seed` is out of range.
     """
     if tokens < 1 or seed < 0:
         raise UsageError(f"synthetic activity: tokens is {tokens} and seed {seed}; give at least 1 and at least 0")
     activity = default_activity() if activity is None else activity
     aware, active = cache_aware_nodes(program), active_units(program)
     chosen = [site for site in lower(program).sites if not site.full]
+    if not chosen:
+        raise UsageError(f"{program.info.name} reads every weight for every token; compile it with a method first")
     for site in chosen:
         if site.name not in active:
             raise UsageError(
