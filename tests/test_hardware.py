@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dipc import hardware
 from dipc.errors import BadFile, UnknownName, UsageError
 from dipc.hardware import (
+    Access,
     Device,
     Dram,
     Figure,
@@ -72,9 +73,11 @@ def test_every_device_loads_and_is_plausible(name: str) -> None:
     assert device.description
     assert 100e6 <= device.dram.available.value <= device.dram.capacity.value <= 1e12
     assert 1e9 <= device.dram.bandwidth.value <= 2e12
-    points = [point.bandwidth.value for point in device.flash.curve]
-    assert all(10e6 <= value < device.dram.bandwidth.value for value in points)
-    assert points == sorted(points), "a larger chunk should not read slower"
+    for access in get_args(Access):
+        for depth in device.flash.queue_depths(access) or (None,):
+            rates = [device.flash_bandwidth(4096 * 2**n, access, depth) for n in range(12)]
+            assert all(10e6 <= rate < device.dram.bandwidth.value for rate in rates)
+            assert rates == sorted(rates), "a larger chunk should not read slower"
     for row in device.assumptions():
         assert len(row.source) > 10
         assert row.kind in get_args(Kind)
@@ -90,10 +93,15 @@ def test_a18_is_the_papers_device() -> None:
     assert device.overlap
 
 
-def test_at_least_three_devices_ship_and_one_has_a_curve() -> None:
-    assert {"a18", "snapdragon-8s-gen3", "framework-16"} <= set(device_names())
-    laptop = load_device("framework-16")
-    assert laptop.flash_bandwidth(2048) < 0.25 * laptop.flash_bandwidth(2**20)
+def test_phones_and_laptops_ship_and_some_have_curves() -> None:
+    iphones = {"a14", "a15", "a16", "a17-pro", "a18", "a18-pro"}
+    snapdragons = {f"snapdragon-{model}" for model in ("8-gen2", "8-gen3", "8s-gen3", "8-elite")}
+    others = {"m1", "m2", "m3", "m4", "ufs-3.1", "ufs-4.0", "framework-16", "nvme-laptop"}
+    assert iphones | snapdragons | others <= set(device_names())
+    laptop = load_device("nvme-laptop")
+    assert laptop.flash.page is not None and laptop.flash.page.value == 4096
+    assert laptop.flash_bandwidth(4096, "random", 1) < 0.05 * laptop.flash_bandwidth(2**20, "sequential")
+    assert load_device("ufs-4.0").energy is not None and load_device("a18").energy is None
 
 
 # Reading a file
@@ -174,6 +182,30 @@ def test_a_curve_meets_its_points_and_stays_between_them(points: list[tuple[int,
     assert min(values) * (1 - 1e-9) <= device.flash_bandwidth(chunk_bytes) <= max(values) * (1 + 1e-9)
 
 
+ACCESSES = """\
+    - {chunk: 4 KiB, access: random, queue_depth: 1, bandwidth: 100 MB/s, source: ours, kind: measured}
+    - {chunk: 4 KiB, access: random, queue_depth: 16, bandwidth: 500 MB/s, source: ours, kind: measured}
+    - {chunk: 64 KiB, access: random, queue_depth: 16, bandwidth: 900 MB/s, source: ours, kind: measured}
+    - {chunk: 4 KiB, access: sequential, bandwidth: 1 GB/s, source: ours, kind: measured}
+  page: {value: 4 KiB, source: ours, kind: assumed}
+"""
+
+
+def test_access_and_queue_depth_by_hand(here: Path) -> None:
+    # At 4 KiB from depth 1 to 16, four doublings, from 100 to 500 MB/s: 200 at depth 2, 300 at 4.
+    # At 64 KiB depth 1 has no point of its own: 100 MB/s stay; 500 in the middle of 100 and 900.
+    Path("x.yaml").write_text(GOOD[: GOOD.index("    - {chunk")] + ACCESSES + GOOD[GOOD.index("overlap") :])
+    device = load_device("x.yaml")
+    random = [device.flash_bandwidth(4096, "random", depth) for depth in (1, 2, 4, 16, 99, None)]
+    assert random == pytest.approx([1e8, 2e8, 3e8, 5e8, 5e8, 5e8])
+    assert device.flash_bandwidth(65536, "random", 4) == pytest.approx(5e8)
+    assert device.flash_bandwidth(16384) == pytest.approx(7e8)
+    assert device.flash_bandwidth(65536, "sequential", 4) == 1e9
+    assert device.flash.queue_depths() == (1, 16) and device.flash.queue_depths("sequential") == ()
+    keys = [row.key for row in device.assumptions()]
+    assert "flash.bandwidth @ 4 KiB random QD1" in keys and "flash.page" in keys
+
+
 def test_a_chunk_is_positive() -> None:
     with pytest.raises(ValueError, match="a chunk of 0 bytes"):
         load_device("a18").flash_bandwidth(0)
@@ -184,6 +216,7 @@ def test_a_chunk_is_positive() -> None:
 
 def test_overrides_are_assumed_and_leave_the_device_alone() -> None:
     device = load_device("framework-16")
+    assert device.flash.page is not None
     changed = device.with_dram_available(2_000_000_000).with_flash_bandwidth(0.5e9)
     assert changed.dram.available == Figure(2_000_000_000, "given by the user", "assumed")
     assert [changed.flash_bandwidth(chunk) for chunk in (1, 2048, 2**30)] == [0.5e9] * 3
