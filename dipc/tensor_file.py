@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from dipc.errors import BadFile
 from dipc.whole_file import write_whole
 
@@ -39,13 +42,18 @@ class TensorFormat:
         header |= {name: json.dumps(value) for name, value in objects.items()}
         write_whole(path, lambda part: part.write_bytes(save(tensors, header)))
 
-    def read(self, path: Path, *names: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def read(self, path: Path, *names: str, mapped: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The tensors, and the JSON objects of those names.
+
+        Args:
+            path: the file.
+            names: of the objects.
+            mapped: leave the tensors in the file, as a read-only map of it, which needs no memory; bytes alone.
 
         Raises:
             BadFile: there is no such file, or it is damaged, of another kind or of a newer schema.
         """
-        header, tensors = self._open(path)
+        header, tensors = self._open(path, mapped)
         if header.get("format") != f"dipc.{self.kind}":
             raise BadFile(f"{path}: not a {self.kind}; {self.make}")
         schema = header.get("schema", "")
@@ -57,13 +65,14 @@ class TensorFormat:
             )
         return tensors, [self._object(path, header, name) for name in names]
 
-    def _open(self, path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    def _open(self, path: Path, mapped: bool) -> tuple[dict[str, str], dict[str, Any]]:
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework=self.framework) as file:
                 names = file.keys()
-                return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+                tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}
+                return file.metadata() or {}, tensors
         except FileNotFoundError as error:
             raise BadFile(f"{path}: there is no such {self.kind}; {self.make}") from error
         except OSError as error:
@@ -79,3 +88,19 @@ class TensorFormat:
         if not isinstance(value, dict):
             raise BadFile(f"{path}: its header {name!r} is no JSON object; {self.again}")
         return value
+
+
+def _mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The byte tensors of a file whose header was checked, as views of a map; to write to one is an error."""
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start - 8))
+    header.pop("__metadata__", None)
+    content = np.memmap(path, np.uint8, "r") if header else np.zeros(0, np.uint8)
+    tensors = {}
+    for name, about in header.items():
+        begin, end = about["data_offsets"]
+        if about["dtype"] != "U8":
+            raise ValueError(f"a tensor of {about['dtype']}, where bytes are mapped")
+        tensors[name] = np.asarray(content[start + begin : start + end]).reshape(about["shape"])
+    return tensors

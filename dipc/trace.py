@@ -18,6 +18,7 @@ from dipc.errors import BadFile, UsageError
 from dipc.tensor_file import TensorFormat
 
 SCHEMA = 1
+_PIECE_TOKENS = 1024
 _FORMAT = TensorFormat(
     "trace", SCHEMA, "give a file that dipc recorded as one", "record the trace again", framework="numpy"
 )
@@ -53,7 +54,10 @@ class Trace:
 
     def density(self, site: str) -> float:
         """Mean share of the site's units that a token touches; 0 for an empty trace."""
-        return float(self.mask(site).mean()) if self.tokens else 0.0
+        packed = self.sites[site]
+        pieces = (packed[start : start + _PIECE_TOKENS] for start in range(0, self.tokens, _PIECE_TOKENS))
+        touched = sum(int(np.unpackbits(piece).sum()) for piece in pieces)  # the bits past U are 0
+        return touched / (self.tokens * self.units[site]) if self.tokens else 0.0
 
     @classmethod
     def from_masks(cls, masks: Mapping[str, npt.NDArray[np.bool_]], meta: Meta) -> Trace:
@@ -117,13 +121,18 @@ class Trace:
         _FORMAT.write(Path(path), sites, {"units": self.units, "meta": self.meta})
 
     @classmethod
-    def load(cls, path: str | Path) -> Trace:
+    def load(cls, path: str | Path, *, mapped: bool = False) -> Trace:
         """Read a trace that `save` wrote.
+
+        Args:
+            path: the file.
+            mapped: leave the masks in the file and bring in what is read, for a trace larger than memory. The file must
+                not be written to meanwhile; to replace it does no harm.
 
         Raises:
             BadFile: there is no such file, it is damaged, no trace, of a newer schema, or contradicts itself.
         """
-        sites, (units, meta) = _FORMAT.read(Path(path), "units", "meta")
+        sites, (units, meta) = _FORMAT.read(Path(path), "units", "meta", mapped=mapped)
         if set(units) != set(sites):
             raise BadFile(f"{path}: its header and its data name different sites; record the trace again")
         try:

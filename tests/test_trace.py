@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from dipc.cache import get_policy
+from dipc.cache.replay import replay_site
 from dipc.errors import BadFile, UsageError
 from dipc.trace import SCHEMA, Meta, Trace
 
@@ -61,6 +64,30 @@ def test_a_saved_trace_loads_the_same(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.trace"]
 
 
+def test_a_mapped_trace_is_the_same_and_stays_in_its_file(tmp_path: Path) -> None:
+    masks, trace = make(2000)
+    trace.save(tmp_path / "a.trace")
+    mapped = Trace.load(tmp_path / "a.trace", mapped=True)
+    assert mapped.units == trace.units and list(mapped.sites) == list(trace.sites) and mapped.meta == META
+    for site, packed_TB in mapped.sites.items():
+        owner: object = packed_TB
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        assert isinstance(owner, mmap.mmap) and not packed_TB.flags.writeable
+        np.testing.assert_array_equal(mapped.mask(site), masks[site])
+        assert mapped.density(site) == masks[site].mean()
+        case = [(get_policy("lru"), 4), (get_policy("belady"), 4)]
+        for one, other in zip(*(replay_site(t.sites[site], t.units[site], case) for t in (mapped, trace)), strict=True):
+            np.testing.assert_array_equal(one.hits_T, other.hits_T)
+
+
+def test_an_empty_trace_can_be_mapped(tmp_path: Path) -> None:
+    Trace.from_masks({}, META).save(tmp_path / "none.trace")
+    make(0)[1].save(tmp_path / "no-tokens.trace")
+    assert Trace.load(tmp_path / "none.trace", mapped=True).sites == {}
+    assert Trace.load(tmp_path / "no-tokens.trace", mapped=True).tokens == 0
+
+
 def test_saving_where_nothing_can_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         make()[1].save(tmp_path / "absent" / "a.trace")
@@ -76,8 +103,9 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(BadFile, match="damaged, or not a trace"):
-            Trace.load(path)
+        for mapped in (False, True):
+            with pytest.raises(BadFile, match="damaged, or not a trace"):
+                Trace.load(path, mapped=mapped)
 
 
 @given(st.binary(max_size=64))
