@@ -1,5 +1,7 @@
 """The contest of replays: what its processes do, what it refuses and how it is told. Never speed."""
 
+# ruff: noqa: F811 - fixtures are imported under the names of the arguments
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clitools import Cli, cli  # noqa: F401 - a fixture
+from clitools import Cli, cli  # noqa: F401
 from helpers import SIZES
 
 from dipc import native

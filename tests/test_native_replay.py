@@ -92,7 +92,7 @@ def test_what_the_kernel_is_not_given() -> None:
     with pytest.raises(ValueError, match=r"packed_TB is uint8\[2, 2\]; expected uint8\[2, 1\]"):
         native.SiteCaches(8, [("lru", 3)]).run(np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match="packed_TB is int64"):
-        native.replay(np.zeros((2, 1), np.int64), 8, [("belady", 3)])  # type: ignore[arg-type]
+        native.replay(np.zeros((2, 1), np.int64), 8, [("belady", 3)])
 
 
 def test_no_cases_and_no_tokens() -> None:
