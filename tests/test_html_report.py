@@ -177,6 +177,24 @@ def test_the_charts_of_each_axis() -> None:
     assert len(charts.others) == 8 and len({chart.name for chart in charts.all}) == len(charts.all)
 
 
+def test_the_best_gamma_at_each_perplexity() -> None:
+    document = study_document()
+    speeds = {"0.1": 3.0, "0.5": None, "0.2": 4.0}
+    targets = [{**t, "by_gamma": speeds} if t["method"] == "dip-ca" else t for t in document["targets"]]
+    charts = study_charts(study_from_dict({**document, "targets": targets}, "here"))
+    chart = next(chart for chart in charts.panels if chart.name == "gamma-dip-ca-best")
+    assert [line.label for line in chart.lines] == ["perplexity at most +0.5", "perplexity at most +2"]
+    assert [(mark.x, mark.y) for mark in chart.lines[0].marks] == [(0.1, 3.0), (0.2, 4.0)]
+
+
+def test_the_dense_model_alone_is_shown_by_dram() -> None:
+    document = without_weights()
+    dense = [p for p in document["points"] if p["method"] == "dense" and p["flash_bytes_per_s"] == GB]
+    charts = study_charts(study_from_dict({**document, "points": dense}, "here"))
+    assert charts.pareto is None and [chart.title for chart in charts.panels] == ["By DRAM"]
+    assert [mark.x for mark in charts.panels[0].lines[0].marks] == [2 * GB, 4 * GB, 6 * GB]
+
+
 def test_an_axis_that_the_study_has_not_has_no_chart() -> None:
     document = study_document()
     kept = [p for p in document["points"] if (p["dram_bytes"], p["flash_bytes_per_s"]) == (2 * GB, GB)]

@@ -53,8 +53,7 @@ def timeline_section(view: View) -> Markup | None:
     shown = [(names.get(t.point, t.point), t) for t in found if t.events]
     if not shown:
         return None
-    tokens = ", ".join(dict.fromkeys(f"{t.token:,}" for _, t in shown))
-    said = f"Token {tokens} of the counted ones, in the order of the layers; compute is not counted."
+    said = "One token of each program, its reads in the order of the layers. Compute is not counted."
     drawn = element(
         "figure",
         element("figcaption", element("p", said)),

@@ -9,14 +9,14 @@ from dipc.html.markup import Markup, element, joined
 from dipc.html.tables import assumptions_table, facts
 from dipc.quantities import format_bytes
 from dipc.report.figures import NONE, number
-from dipc.report.study_charts import increase_text
-from dipc.report.study_view import ORACLE, View, distinct, name, setting
+from dipc.report.study_view import ORACLE, View, distinct, increase_text, name, setting
 from dipc.version import __version__
 
 if TYPE_CHECKING:
     from dipc.study.result import Study, Target
 
 _MOST_TILES = 4
+_FIRST_FINDINGS = 8
 
 
 def header(view: View) -> Markup:
@@ -99,9 +99,16 @@ def _reach(target: Target) -> float:
 
 
 def findings_section(study: Study) -> Markup | None:
-    """The study's own sentences."""
+    """The study's own sentences; where there are many, the first ones at once."""
     items = [element("li", sentence) for sentence in study.findings]
-    return element("ul", *items, class_="findings card") if items else None
+    if not items:
+        return None
+    first, rest = items[:_FIRST_FINDINGS], items[_FIRST_FINDINGS:]
+    parts = [element("ul", *first, class_="findings")]
+    if rest:
+        more = element("summary", f"{len(rest)} more")
+        parts.append(element("details", more, element("ul", *rest, class_="findings")))
+    return element("div", *parts, class_="card")
 
 
 def device_section(study: Study) -> Markup | None:

@@ -10,7 +10,7 @@ from dipc.backends.timeline import TRACKS, Timeline
 from dipc.html.markup import Markup, element, joined
 from dipc.quantities import format_bandwidth, format_bytes
 from dipc.report.figures import NONE, number, percent, share
-from dipc.report.study_charts import increase_text
+from dipc.report.study_view import increase_text
 
 if TYPE_CHECKING:
     from dipc.study.result import Point, Study, Target
@@ -202,13 +202,17 @@ def layers_table(names: Sequence[str], points: Sequence[Point]) -> Markup:
 
 def reads_table(timelines: Iterable[tuple[str, Timeline]]) -> Markup:
     """What one token of each program reads, and how long it takes."""
-    columns = [Column("program", False), *map(Column, ("ms", "from flash", "from DRAM"))]
+    columns = [Column("program", False), *map(Column, ("token", "ms", "from flash", "from DRAM"))]
     rows = []
     for name, timeline in timelines:
         sizes = {track: sum(e.bytes for e in timeline.events if e.track == track) for track in TRACKS}
-        cells = [_number(1000 * timeline.latency_s), *(_bytes(sizes[track]) for track in TRACKS)]
+        cells = [
+            _number(timeline.token),
+            _number(1000 * timeline.latency_s),
+            *(_bytes(sizes[track]) for track in TRACKS),
+        ]
         rows.append([Cell(name), *cells])
-    return table("Reads of one token, simulated", columns, rows)
+    return table("Reads of one counted token, simulated", columns, rows)
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Markup:

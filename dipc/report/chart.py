@@ -8,6 +8,8 @@ from typing import Literal
 
 DENSE = -1
 """The style of the dense model's marks; the other styles count from 0."""
+SPEED = "tokens per second"
+"""The label of an axis of throughput."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,8 @@ class Chart:
     def marks(self) -> tuple[Mark, ...]:
         """All marks of all lines."""
         return tuple(mark for line in self.lines for mark in (*line.loose, *line.marks))
+
+
+def plain(value: float) -> str:
+    """A value of an axis without a unit."""
+    return f"{value:,.6g}"

@@ -20,7 +20,7 @@ ORACLE = "belady"
 """The policy that knows the future: no device has it."""
 AWARE = "-ca"
 """How the name of a cache-aware method ends."""
-HOPELESS = 4.0
+HOPELESS = 2.0
 """Perplexity above so many times the dense model's is off the axes; a note says where it is."""
 _USUAL_DENSITY = 0.5
 
@@ -67,10 +67,18 @@ class View:
 
     @cached_property
     def base(self) -> Setting | None:
-        """The setting with the most points; of several, the middle one."""
+        """Where the timelines are; else the setting with the most points, and of several the middle one."""
+        if self._drawn:
+            return setting(self._drawn[0])
         counts = Counter(setting(p) for p in self.priced)
         most = [s for s in self.settings if counts[s] == max(counts.values())]
         return most[len(most) // 2] if most else None
+
+    @cached_property
+    def _drawn(self) -> tuple[Point, ...]:
+        """The points that have timelines."""
+        named = distinct(t["point"] for t in self.study.timelines)
+        return tuple(p for name in named for p in self.priced if p.id == name)
 
     @cached_property
     def usual_density(self) -> float | None:
@@ -82,9 +90,8 @@ class View:
     @cached_property
     def featured(self) -> tuple[Point, ...]:
         """The points whose layers are shown: those of the timelines, else one per method at the base setting."""
-        named = distinct(t["point"] for t in self.study.timelines)
-        if named:
-            return tuple(p for name in named for p in self.priced if p.id == name)
+        if self._drawn:
+            return self._drawn
         found = [self.dense(self.base), *(self.usual(method) for method in self.methods)]
         return tuple(p for p in found if p is not None)
 
@@ -129,6 +136,11 @@ def distinct(values: Iterable[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def increase_text(increase: float) -> str:
+    """How far above the dense model's a perplexity may be: "+0.2"."""
+    return f"+{increase:.4g}"
+
+
 def front(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[Point, ...]:
     """The points that no other one beats, in throughput at no greater cost, by cost."""
     found: list[Point] = []
@@ -155,8 +167,9 @@ def said(point: Point) -> str:
 
 
 def name(point: Point) -> str:
-    """A point in a legend: its method, density and gamma."""
+    """A point in a legend: its method, density and gamma, and the policy if that is the oracle's."""
     if point.method == "dense":
         return "dense"
     parts = [point.method, f"density {share(point.density)}"]
-    return ", ".join(parts if point.gamma is None else [*parts, f"gamma {point.gamma:g}"])
+    parts += [] if point.gamma is None else [f"gamma {point.gamma:g}"]
+    return ", ".join([*parts, ORACLE] if point.policy == ORACLE else parts)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dipc.backends.timeline import timeline
+from dipc.cache.policy import get_policy
 from dipc.study.findings import middle_flash
 from dipc.study.points import Points
 from dipc.study.result import Point, Study
@@ -33,6 +34,6 @@ def _shown(found: Study) -> Iterator[Point]:
     yield from (p for p in here if p.method == DENSE)
     first = min((t.max_ppl_increase for t in found.targets), default=float("inf"))
     for method in dict.fromkeys(p.method for p in here if p.method != DENSE):
-        own = [p for p in here if p.method == method]
+        own = [p for p in here if p.method == method and get_policy(p.policy).online]
         within = [p for p in own if p.perplexity is None or p.perplexity <= (found.dense_perplexity or 0) + first]
-        yield max(within or own, key=lambda p: p.throughput)
+        yield from sorted(within or own, key=lambda p: -p.throughput)[:1]
