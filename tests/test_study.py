@@ -164,7 +164,7 @@ def ask(**options: Any) -> Any:
         "step": 0.02,
         "reads": Reads(),
         "calibration": None,
-        "model_bytes": 1e9,
+        "model_bytes": lambda: 1e9,
     }
     return asked(**{**given, **options})
 

@@ -9,7 +9,24 @@ import typer
 
 from dipc.cli.compare import cells, listed
 from dipc.cli.eval import SeqLen, TextFile
-from dipc.cli.study import Bits, Calibration, Cluster, Context, Jobs, MaxTokens, Model, Step, Warmup, numbers
+from dipc.cli.study import (
+    Align,
+    Bits,
+    Bundling,
+    Calibration,
+    Cluster,
+    Context,
+    Jobs,
+    Layout,
+    MaxTokens,
+    Model,
+    Overlap,
+    OverRead,
+    QueueDepth,
+    Step,
+    Warmup,
+    numbers,
+)
 from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json
 
 
@@ -39,6 +56,12 @@ def command(
     warmup: Warmup = None,
     context: Context = None,
     bits_per_weight: Bits = None,
+    bundling: Bundling = "unit",
+    layout: Layout = "file",
+    over_read: OverRead = None,
+    align: Align = None,
+    queue_depth: QueueDepth = None,
+    overlap: Overlap = None,
     calibration: Calibration = None,
     jobs: Jobs = 1,
     cluster: Cluster = None,
@@ -53,6 +76,7 @@ def command(
 
     The method, density and gamma to compile with, what to expect beside the dense model, and what would help.
     """
+    from dipc.flash import Reads
     from dipc.registry import load_installed_plugins
     from dipc.study.workers import check_cluster
     from dipc.text import read_text
@@ -83,6 +107,7 @@ def command(
             seq_len=seq_len,
             max_tokens=max_tokens,
             warmup=warmup,
+            reads=Reads.from_texts(bundling, layout, over_read, align, queue_depth, overlap),
             calibration=calibration,
             jobs=jobs,
             cluster=cluster,

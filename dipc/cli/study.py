@@ -46,6 +46,25 @@ Warmup = Annotated[
     int | None, typer.Option(metavar="N", min=0, help="Tokens that fill the caches first; by default a quarter.")
 ]
 Calibration = Annotated[Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote for this model.")]
+Bundling = Annotated[
+    str, typer.Option(metavar="NAME", help="What lies together in flash: all of a unit, or each matrix.")
+]
+Layout = Annotated[
+    str, typer.Option(metavar="NAME", help="Order of units in flash: file, popularity or co-activation.")
+]
+OverRead = Annotated[
+    str | None, typer.Option(metavar="SIZE", help='Join reads that are at most this far apart; "0 B": neighbours.')
+]
+Align = Annotated[
+    bool | None, typer.Option("--align/--no-align", help="Read whole pages; by default if the device has pages.")
+]
+QueueDepth = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Reads under way at once; by default the device's most.")
+]
+Overlap = Annotated[
+    bool | None,
+    typer.Option("--overlap/--no-overlap", help="Flash and DRAM at the same time; by default as the device."),
+]
 Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="Processes that run the model.")]
 Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="ray: run the model on a Ray cluster instead.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of made-up activity.")]
@@ -74,6 +93,12 @@ def command(
     warmup: Warmup = None,
     context: Context = None,
     bits_per_weight: Bits = None,
+    bundling: Bundling = "unit",
+    layout: Layout = "file",
+    over_read: OverRead = None,
+    align: Align = None,
+    queue_depth: QueueDepth = None,
+    overlap: Overlap = None,
     calibration: Calibration = None,
     seed: Seed = 0,
     jobs: Jobs = 1,
@@ -91,6 +116,7 @@ def command(
     once per DRAM where its selection follows the cache; everything else is priced from that. If a run fails, the others
     are shown and the exit code is 1.
     """
+    from dipc.flash import Reads
     from dipc.registry import load_installed_plugins
     from dipc.study.workers import check_cluster
     from dipc.text import read_text
@@ -120,6 +146,7 @@ def command(
             warmup=warmup,
             context=context,
             bits_per_weight=bits_per_weight,
+            reads=Reads.from_texts(bundling, layout, over_read, align, queue_depth, overlap),
             calibration=calibration,
             seed=seed,
             jobs=jobs,

@@ -71,9 +71,11 @@ def asked(
     step: float,
     reads: Reads,
     calibration: str | None,
-    model_bytes: float,
+    model_bytes: Callable[[], float],
 ) -> Asked:
     """Check and complete what a study is asked for; the arguments are those of `run_study`.
+
+    The size of the model is asked for only where a share of it is.
 
     Raises:
         UsageError: a list that is empty, a value that cannot be, or nothing left to do.
@@ -85,12 +87,10 @@ def asked(
         raise UsageError(f"step is {step:g}; it must be in [0, 1), and 0 searches no density")
     found = tuple(variants(methods, listed_densities, listed_gammas, listed_policies, calibration))
     _check_any(methods, found, listed_densities, listed_policies)
-    rates = _each("flash", flash or [None], _unchecked)
-    sizes = _each("dram", dram or [None], _unchecked)
     places = [
-        Place(device_for(hardware, size, rate, model_bytes), None if rate is None else parse_bandwidth(rate))
-        for size in sizes
-        for rate in rates
+        _place(hardware, size, rate, model_bytes)
+        for size in _each("dram", dram or [None], _unchecked)
+        for rate in _each("flash", flash or [None], _unchecked)
     ]
     for place in places:
         reads.check(place.device)
@@ -103,6 +103,11 @@ def asked(
         step,
         reads,
     )
+
+
+def _place(hardware: str | Device, dram: str | None, flash: str | None, model_bytes: Callable[[], float]) -> Place:
+    whole = model_bytes() if dram is not None and "%" in dram else 0.0
+    return Place(device_for(hardware, dram, flash, whole), None if flash is None else parse_bandwidth(flash))
 
 
 def increase(given: str | float) -> Increase:

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,13 @@ def run_study(
         raise UsageError(f"jobs is {jobs}; it must be at least 1")
     if (jobs > 1 or cluster) and not isinstance(model, (str, Path)):
         raise UsageError("jobs: other processes load the model themselves; give its name or folder")
-    program = _dense(model if isinstance(model, Program) else capture(model, **capture_options))
-    programs = Programs(program, bits_per_weight)
+
+    @cache
+    def opened() -> Programs:
+        found = model if isinstance(model, Program) else capture(model, **capture_options)
+        return Programs(_dense(found), bits_per_weight)
+
+    # What is wrong with the question is said before a model is opened for it.
     wanted = asked(
         methods=methods,
         densities=densities,
@@ -117,8 +123,10 @@ def run_study(
         step=step,
         reads=reads or Reads(),
         calibration=_path(calibration, cluster),
-        model_bytes=programs.lowered("").traffic.total_bytes,
+        model_bytes=lambda: opened().lowered("").traffic.total_bytes,
     )
+    programs = opened()
+    program = programs.dense
     if wanted.increases and not program.info.has_weights:
         raise UsageError(f"{program.info.name} is known by its config alone, so it has no perplexity to keep within")
     positions = program.info.usual_context if context is None else context
