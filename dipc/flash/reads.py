@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float64]
 Seconds = Callable[[float], float]
 """Bytes of one read -> its time."""
 
-_BLOCK = 2**22
-"""Mask entries that are looked at at once: keeps memory bounded."""
+_BLOCK = 2**18
+"""Mask entries that are looked at at once: what is made of them stays in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dipc.hardware import Device
 
 
+_LONG, _SHORT = 2**30, 4096  # bytes of a read
+
+
 def device_file(name_or_path: str) -> str:
     """The file that a device's name, or the path to it, stands for."""
     from dipc.hardware import device_names, device_path
@@ -39,14 +42,26 @@ def _device(device: Device, file: str) -> dict[str, Any]:
         "dram_capacity_bytes": device.dram.capacity.value,
         "dram_available_bytes": device.dram_available,
         "dram_bytes_per_s": device.dram_bandwidth,
-        "flash": [{"chunk_bytes": p.chunk_bytes, "bytes_per_s": p.bandwidth.value} for p in device.flash.curve],
+        "flash": [
+            {
+                "chunk_bytes": p.chunk_bytes,
+                "bytes_per_s": p.bandwidth.value,
+                "access": p.access,
+                "queue_depth": p.queue_depth,
+            }
+            for p in device.flash.curve
+        ],
+        "page_bytes": None if device.flash.page is None else device.flash.page.value,
         "overlap": device.overlap,
+        "joules_per_byte": None
+        if device.energy is None
+        else {"dram": device.energy.dram.value, "flash": device.energy.flash.value},
         "figures": [a._asdict() for a in device.assumptions()],
     }
 
 
 def devices_table(devices: Iterable[tuple[Device, str]]) -> list[RenderableType]:
-    """A row per device; the flash figure is that of its longest reads."""
+    """A row per device; its flash in long sequential reads and in short random ones, as many under way as it has."""
     from dipc.report.table import stack, table
 
     rows = [
@@ -54,12 +69,13 @@ def devices_table(devices: Iterable[tuple[Device, str]]) -> list[RenderableType]
             device.name,
             format_bytes(device.dram_available),
             format_bandwidth(device.dram_bandwidth),
-            format_bandwidth(device.flash.curve[-1].bandwidth.value),
+            format_bandwidth(device.flash_bandwidth(_LONG, "sequential")),
+            format_bandwidth(device.flash_bandwidth(_SHORT)),
             device.description,
         )
         for device, _ in devices
     ]
-    return stack(table("", ("device", ">DRAM", ">DRAM reads", ">flash reads", "description"), rows))
+    return stack(table("", ("device", ">DRAM", ">DRAM reads", ">flash", ">4 KiB, random", "description"), rows))
 
 
 def device_tables(device: Device, file: str) -> list[RenderableType]:
