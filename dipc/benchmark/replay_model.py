@@ -58,7 +58,7 @@ class ModelReplay:
         units: of all sites.
         accesses: units that tokens touched, counted for every cache of a site.
         wall_s: from the first site's first token to the last one's last, making the masks included.
-        peak_bytes: the most memory that the process held, Python and numpy included.
+        peak_bytes: the most memory that the process held, Python and numpy included; 0 where the system does not say.
         hit_rates: of all sites together, by case.
     """
 

@@ -6,7 +6,6 @@ Shapes: T tokens, U units of the site, B = ceil(U / 8) bytes.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -181,9 +180,11 @@ def _replay_pool(
 
 
 def _peak_bytes() -> int:
-    """The largest memory of this process so far; 0 where the system does not say."""
+    """The most memory that this process held so far; 0 where the system does not say."""
+    # Linux's getrusage would count the process that started this one, before this one's program was loaded.
     try:
-        import resource
-    except ImportError:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    held = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(held[0]) if held else 0

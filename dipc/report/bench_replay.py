@@ -14,7 +14,7 @@ from dipc.report.bench import (
     scan_table,
     times_dict,
 )
-from dipc.report.figures import document, number, percent
+from dipc.report.figures import NONE, document, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -92,7 +92,10 @@ def model_replay_tables(result: ModelReplay) -> list[RenderableType]:
             ("accesses", f"{result.accesses:.3g}, counted once per cache"),
             ("time", f"{result.wall_s:.1f} s on {settings.threads} threads"),
             ("speed", f"{1e-6 * result.accesses_per_s:,.0f} million accesses per second"),
-            ("memory", f"{format_bytes(result.peak_bytes)} at most, of the whole process"),
+            (
+                "memory",
+                f"{format_bytes(result.peak_bytes)} at most, of the whole process" if result.peak_bytes else NONE,
+            ),
             ("masks", f"made up: {settings.pool} tokens over and over, by every site from another one on"),
         ],
     )
