@@ -53,6 +53,9 @@ def calibration_of(program: Program, tokens: Tensor) -> Calibration:
         for score, values in scores(program, mlp, mlp_inputs(program, tokens)[p]).items():
             found.setdefault(score, []).append(values.flatten())
             tensors[f"quantiles.{p}.{score}"] = torch.quantile(values.flatten(), shares)
+            if score in ("input", "glu"):
+                larger = values >= values.median(dim=1, keepdim=True).values
+                tensors[f"popularity.{p}.{score}"] = larger.float().mean(dim=0)
         tensors[f"sensitivity.{p}"] = 0.1 + torch.rand(mlp.d_model, generator=generator)
         shapes = {"w1": (WIDTH, mlp.d_model), "b1": (WIDTH,), "w2": (mlp.d_ff, WIDTH), "b2": (mlp.d_ff,)}
         tensors |= {f"predictor.{p}.{n}": torch.randn(*s, generator=generator) for n, s in shapes.items()}

@@ -108,5 +108,5 @@ def test_what_cannot_be_replayed_is_refused_in_one_line() -> None:
         replay_site(packed_TB, 16, [(static, 3)], popularity=np.zeros(4, dtype=np.int64))
     with pytest.raises(UsageError, match="popularity lies outside"):
         replay_site(packed_TB, 16, [(static, 3)], popularity=np.full(16, 2**25))
-    with pytest.raises(UsageError, match="belady needs the whole recorded trace at once.* choose lfu, .* or static"):
+    with pytest.raises(UsageError, match=r"belady needs the whole recorded trace at once.* choose lfu, .* or static"):
         Replay(16, 3, get_policy("belady"))

@@ -176,9 +176,9 @@ def _popularity(
     if calibration is None:
         return popularities(program) or None
     found = calibration_for(calibration, program)
-    shares = {site.name: found.popularity(*site.name.rsplit(".", 1)) for site in traffic.sites if not site.full}
-    # Of as many tokens as 2**24, no two shares become one.
-    return {name: (share * 2**24).round().long().numpy() for name, share in shares.items()}
+    names = [site.name for site in traffic.sites if not site.full]
+    measured = {name: found.popularity_counts(*name.rsplit(".", 1)).numpy() for name in names}
+    return measured | popularities(program)
 
 
 def _check_trace(trace: Trace, program: Program) -> str:

@@ -119,6 +119,10 @@ class Calibration:
             raise UnknownName("site", where, ("input", "glu"))
         return self._tensor(f"popularity.{mlp}.{where}", "thresholds")
 
+    def popularity_counts(self, mlp: str, where: str) -> Tensor:
+        """i64[U]: `popularity` as a cache policy takes it, a count: as if of 2**24 tokens."""
+        return (self.popularity(mlp, where) * 2**24).round().long()
+
     def predictor(self, mlp: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """w1 [H, D], b1 [H], w2 [F, H], b2 [F] in float32; the logits are w2 relu(w1 x + b1) + b2."""
         w1, b1, w2, b2 = (self._tensor(f"predictor.{mlp}.{name}", "predictors") for name in ("w1", "b1", "w2", "b2"))

@@ -77,13 +77,11 @@ class DipCa(Dip):
         """Of each unit of a site, int64 [U], where the policy does not count touches itself."""
         if get_policy(self.policy).counts:
             return None
-        share = self.read(
+        return self.read(
             glu.program,
-            lambda calibration: calibration.popularity(glu.mlp.site_prefix, where),
-            lambda: torch.empty(glu.units(where), device="meta"),
+            lambda calibration: calibration.popularity_counts(glu.mlp.site_prefix, where),
+            lambda: torch.empty(glu.units(where), dtype=torch.int64, device="meta"),
         )
-        # Of as many tokens as 2**24, no two shares become one.
-        return (share * 2**24).round().long()
 
     def run(self, program: Program) -> PassResult:
         """Rewrite, then give every site the capacity that the device leaves it."""
