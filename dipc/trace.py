@@ -1,4 +1,4 @@
-"""Activity traces: which units each token touched at each site, bit-packed; recorded, made up, saved and loaded.
+"""Activity traces: which units each token touched at each site, bit-packed; saved and loaded.
 
 Shapes: T tokens, U units of a site, B = ceil(U / 8) bytes. Bit order is numpy's: unit 0 is the highest bit of byte 0.
 """
@@ -22,7 +22,6 @@ _PIECE_TOKENS = 1024
 _FORMAT = TensorFormat(
     "trace", SCHEMA, "give a file that dipc recorded as one", "record the trace again", framework="numpy"
 )
-_DRAW_TOKENS = 64
 
 Meta = dict[str, str | int | float]
 
@@ -84,37 +83,6 @@ class Trace:
         agreed = {key: value for key, value in first.meta.items() if all(o.meta.get(key) == value for o in others)}
         return cls(sites, dict(first.units), agreed)
 
-    @classmethod
-    def synthetic(
-        cls,
-        units: Mapping[str, int],
-        active: Mapping[str, int],
-        tokens: int,
-        seed: int,
-        meta: Meta | None = None,
-    ) -> Trace:
-        """A made-up trace for a model of which only the config is known: units drawn uniformly at random.
-
-        Real activity is more skewed, so real hit rates are usually higher than with such a trace. `meta["source"]`
-        says what it is, so that a report can repeat it.
-
-        Args:
-            units: U of each site.
-            active: units that each token touches at each site, in [0, U].
-            tokens: T.
-            seed: of numpy's PCG64; each site has a stream of its own.
-            meta: further metadata.
-        """
-        if set(units) != set(active) or any(not 0 <= active[site] <= units[site] for site in units):
-            raise UsageError("synthetic trace: `active` must give a number in [0, units] for each site of `units`")
-        if tokens < 0 or seed < 0:
-            raise UsageError("synthetic trace: tokens and seed must not be negative")
-        sites = {
-            site: _draw(np.random.Generator(np.random.PCG64([seed, number])), tokens, size, active[site])
-            for number, (site, size) in enumerate(units.items())
-        }
-        return cls(sites, dict(units), {**(meta or {}), "source": "synthetic, uniform", "seed": seed})
-
     def save(self, path: str | Path) -> None:
         """Write the trace as safetensors, to a temporary file that is then renamed: never half a trace."""
         sites = {site: np.ascontiguousarray(packed) for site, packed in self.sites.items()}
@@ -161,16 +129,3 @@ def _problem(trace: Trace) -> str:
         if type(value) not in (str, int, float) or (isinstance(value, float) and not math.isfinite(value)):
             return f"metadata {key!r} is {value!r}, neither text nor a finite number"
     return ""
-
-
-def _draw(generator: np.random.Generator, tokens: int, units: int, active: int) -> npt.NDArray[np.uint8]:
-    """Packed masks uint8 [T, B] with `active` units per token, any such set being as likely as another."""
-    packed = np.zeros((tokens, -(-units // 8)), dtype=np.uint8)
-    for start in range(0, tokens, _DRAW_TOKENS):  # in pieces, for a large site's random numbers take 8 bytes a unit
-        order = generator.random((min(_DRAW_TOKENS, tokens - start), units))
-        mask = np.ones(order.shape, dtype=np.bool_)
-        if active < units:
-            mask[:] = False
-            np.put_along_axis(mask, np.argpartition(order, active, axis=1)[:, :active], True, axis=1)
-        packed[start : start + _DRAW_TOKENS] = np.packbits(mask, axis=1)
-    return packed

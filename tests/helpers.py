@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -16,6 +18,7 @@ from dipc.backends.eager import EagerSession
 from dipc.passes.outline_glu import OutlineGlu
 from dipc.program import Mlp, ModelInfo, Port, TensorType
 from dipc.shapes import verify_structure
+from dipc.trace import Trace
 
 # The models are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
@@ -72,6 +75,13 @@ def run_pieces(program: Program, ids_T: Tensor, piece: int) -> tuple[Tensor, dic
     steps = [session.step(chunk) for chunk in ids_T.split(piece)]
     masks = {site: torch.cat([s.masks[site] for s in steps]) for site in steps[0].masks}
     return torch.cat([s.logits for s in steps]), masks, session
+
+
+def uniform_trace(units: Mapping[str, int], active: Mapping[str, int], tokens: int, seed: int) -> Trace:
+    """Each token touches `active` units of a site, any such set being as likely as another."""
+    generator = np.random.default_rng(seed)
+    ranks = {site: generator.random((tokens, size)).argsort(axis=1).argsort(axis=1) for site, size in units.items()}
+    return Trace.from_masks({site: rank < active[site] for site, rank in ranks.items()}, {})
 
 
 def relative(a: Tensor, b: Tensor) -> float:

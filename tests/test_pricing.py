@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers import uniform_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,7 +171,7 @@ def test_a_trace_must_be_there_and_belong_to_the_program() -> None:
 @given(st.integers(0, 2**32), st.integers(0, 12), st.sampled_from(["lru", "lfu", "none"]), st.booleans())
 def test_what_is_read_comes_from_flash_or_dram(seed: int, capacity: int, policy: str, overlap: bool) -> None:
     traffic = program(site("a", 0, 12, 8), resident=64)
-    trace = Trace.synthetic({"a": 12}, {"a": 5}, tokens=9, seed=seed)
+    trace = uniform_trace({"a": 12}, {"a": 5}, tokens=9, seed=seed)
     dev = device(overlap=overlap)
     cost = price(traffic, allocate(traffic, 64 + 8 * capacity, 0), dev, get_policy(policy), trace)
     assert np.all(cost.flash_bytes + cost.dram_bytes == 64 + 5 * 8)
@@ -254,7 +255,7 @@ def test_phi3_mini_from_its_published_size() -> None:
 
 def test_cases_priced_together_are_those_priced_one_by_one() -> None:
     traffic = program(site("a", 0, 12, 8), site("b", 0, 5, 20, full=True), resident=64)
-    trace = Trace.synthetic({"a": 12}, {"a": 5}, tokens=9, seed=1)
+    trace = uniform_trace({"a": 12}, {"a": 5}, tokens=9, seed=1)
     cases = [
         Case(allocate(traffic, dram, 0), device(flash), get_policy(policy))
         for dram in (100, 180)

@@ -1,4 +1,4 @@
-"""Traces: packing, joining, files and what is wrong with them, synthetic activity."""
+"""Traces: packing, joining, files and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -219,24 +219,3 @@ def test_masks_that_are_no_masks_are_refused() -> None:
         Trace.from_masks({"a": np.array([1, 2])}, {})
     with pytest.raises(UsageError, match="tokens"):
         Trace.from_masks({"a": np.ones((1, 2), dtype=np.bool_), "b": np.ones((2, 2), dtype=np.bool_)}, {})
-
-
-def test_synthetic_activity_has_the_asked_size_and_is_the_same_again() -> None:
-    units, active = {"0.input": 40, "0.glu": 100, "1.glu": 100}, {"0.input": 40, "0.glu": 30, "1.glu": 0}
-    trace = Trace.synthetic(units, active, tokens=150, seed=7, meta={"model": "m"})
-    for site in units:
-        assert set(trace.mask(site).sum(axis=1).tolist()) == {active[site]}
-    assert trace.meta == {"model": "m", "source": "synthetic, uniform", "seed": 7}
-    # 150 tokens at density 0.3: a unit is touched 45 times, standard deviation 5.6; six of those on either side.
-    assert np.abs(trace.mask("0.glu").sum(axis=0) - 45).max() < 34
-    again = Trace.synthetic(units, active, tokens=150, seed=7)
-    np.testing.assert_array_equal(again.sites["0.glu"], trace.sites["0.glu"])
-    other = Trace.synthetic(units, active, tokens=150, seed=8)
-    assert not np.array_equal(other.sites["0.glu"], trace.sites["0.glu"])
-
-
-def test_synthetic_activity_beyond_the_units_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"in \[0, units\]"):
-        Trace.synthetic({"a": 4}, {"a": 5}, tokens=1, seed=0)
-    with pytest.raises(UsageError, match=r"in \[0, units\]"):
-        Trace.synthetic({"a": 4}, {}, tokens=1, seed=0)

@@ -60,7 +60,7 @@ def fit_activity(
     model = Identity.of(dense, "eager")
     seq_len = model.usual_context if seq_len is None else seq_len
     rows = full_windows(model, text, seq_len, max_tokens)
-    sites: dict[tuple[str, int], _Site] = {}
+    sites: dict[tuple[str, int], SiteMoments] = {}
     for again in (False, True):
         _read(dense, rows, sites, again, progress)
     return ActivityModel(
@@ -79,8 +79,8 @@ def fit_activity(
 
 
 @dataclass
-class _Site:
-    """Sums over the tokens of one site."""
+class SiteMoments:
+    """Sums over the tokens of one site: `add` all of them, then `add_noise` all of them again."""
 
     units: int
     tokens: int = 0
@@ -153,14 +153,14 @@ def persistence_of(first: float, second: float) -> tuple[float, float]:
 def _read(
     dense: Program,
     rows: Sequence[Tensor],
-    sites: dict[tuple[str, int], _Site],
+    sites: dict[tuple[str, int], SiteMoments],
     again: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     def see(activity: Activity) -> None:
         for kind in ("input", "glu"):
-            level_TU = _log_magnitudes(activity.score(kind))
-            site = sites.setdefault((kind, activity.mlp.layer), _Site(level_TU.shape[1]))
+            level_TU = log_magnitudes(activity.score(kind))
+            site = sites.setdefault((kind, activity.mlp.layer), SiteMoments(level_TU.shape[1]))
             site.add_noise(level_TU) if again else site.add(level_TU)
 
     watcher = Watcher(dense, see)
@@ -170,7 +170,7 @@ def _read(
             progress(done + again * len(rows), 2 * len(rows))
 
 
-def _log_magnitudes(score_TU: Tensor) -> Tensor:
+def log_magnitudes(score_TU: Tensor) -> Tensor:
     """Log of magnitudes f32[T, U] beside the token's mean: what all units of a token share decides nothing."""
     score_TU = score_TU.cpu().float()
     smallest = _SMALLEST * score_TU.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny / _SMALLEST)
@@ -178,7 +178,7 @@ def _log_magnitudes(score_TU: Tensor) -> Tensor:
     return level_TU - level_TU.mean(1, keepdim=True)
 
 
-def _by_depth(sites: dict[tuple[str, int], _Site], kind: str, layers: int) -> tuple[SiteActivity, ...]:
+def _by_depth(sites: dict[tuple[str, int], SiteMoments], kind: str, layers: int) -> tuple[SiteActivity, ...]:
     chosen = sorted((layer, site) for (k, layer), site in sites.items() if k == kind)
     return tuple(site.fitted(round(layer / max(layers - 1, 1), 4)) for layer, site in chosen)
 
