@@ -187,6 +187,14 @@ def test_the_best_gamma_at_each_perplexity() -> None:
     assert [(mark.x, mark.y) for mark in chart.lines[0].marks] == [(0.1, 3.0), (0.2, 4.0)]
 
 
+def test_a_pipeline_of_ones_own_names_its_file() -> None:
+    document = study_document()
+    own = "int4,dip-ca{calibration=../a/b.cal}"
+    points = [{**p, "method": own if p["method"] == "dip-ca" else p["method"]} for p in document["points"]]
+    names = [chart.name for chart in study_charts(study_from_dict({**document, "points": points}, "here")).all]
+    assert "gamma-int4-dip-ca-calibration-..-a-b.cal" in names and not any("/" in name for name in names)
+
+
 def test_the_dense_model_alone_is_shown_by_dram() -> None:
     document = without_weights()
     dense = [p for p in document["points"] if p["method"] == "dense" and p["flash_bytes_per_s"] == GB]

@@ -13,7 +13,9 @@ from dipc.report.chart import DENSE, Axis, Chart, Line, Mark
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 16.0, 34.0, 46.0
 _LETTER = 6.6
 """Width of a letter, about, in pixels."""
-_RADIUS = 4.5
+_RADIUS, _SMALL = 4.5, 2.2
+_MANY = 24
+"""A line of more marks has small ones."""
 _SQUARE = (4, 45.0, 1.25)
 _CORNERS: tuple[tuple[int, float, float], ...] = (
     (0, 0.0, 1.0),  # a circle
@@ -60,7 +62,7 @@ def drawing(kind: str, size: Size, said: str, *parts: str) -> Markup:
 
 def swatch(line: Line) -> Markup:
     """A line and its marker, for the legend."""
-    parts = [element("path", d="M1 8H27", class_=_classes("line", line)), _marker(14, 8, line.style, "mark")]
+    parts = [element("path", d="M1 8H27", class_=_classes("line", line)), _marker(14, 8, _RADIUS, line.style, "mark")]
     return element("svg", *parts, class_="swatch", viewBox="0 0 28 16", aria_hidden="true")
 
 
@@ -120,25 +122,26 @@ def _rules(chart: Chart, x: Scale, y: Scale) -> list[Markup]:
 
 def _line(line: Line, x: Scale, y: Scale) -> Markup:
     joints = " ".join(f"{_px(x(m.x))},{_px(y(m.y))}" for m in line.marks)
-    parts = [_spot(mark, line.style, x, y, "mark loose") for mark in line.loose]
+    radius = _RADIUS if len(line.marks) <= _MANY else _SMALL
+    parts = [_spot(mark, line.style, x, y, radius, "mark loose") for mark in line.loose]
     if len(line.marks) > 1:
         parts.append(element("polyline", points=joints, class_=_classes("line", line)))
-    parts += [_spot(mark, line.style, x, y, "mark") for mark in line.marks]
+    parts += [_spot(mark, line.style, x, y, radius, "mark") for mark in line.marks]
     return element("g", *parts)
 
 
-def _spot(mark: Mark, style: int, x: Scale, y: Scale, kind: str) -> Markup:
-    return _marker(x(mark.x), y(mark.y), style, kind, element("title", mark.text))
+def _spot(mark: Mark, style: int, x: Scale, y: Scale, radius: float, kind: str) -> Markup:
+    return _marker(x(mark.x), y(mark.y), radius, style, kind, element("title", mark.text))
 
 
-def _marker(x: float, y: float, style: int, kind: str, *inside: str) -> Markup:
+def _marker(x: float, y: float, radius: float, style: int, kind: str, *inside: str) -> Markup:
     corners, turn, scale = _SQUARE if style == DENSE else _CORNERS[style % STYLES]
     kind = f"{kind} {colour(style)}"
     if not corners:
-        return element("circle", *inside, cx=_px(x), cy=_px(y), r=_RADIUS, class_=kind)
+        return element("circle", *inside, cx=_px(x), cy=_px(y), r=radius, class_=kind)
     angles = [math.radians(turn + 360 * i / corners) for i in range(corners)]
-    radius = _RADIUS * scale
-    path = "L".join(f"{_px(x + radius * math.cos(a))} {_px(y + radius * math.sin(a))}" for a in angles)
+    reach = radius * scale
+    path = "L".join(f"{_px(x + reach * math.cos(a))} {_px(y + reach * math.sin(a))}" for a in angles)
     return element("path", *inside, d=f"M{path}Z", class_=kind)
 
 

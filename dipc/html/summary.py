@@ -58,7 +58,7 @@ def tiles(view: View) -> Markup:
         title = f"perplexity at most {increase_text(increase)}"
         shown.append(_tile(NONE, title, "not reached") if best is None else _target_tile(best, title))
     if not view.study.targets:
-        usual = [view.usual(method) for method in view.methods]
+        usual = [view.usual(method, view.base) for method in view.methods]
         shown += [
             _tile(number(p.throughput, 3), name(p), f"{_times(p.cost.speedup)} dense")
             for p in sorted((p for p in usual if p is not None), key=lambda p: -p.throughput)

@@ -15,6 +15,8 @@ from dipc.report.study_view import ORACLE, Setting, View, distinct, increase_tex
 if TYPE_CHECKING:
     from dipc.study.result import Layer, Point, Study, Target
 
+_HIGHEST = "The highest throughput at that perplexity; the table says which are interpolated."
+
 
 @dataclass(frozen=True)
 class StudyCharts:
@@ -75,20 +77,17 @@ def _levels(view: View, along: Sequence[Setting], what: str) -> Iterator[tuple[s
     for increase in distinct(t.max_ppl_increase for t in reached):
         here = [t for t in reached if t.max_ppl_increase == increase and t.policy != ORACLE]
         lines = []
-        for method in (m for m in view.methods if m != "dense"):
-            best = [
-                max((t for t in here if setting(t) == s and t.method == method), key=_reach, default=None)
-                for s in along
-            ]
-            marks = tuple(Mark(getattr(setting(t), what), _reach(t), _target_text(t)) for t in best if t is not None)
-            lines.append(Line(method, view.style(method), marks))
-        yield f", perplexity at most {increase_text(increase)}", "The highest throughput at that perplexity.", lines
+        for method in view.methods:
+            own = ([t for t in here if setting(t) == s and t.method == method] for s in along)
+            best = [max(targets, key=_reach) for targets in own if targets]
+            marks = (Mark(getattr(setting(t), what), _reach(t), _target_text(t)) for t in best)
+            lines.append(Line(method, view.style(method), tuple(marks)))
+        yield f", perplexity at most {increase_text(increase)}", _HIGHEST, lines
     if reached:
         return
     lines = []
     for method in view.methods:
-        own = ([p for p in view.at(s, method) if p.density == view.usual_density] for s in along)
-        fastest = [max(points, key=lambda p: p.throughput) for points in own if points]
+        fastest = [p for s in along if (p := view.usual(method, s)) is not None]
         lines.append(Line(method, view.style(method), tuple(_at(p, what) for p in fastest)))
     yield "" if view.usual_density is None else f" at density {share(view.usual_density)}", "", lines
 
@@ -102,10 +101,10 @@ def _layers(view: View) -> Iterator[Chart]:
         for place, (point, layers) in enumerate(points):
             # Two points of one method need two colours.
             style = view.style(point.method) if methods.count(point.method) == 1 else len(view.methods) + place
-            marks = (
-                Mark(la.layer, value(la), f"{name(point)}\nlayer {la.layer}: {written(value(la))}") for la in layers
-            )
-            lines.append(Line(name(point), style, tuple(marks)))
+            label = name(point)
+            figures = [(layer.layer, value(layer)) for layer in layers]
+            marks = tuple(Mark(x, y, f"{label}\nlayer {x}: {written(y)}") for x, y in figures)
+            lines.append(Line(label, style, marks))
         if lines:
             y = Axis(unit, written, from_zero=True)
             yield Chart(f"layers-{file}", title, "", Axis("layer", plain), y, tuple(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ _LOG_FROM = 2.5
 """Perplexities whose greatest is above so many times their least are on a logarithmic axis."""
 _JOINED = "A line joins the points that no other of its kind beats in both; the others are faint."
 _FASTEST = "A line joins the fastest of its kind at each density; the others are faint. What it costs is not known."
+_LONGEST = 80
+"""Of a file's name."""
 _MOST_NAMED = 6
 """Points off an axis that a note names."""
 
@@ -38,12 +41,12 @@ def gamma_charts(view: View) -> Iterator[Chart]:
         if len(gammas) < 2:
             continue
         groups = {f"gamma {gamma:g}": [p for p in points if p.gamma == gamma] for gamma in gammas}
-        plain = method.removesuffix(AWARE)
-        if plain != method and plain in view.methods:
-            groups[f"{plain}, not cache-aware"] = list(view.at(view.base, plain))
+        unaware = method.removesuffix(AWARE)
+        if unaware != method and unaware in view.methods:
+            groups[f"{unaware}, not cache-aware"] = list(view.at(view.base, unaware))
         lines = [_line(view, label, i, found) for i, (label, found) in enumerate(groups.items())]
         caption = f"{method} by gamma, the weight of what is not cached."
-        chart = _traded(view, f"gamma-{method}", f"By gamma: {method}", caption, lines, groups.values())
+        chart = _traded(view, f"gamma-{_file(method)}", f"By gamma: {method}", caption, lines, groups.values())
         yield from [chart] if chart else []
         yield from _best_gamma(view, method)
 
@@ -61,10 +64,11 @@ def _best_gamma(view: View, method: str) -> Iterator[Chart]:
             marks = (Mark(x, y, f"{label}\ngamma {x:g}: {number(y)} tok/s") for x, y in sorted(speeds.items()))
             lines.append(Line(label, len(lines), tuple(marks)))
     if lines:
-        caption = f"The highest throughput of {method} at a perplexity. Gammas that do not reach it are left out."
+        left_out = "interpolated where no run met it; gammas that do not reach it are left out"
+        caption = f"The highest throughput of {method} at a perplexity, {left_out}."
         x = Axis("gamma", plain, ticks=tuple(sorted({m.x for line in lines for m in line.marks})))
         y = Axis(SPEED, plain, from_zero=True)
-        yield Chart(f"gamma-{method}-best", f"The best gamma: {method}", caption, x, y, tuple(lines))
+        yield Chart(f"gamma-{_file(method)}-best", f"The best gamma: {method}", caption, x, y, tuple(lines))
 
 
 def policy_charts(view: View) -> Iterator[Chart]:
@@ -112,6 +116,11 @@ def _traded(
     rules = (Rule("x", dense, "dense"),) if view.has_perplexity and dense is not None else ()
     y = Axis(SPEED, plain, from_zero=True)
     return Chart(file, title, f"{caption} {joined}".strip(), x, y, shown, rules, _beyond(away))
+
+
+def _file(method: str) -> str:
+    """A method, which may be a whole pipeline, as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", method).strip("-")[:_LONGEST]
 
 
 def _beyond(away: Sequence[Point]) -> str:

@@ -92,7 +92,7 @@ class View:
         """The points whose layers are shown: those of the timelines, else one per method at the base setting."""
         if self._drawn:
             return self._drawn
-        found = [self.dense(self.base), *(self.usual(method) for method in self.methods)]
+        found = [self.dense(self.base), *(self.usual(method, self.base) for method in self.methods)]
         return tuple(p for p in found if p is not None)
 
     @property
@@ -120,9 +120,9 @@ class View:
         found = tuple(p for p in self.priced if p.method == method and setting(p) == at)
         return tuple(p for p in found if p.policy != ORACLE) or found
 
-    def usual(self, method: str) -> Point | None:
-        """A method's fastest point of the usual density at the base setting."""
-        found = [p for p in self.at(self.base, method) if p.density == self.usual_density]
+    def usual(self, method: str, at: Setting | None) -> Point | None:
+        """A method's fastest point of the usual density at a setting."""
+        found = [p for p in self.at(at, method) if p.density == self.usual_density]
         return max(found, key=lambda p: p.throughput, default=None)
 
 
