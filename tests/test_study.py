@@ -83,7 +83,7 @@ def test_between_two_points_time_is_a_line() -> None:
     # Half way in perplexity: half of 1/2 s and half of 1/4 s is 3/8 s a token.
     found = of_points([point(0.8, 10.2, 2.0), point(0.6, 10.6, 4.0)], DENSE, 0.4, 1.0)
     assert found.tokens_per_second == pytest.approx(8 / 3) and found.speedup == pytest.approx(8 / 3)
-    assert (found.perplexity, found.density) == (pytest.approx(10.4), pytest.approx(0.7))
+    assert found.perplexity == pytest.approx(10.4) and found.density == pytest.approx(0.7)
     assert found.interpolated and found.neighbours == ("dip-0.8-None-lfu-4-None", "dip-0.6-None-lfu-4-None")
 
 

@@ -82,8 +82,7 @@ def test_a_price_is_that_of_estimate(program: Program) -> None:
     for point in found.points:
         if point.dram_bytes == found.points[0].dram_bytes and point.pipeline:
             sparse = dipc.compile(program, point.pipeline).program
-            options = {"dram": "80%", "flash": "1 GB/s", "context": 0, "text": TEXT}
-            cost = dipc.estimate(sparse, "a18", **options)
+            cost = dipc.estimate(sparse, "a18", dram="80%", flash="1 GB/s", context=0, text=TEXT)
             assert cost.sparse is not None and cost.score is not None and point.cost is not None
             assert point.perplexity == pytest.approx(cost.score.perplexity, rel=1e-6)
             assert point.throughput == pytest.approx(cost.sparse.throughput, rel=1e-12)
@@ -195,7 +194,7 @@ def _dies_once(setup: Setup, run: Run, watch: Any) -> None:
 def dying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers whose runs are `_dies_once`. They are forked, which is quick, and safe where torch is not called."""
     forked = multiprocessing.get_context("fork")
-    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method: forked)
+    monkeypatch.setattr("dipc.study.workers.multiprocessing.get_context", lambda method: forked)
     monkeypatch.setattr(workers, "make_elsewhere", _dies_once)
 
 
@@ -283,7 +282,7 @@ class FakeRay:
 @pytest.fixture
 def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay()
-    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", ray)
     return ray
 
 
