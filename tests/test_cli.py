@@ -184,8 +184,11 @@ def test_passes(cli: Cli) -> None:
 
 def test_policies(cli: Cli) -> None:
     check_table(cli("policies", "list"), "lfu", "lru", "Evict the unit that was not touched for the longest time.")
-    listed = {p["name"]: p["summary"] for p in cli("policies", "list", "--json").json()["policies"]}
+    rows = cli("policies", "list", "--json").json()["policies"]
+    listed = {p["name"]: p["summary"] for p in rows}
     assert {"lfu", "lru", "none"} <= set(listed) and all(listed.values())
+    facts = {p["name"]: (p["closed_loop"], p["needs_calibration"]) for p in rows}
+    assert facts["lfu"] == (True, False) and facts["static"] == (True, True) and facts["belady"] == (False, False)
 
 
 def test_hw(cli: Cli, tmp_path: Path) -> None:

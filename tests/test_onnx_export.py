@@ -233,7 +233,7 @@ def test_attributes_reach_the_file_under_their_names() -> None:
     attributes = [{a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} for n in nodes]
     assert [a["site"] for a in attributes] == [b"layers.0.input", b"layers.0.glu"]
     assert [a["k"] for a in attributes] == [16, 32]
-    rest = {"capacity": 32, "gamma": pytest.approx(0.2), "policy": b"lru", "frequency_weight": 0}
+    rest = {"capacity": 32, "gamma": pytest.approx(0.2), "policy": b"lru", "frequency_weight": 0, "recency_weight": 1}
     assert {n: attributes[1][n] for n in rest} == rest
 
 
@@ -296,7 +296,7 @@ class _Formless:
 
 
 def test_a_policy_without_onnx_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(select_cache_aware.FREQUENCY_WEIGHTS, "lru")
+    monkeypatch.delitem(select_cache_aware.KEY_WEIGHTS, "lru")
     with pytest.raises(UnsupportedModel, match=r"the policy 'lru' at layers\.0\.input has no ONNX form"):
         backend.to_ir(compiled(DIP_CA))
 

@@ -80,6 +80,17 @@ def test_hits_and_misses_are_the_accesses(path: str, mask_TU: Bools, capacity: i
     assert hits_only.hits_T.tolist() == found.hits_T.tolist()
 
 
+@settings(max_examples=100, deadline=None)
+@given(masks(tokens=40), st.integers(-1, 22))
+def test_an_oracle_is_the_same_on_both_paths(mask_TU: Bools, capacity: int) -> None:
+    found = []
+    for path in PATHS:
+        with only(path):
+            found += site(mask_TU, (get_policy("belady"), capacity))
+    np.testing.assert_array_equal(found[0].hits_T, found[1].hits_T)
+    np.testing.assert_array_equal(found[0].missed_TB, found[1].missed_TB)
+
+
 def test_replay_by_hand() -> None:
     # Two units fit. Hits under LRU: {0,1} none; {1} one; {2} none, 0 goes; {0,2} one (2), 1 goes; {1} none.
     mask_TU = mask_of([[0, 1], [1], [2], [0, 2], [1]], units=3)
