@@ -285,10 +285,10 @@ def test_a_program_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_operator_without_onnx_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = ops.operator_of
+    known, program = ops.operator_of, compiled(DIP)
     monkeypatch.setattr("dipc.ops.operator_of", lambda t: _Formless if t is SELECT_TOPK.target else known(t))
     with pytest.raises(UnsupportedModel, match=r"the operator select_topk at .* has no ONNX form"):
-        backend.to_ir(compiled(DIP))
+        backend.to_ir(program)
 
 
 class _Formless:
