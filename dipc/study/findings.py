@@ -130,8 +130,8 @@ def _beside_oracle(points: Sequence[Point]) -> Iterator[str]:
                 above, other = sum(ratio > 1 for ratio in ratios), f"{oracle[0].method} under {oracle[0].policy}"
                 yield (
                     f"With {format_bytes(dram)} of DRAM, {method} (gamma {gamma:g}, {policy}) has {_range(ratios)} "
-                    f"times the throughput of {other}, which knows the future, at equal perplexity; more at {above} of "
-                    f"{len(ratios)} points."
+                    f"times the throughput of {other}, which knows the future, at equal perplexity: more at {above} of "
+                    f"{len(ratios)} points, {'as in' if above == len(ratios) else 'where all are in'} the paper."
                 )
 
 
