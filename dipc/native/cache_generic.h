@@ -188,8 +188,10 @@ struct CacheLoops {
       }
       if (is_low_known && is_high_known) {
         at = low + (high - low) / 2;
+      } else if (is_low_known) {
+        at = high - low < step ? high : low + step - 1;
       } else {
-        at = is_low_known ? (low + step - 1 < high ? low + step - 1 : high) : (high - step + 1 > low ? high - step + 1 : low);
+        at = high - low < step ? low : high - step + 1;
       }
     }
   }

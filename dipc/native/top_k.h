@@ -18,8 +18,8 @@ struct Cut {
 // Where to cut `keys` so that exactly `k` are chosen, 1 <= k <= keys.size(). `keys` is consumed.
 //
 // Each round spreads the remaining keys over buckets between their least and greatest and keeps the bucket that holds
-// the k-th. The buckets follow the keys' own range, so the exponent-heavy bit patterns of floats and the cache's
-// tier-and-recency keys both split well, and equal keys end the search at once.
+// the k-th. The buckets follow the keys' own range, so the exponent-heavy bit patterns of floats split well, and equal
+// keys end the search at once.
 template <class Key>
 Cut<Key> find_cut(std::vector<Key>& keys, int64_t k) {
   constexpr int kBucketBits = 11;
