@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipc.cache import Policy, get_policy, policy_names
-from dipc.cache.belady import Belady
 from dipc.cache.next_use import NEVER, next_uses
 from dipc.cache.replay import replay, replay_site
 from dipc.cache.state import update
@@ -216,13 +213,6 @@ def test_the_weights_that_an_onnx_file_says_make_the_key(name: str) -> None:
 # --- Against libCacheSim ---
 
 
-@dataclasses.dataclass(frozen=True)
-class AlwaysAdmitting(Belady):
-    """Belady's oracle over the units that are held; the present one always comes in."""
-
-    protects: ClassVar[bool] = True
-
-
 def simulated(kind: str, units: Ints, capacity: int) -> list[int]:
     """Hits of libCacheSim, 0.3.5, request by request."""
     import libcachesim
@@ -256,9 +246,9 @@ def test_streams_of_one_unit_hit_as_in_libcachesim(seed: int, capacity: int) -> 
     With one unit per token a token set is a request, and what dipc adds to the rule, the order within a set, is void.
     libCacheSim's LFU forgets the count of what it evicts, as `lfu-in-cache` does; of equal counts it evicts the one
     that got there first, which is the one touched longest ago, so that ties go alike. Its Belady evicts the furthest
-    next use of what it holds and then always admits, where `belady` may read past the cache: so the same hits are those
-    of an oracle that admits, and `belady`'s lie between those and the hits with room for one more. Units that are never
-    used again are equals to both, and which of them goes changes no hit.
+    next use of what it holds and then always admits, as `belady-demand` does, where `belady` may read past the cache:
+    so its hits lie between those and the hits with room for one more. Units that are never used again are equals to
+    both, and which of them goes changes no hit.
     """
     pytest.importorskip("libcachesim", reason="libcachesim is not installed")
     units = stream(seed)
@@ -266,5 +256,5 @@ def test_streams_of_one_unit_hit_as_in_libcachesim(seed: int, capacity: int) -> 
     assert hits(touched, 24, capacity, "lru") == simulated("LRU", units, capacity)
     assert hits(touched, 24, capacity, "lfu-in-cache") == simulated("LFU", units, capacity)
     theirs = simulated("Belady", units, capacity)
-    assert hits(touched, 24, capacity, AlwaysAdmitting()) == theirs
+    assert hits(touched, 24, capacity, "belady-demand") == theirs
     assert sum(theirs) <= sum(hits(touched, 24, capacity, "belady")) <= sum(simulated("Belady", units, capacity + 1))

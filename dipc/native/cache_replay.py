@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,11 @@ from numpy.typing import NDArray
 from dipc.native.cache_scan import POLICIES, policy_number
 from dipc.native.call import check, opened, pointer, typed
 
-REPLAYED = (*POLICIES, "belady")
-"""The policies whose replay has a kernel; `belady` needs the whole trace."""
+ORACLES: Mapping[str, int] = MappingProxyType({"belady": 6, "belady-demand": 7})
+"""The policies that need the whole trace, and their numbers in the C interface."""
+
+REPLAYED = (*POLICIES, *ORACLES)
+"""The policies whose replay has a kernel."""
 
 Cases = Sequence[tuple[str, int]]
 """Policy and capacity of each cache; the capacity in units, clamped to [0, U]."""
@@ -46,12 +50,11 @@ class SiteCaches:
         self.units, self.cases = units, len(cases)
         policies = np.array([policy_number(policy) for policy, _ in cases], np.int32)
         capacities = _capacities(cases, units)
-        if popularity is not None and "static" in dict(cases):
-            popularity = np.ascontiguousarray(typed("popularity", popularity, np.int64, units))
-        else:
-            popularity = None
+        ranks = popularity if "static" in dict(cases) else None
+        if ranks is not None:
+            ranks = np.ascontiguousarray(typed("popularity", ranks, np.int64, units))
         self._handle = ctypes.c_void_p()
-        arguments = [units, pointer(policies), pointer(capacities), self.cases, pointer(popularity)]
+        arguments = [units, pointer(policies), pointer(capacities), self.cases, pointer(ranks)]
         check(library.dipc_replay_open(*arguments, ctypes.byref(self._handle)))
         weakref.finalize(self, library.dipc_replay_close, self._handle)
 
@@ -79,12 +82,12 @@ def replay(
     *,
     missed: bool = False,
 ) -> Replayed:
-    """Run a whole trace of a site through several caches: of `REPLAYED` all online ones, or those of `belady`.
+    """Run a whole trace of a site through several caches: all of `POLICIES`, or all of `ORACLES`.
 
     Args:
         packed_TB: uint8[T, B], the touched units.
         units: U.
-        cases: as of `SiteCaches`; `belady` stands alone.
+        cases: as of `SiteCaches`; those of `ORACLES` stand alone.
         popularity: as of `SiteCaches`.
         missed: also give the units that were not cached.
 
@@ -92,11 +95,13 @@ def replay(
         ValueError: as `SiteCaches` and its `run`.
         MissingDependency: the native library is absent.
     """
-    if any(policy != "belady" for policy, _ in cases):
+    if any(policy not in ORACLES for policy, _ in cases):
         return SiteCaches(units, cases, popularity).run(packed_TB, missed=missed)
     packed_TB, hits, missed_CTB = _prepared(packed_TB, units, len(cases), missed)
-    arguments = [pointer(packed_TB), len(packed_TB), units, pointer(_capacities(cases, units)), len(cases)]
-    check(opened().dipc_replay_belady(*arguments, pointer(hits), pointer(missed_CTB)))
+    policies = np.array([ORACLES[policy] for policy, _ in cases], np.int32)
+    chosen = [pointer(policies), pointer(_capacities(cases, units)), len(cases)]
+    written = [pointer(hits), pointer(missed_CTB)]
+    check(opened().dipc_replay_belady(pointer(packed_TB), len(packed_TB), units, *chosen, *written))
     return hits, missed_CTB
 
 

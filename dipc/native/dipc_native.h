@@ -16,7 +16,7 @@
 namespace dipc {
 
 // Raised whenever a signature or a meaning below changes; dipc/native/loader.py holds the same number.
-constexpr int kAbiVersion = 4;
+constexpr int kAbiVersion = 5;
 
 enum Status : int { kOk = 0, kBadArgument = 1, kOutOfMemory = 2 };
 
@@ -50,9 +50,10 @@ DIPC_EXPORT int dipc_replay_run(dipc_replay* replay, const uint8_t* packed, int6
 
 DIPC_EXPORT void dipc_replay_close(dipc_replay* replay);
 
-// The same for a whole trace through caches that keep what is used next the soonest (Belady).
-DIPC_EXPORT int dipc_replay_belady(const uint8_t* packed, int64_t tokens, int64_t units, const int64_t* capacities,
-                                   int64_t cases, int64_t* hits, uint8_t* missed);
+// The same for a whole trace through caches that keep what is used next the soonest (Belady): `policies` are 6 belady,
+// 7 belady-demand.
+DIPC_EXPORT int dipc_replay_belady(const uint8_t* packed, int64_t tokens, int64_t units, const int32_t* policies,
+                                   const int64_t* capacities, int64_t cases, int64_t* hits, uint8_t* missed);
 
 // A unit-major matrix [U, N]. README.md states the formats.
 struct dipc_units {

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """The interface these wrappers speak: `kAbiVersion` in dipc_native.h, raised together with it."""
 
 _FILE_NAME = "libdipc_native.dll" if sys.platform == "win32" else "libdipc_native.so"
@@ -69,7 +69,7 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.dipc_replay_run.restype = number
     opened.dipc_replay_close.argtypes = [pointer]
     opened.dipc_replay_close.restype = None
-    opened.dipc_replay_belady.argtypes = [pointer, size, size, pointer, size, pointer, pointer]
+    opened.dipc_replay_belady.argtypes = [pointer, size, size, pointer, pointer, size, pointer, pointer]
     opened.dipc_replay_belady.restype = number
     opened.dipc_gather_linear.argtypes = [*[pointer] * 4, size, pointer]
     opened.dipc_gather_linear.restype = number

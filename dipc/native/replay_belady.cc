@@ -1,4 +1,5 @@
-// Belady's rule on a recorded trace: of the cached and the touched units, those whose next use is nearest stay.
+// Belady's rules on a recorded trace: of the cached and the touched units, those whose next use is nearest stay; or of
+// the cached ones, once what is touched has come in.
 //
 // Next uses are known from the end. A pass from the end to the start notes, at the start of every block of tokens, when
 // each unit is used next; then each block in turn is run through backwards from the note behind it, which tells the next
@@ -21,7 +22,8 @@ constexpr int32_t kNever = std::numeric_limits<int32_t>::min() / 2;
 
 class Belady {
  public:
-  Belady(const uint8_t* packed, int64_t tokens, int64_t units, const int64_t* capacities, int64_t count)
+  Belady(const uint8_t* packed, int64_t tokens, int64_t units, const int32_t* policies, const int64_t* capacities,
+         int64_t count)
       : packed_(packed),
         tokens_(tokens),
         units_(units),
@@ -36,7 +38,7 @@ class Belady {
     std::fill_n(next_.data(), size(), kNever);
     std::fill_n(keys_.data(), size(), kNever);
     for (int64_t i = 0; i < count; ++i) {
-      caches_.emplace_back(kBelady, units, capacities[i], nullptr, nullptr, keys_.data());
+      caches_.emplace_back(policies[i], units, capacities[i], nullptr, nullptr, keys_.data());
     }
   }
 
@@ -112,12 +114,14 @@ class Belady {
 }  // namespace
 }  // namespace dipc
 
-DIPC_EXPORT int dipc_replay_belady(const uint8_t* packed, int64_t tokens, int64_t units, const int64_t* capacities,
-                                   int64_t cases, int64_t* hits, uint8_t* missed) {
+DIPC_EXPORT int dipc_replay_belady(const uint8_t* packed, int64_t tokens, int64_t units, const int32_t* policies,
+                                   const int64_t* capacities, int64_t cases, int64_t* hits, uint8_t* missed) {
   using namespace dipc;
-  if (tokens < 0 || tokens >= -static_cast<int64_t>(kNever) || units < 0 || cases < 0) return kBadArgument;
+  if (tokens < 0 || tokens >= -static_cast<int64_t>(kNever) || units < 0 || cases < 0 || !std::all_of(policies, policies + cases, knows_future)) {
+    return kBadArgument;
+  }
   try {
-    Belady(packed, tokens, units, capacities, cases).run(hits, missed);
+    Belady(packed, tokens, units, policies, capacities, cases).run(hits, missed);
   } catch (const std::bad_alloc&) {
     return kOutOfMemory;
   }

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <new>
 
@@ -19,10 +18,12 @@ enum Policy : int {
   kLfuInCache = 3,
   kLfuAdmission = 4,
   kStatic = 5,
-  kBelady = 6,  // in replay alone: it knows the next tokens
+  kBelady = 6,        // in replay alone, like the next one: they know the next tokens
+  kBeladyDemand = 7,  // what is touched comes in
 };
 
 inline bool is_online(int policy) { return policy >= kNone && policy <= kStatic; }
+inline bool knows_future(int policy) { return policy == kBelady || policy == kBeladyDemand; }
 
 // What sets policies apart; README.md states the rule.
 struct Rule {
@@ -32,7 +33,7 @@ struct Rule {
 };
 
 inline Rule rule_of(int policy) {
-  return {policy < kLfuAdmission, policy < kStatic, policy == kLfuInCache};
+  return {policy < kLfuAdmission || policy == kBeladyDemand, policy < kStatic, policy == kLfuInCache};
 }
 
 // Zeros, at the start of a cache line.
@@ -69,7 +70,7 @@ class Scratch {
 
 class WeightCache {
  public:
-  // Units stay by the keys of `policy`, made of `freq` and `last_used`, or under kBelady by `next_use`: all [64 W].
+  // Units stay by the keys of `policy`, made of `freq` and `last_used`, or where it knows the future by `next_use`: all [64 W].
   WeightCache(int policy, int64_t units, int64_t capacity, const int32_t* freq, const int32_t* last_used,
               const int32_t* next_use = nullptr)
       : words_(words_of(units)), cached_(words_) {
@@ -79,7 +80,7 @@ class WeightCache {
     view_.protects = rule_of(policy).protects;
     if (policy == kLru) {
       view_.first = last_used, view_.drift = 1;
-    } else if (policy == kBelady) {
+    } else if (knows_future(policy)) {
       view_.first = next_use, view_.drift = -1;  // keys are negative times
     } else {
       view_.first = freq, view_.second = policy == kStatic ? nullptr : last_used;
