@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         run_tasks,
         save,
         to_dict,
+        write_report,
     )
     from dipc.native.onnx_library import onnx_library_path
 
@@ -73,6 +74,7 @@ __all__ = [
     "run_tasks",
     "save",
     "to_dict",
+    "write_report",
 ]
 
 

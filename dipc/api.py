@@ -19,6 +19,7 @@ from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
+from dipc.html import write_report
 from dipc.lora.finetune import Finetuned, finetune
 from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.program import Program
@@ -64,6 +65,7 @@ __all__ = [
     "run_tasks",
     "save",
     "to_dict",
+    "write_report",
 ]
 
 

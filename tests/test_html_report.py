@@ -287,6 +287,8 @@ def test_a_study_is_read_from_folder_and_file(tmp_path: Path) -> None:
         ('{"schema": 9, "kind": "study"}', ("schema 9", "reads 1")),
         (json.dumps(study_document(points=[3])), ("points.0:",)),
         ('{"schema": 1, "kind": "study", "points": []}', ("model: Field required",)),
+        (json.dumps(study_document(model={"name": "a"})), ("model: no 'bytes'",)),
+        (json.dumps(study_document(timelines=[{"point": "a"}])), ("0.token: Field required",)),
     ],
 )
 def test_what_is_no_study(tmp_path: Path, content: str, parts: tuple[str, ...]) -> None:

@@ -31,22 +31,13 @@ def command(
     Charts, tables, findings, sources and everything the figures depend on, in one file that loads nothing else and can
     be mailed.
     """
-    from dipc.html import write_page
+    from dipc.html import write_report
     from dipc.report.figures import document
-    from dipc.report.study_file import read_study
-    from dipc.report.study_plot import write_plots
-    from dipc.report.study_trace import write_trace
 
-    found = read_study(study)
     with working("writing the report"):
-        # The page last: it stands for a report that is complete.
-        written = [] if plots is None else write_plots(found, plots)
-        if perfetto is not None:
-            write_trace(found, perfetto)
-            written.append(perfetto)
-        write_page(found, out)
+        *files, page = map(str, write_report(study, out, plots=plots, perfetto=perfetto))
     if json:
-        show_json(document("report", page=str(out), files=[str(path) for path in written]))
+        show_json(document("report", page=page, files=files))
         return
-    files = f" and {len(written)} more files" if written else ""
-    typer.echo(f"wrote {out}{files}; it needs no network")
+    beside = f" and {len(files)} files beside it" if files else ""
+    typer.echo(f"wrote {page}{beside}; the page needs no network")

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from dipc.html.page import study_page, write_page
+from dipc.html.report import write_report
 
-__all__ = ["study_page", "write_page"]
+__all__ = ["study_page", "write_page", "write_report"]

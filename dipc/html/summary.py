@@ -23,8 +23,10 @@ def header(view: View) -> Markup:
     """What was studied, and what kind of figures these are."""
     study = view.study
     simulated = "Tokens per second are simulated from the memory traffic of every token; no device was timed."
-    if study.text is None:
+    if not study.model.get("has_weights", True):
         measured = "No perplexity: the model is known by its config alone."
+    elif study.text is None:
+        measured = "No perplexity was measured."
     else:
         measured = f"Perplexity is measured on {study.text['name']}, {number(study.text['tokens'])} tokens."
     made_up = [p for p in view.priced if p.source.startswith("synthetic")]

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from dipc.study.result import Study
 
 NAME = "study.json"
+_NEEDED = {
+    "model": ("name", "bytes", "bits_per_weight"),
+    "device": ("name", "description"),
+    "text": ("name", "digest", "tokens", "seq_len", "protocol"),
+}
+"""What a report says of each in any case."""
 
 
 def read_study(path: Path) -> Study:
@@ -42,6 +48,7 @@ def study_from_dict(found: Any, where: str) -> Study:
     """A study from its dict; `where` is what errors call it. Raises BadFile."""
     from pydantic import TypeAdapter, ValidationError
 
+    from dipc.backends.timeline import Timeline
     from dipc.study.result import Study
 
     if not isinstance(found, Mapping) or found.get("kind") != "study":
@@ -53,11 +60,18 @@ def study_from_dict(found: Any, where: str) -> Study:
         raise BadFile(f"{where}: schema {found.get('schema')!r}, and this dipc reads {SCHEMA}; run `dipc study` again")
     try:
         points = [_nested(point) for point in found.get("points", ())]
-        return TypeAdapter(Study).validate_python({**found, "points": points})
+        study = TypeAdapter(Study).validate_python({**found, "points": points})
+        TypeAdapter(list[Timeline]).validate_python(found.get("timelines", ()))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise BadFile(f"{where}: {place}: {first['msg']}; run `dipc study` again") from error
+    for part, names in _NEEDED.items():
+        held = getattr(study, part)
+        missing = [name for name in names if held is not None and name not in held]
+        if missing:
+            raise BadFile(f"{where}: {part}: no {missing[0]!r}; run `dipc study` again")
+    return study
 
 
 def _nested(point: Any) -> Any:
