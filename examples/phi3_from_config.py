@@ -1,6 +1,6 @@
 """A 14-billion-parameter model from its config.json alone: compiled and priced without a single weight.
 
-Prints the dense rows of the paper's Tables 6 and 7, the figure for `dip` on made-up activity, the seconds and the memory.
+Prints the dense rows of the paper's Tables 6 and 7, the figure for `dip` on made-up activity, seconds and memory.
 """
 
 from __future__ import annotations

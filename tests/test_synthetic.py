@@ -76,10 +76,9 @@ def test_no_correlation_and_a_full_one() -> None:
 
 
 def test_persistence_by_hand() -> None:
-    share, lasting = persistence_of(0.2 * 0.8, 0.2 * 0.8 ** LAGS[1])
-    assert (share, lasting) == (pytest.approx(0.2), pytest.approx(0.8))
+    assert persistence_of(0.2 * 0.8, 0.2 * 0.8 ** LAGS[1]) == pytest.approx((0.2, 0.8))
     assert persistence_of(0.0, 0.3) == (0.0, 0.0)
-    assert persistence_of(0.1, 0.2) == (pytest.approx(0.1 / 0.999), 0.999)
+    assert persistence_of(0.1, 0.2) == pytest.approx((0.1 / 0.999, 0.999))
     assert persistence_of(0.1, 0.0)[1] == pytest.approx(1e-3 ** (1 / 7))
 
 
@@ -120,7 +119,7 @@ def test_statistics_by_hand() -> None:
     # Unit 0 always, unit 1 never, unit 2 in pairs of tokens.
     mask_TU = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 0, 1]], dtype=np.bool_)
     found = site_statistics(Trace.from_masks({"a": mask_TU}, {}), "a")
-    assert (found.units, found.density) == (3, pytest.approx(8 / 15))
+    assert found.units == 3 and found.density == pytest.approx(8 / 15)
     assert found.popularity[1] == pytest.approx(0.6)
     # Unit 2 one token on: both in 1 of 4 pairs; 2 of the first four touch it, 2 of the last four; variance 0.6 * 0.4.
     assert found.correlation[0] == pytest.approx((1 / 4 - 2 / 4 * 2 / 4) / 0.24)
@@ -145,7 +144,7 @@ def test_between_two_depths() -> None:
     model = default_activity().model_copy(update={"input": (first, last), "glu": (first,)})
     found = model.at("layers.3.input", 0.25)
     np.testing.assert_allclose(found.popularity, 1.5 * GRID_G)
-    assert (found.persistent, found.depth) == (pytest.approx(0.25), 0.25)
+    assert (found.persistent, found.depth) == pytest.approx((0.25, 0.25))
     assert model.at("layers.3.input", 1.0) == last
     assert model.at("layers.3.glu", 0.9) == first == model.at("of_a_plugin", 0.0)
 
@@ -229,7 +228,8 @@ def test_a_cache_aware_site_selects_in_closed_loop(
         score_TU = torch.from_numpy(scores.draw(40))
         k = active_units(program)[name]
         select = ops.target("select_cache_aware")
-        mask = select(score_TU, state.cached, freq, state.last_used, state.t, k, 30, 0.2, policy)[0]
+        given = (score_TU, state.cached, freq, state.last_used, state.t, k, 30, 0.2, policy)
+        mask = select(*given)[0]  # type: ignore[operator]
         np.testing.assert_array_equal(trace.mask(name), mask.numpy())
 
 

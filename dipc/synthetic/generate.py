@@ -95,7 +95,7 @@ def _masks(scores: Scores, select: Select, tokens: int) -> Packed:
 
 def _largest(count: int) -> Select:
     """Masks of the largest scores of each token."""
-    target = ops.target("select_topk")
+    target: Callable[[Tensor, int], Tensor] = ops.target("select_topk")  # type: ignore[assignment]
     return lambda score_TU: target(score_TU, count)
 
 
@@ -108,6 +108,7 @@ def _cache_aware(node: fx.Node, scores: Scores) -> Select:
 
     def select(score_TU: Tensor) -> Tensor:
         nonlocal state
+        mask: Tensor
         mask, *after = node.target(score_TU, *state, k, capacity, gamma, policy)  # type: ignore[operator]
         state = tuple(after)
         return mask
