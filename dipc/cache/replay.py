@@ -114,7 +114,7 @@ def _replay_one(
     packed_TB: Packed, units: int, policy: Policy, capacity: int, popularity: Ints | None, missed: bool
 ) -> SiteReplay:
     if not policy.online:
-        return _replay_offline(packed_TB, units, policy, clamp_capacity(policy, capacity, units), missed)
+        return _replay_offline(packed_TB, units, policy, capacity, popularity, missed)
     cache = Replay(units, capacity, policy, popularity)
     hits_T = np.empty(len(packed_TB), dtype=np.int64)
     missed_TB = np.empty_like(packed_TB) if missed else None
@@ -129,8 +129,10 @@ def _replay_one(
     return SiteReplay(hits_T, missed_TB)
 
 
-def _replay_offline(packed_TB: Packed, units: int, policy: Policy, capacity: int, missed: bool) -> SiteReplay:
-    state = first_state(units, capacity, policy)
+def _replay_offline(
+    packed_TB: Packed, units: int, policy: Policy, capacity: int, popularity: Ints | None, missed: bool
+) -> SiteReplay:
+    room, state = clamp_capacity(policy, capacity, units), first_state(units, capacity, policy, popularity)
     hits_T = np.empty(len(packed_TB), dtype=np.int64)
     missed_TB = np.empty_like(packed_TB) if missed else None
     token = 0
@@ -138,7 +140,7 @@ def _replay_offline(packed_TB: Packed, units: int, policy: Policy, capacity: int
         for mask, next_use in zip(mask_NU, next_NU, strict=True):
             if missed_TB is not None:
                 missed_TB[token] = np.packbits(mask > state[0])
-            hits_T[token] = advance(state, mask, capacity, policy, next_use)
+            hits_T[token] = advance(state, mask, room, policy, next_use)
             token += 1
     return SiteReplay(hits_T, missed_TB)
 
