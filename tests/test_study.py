@@ -129,7 +129,7 @@ def test_findings_on_dram_and_flash() -> None:
     half = [
         replace(p, cost=replace(p.cost, tokens_per_second=(p.flash_bytes_per_s or 1) ** 0.5)) for p in points if p.cost
     ]
-    assert "Throughput of dip grows more slowly than flash bandwidth: it goes with its power 0.5" in said(*half)
+    assert "Throughput of dip grows more slowly than flash bandwidth: it goes with its power 0.50" in said(*half)
 
 
 def test_findings_on_policies_and_the_oracle() -> None:

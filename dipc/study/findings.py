@@ -27,7 +27,7 @@ def findings(found: Study) -> Iterator[str]:
     points = [p for p in found.points if p.flash_bytes_per_s == flash]
     targets = [t for t in found.targets if t.flash_bytes_per_s == flash]
     yield from _best(targets)
-    yield from _by_dram(targets)
+    yield from _by_dram(targets, found.model["bytes"])
     sizes = sorted({p.dram_bytes for p in points if p.dram_bytes >= found.model["bytes"]})
     if sizes:
         yield f"The whole model fits into {format_bytes(sizes[0])} of DRAM: no flash is read there."
@@ -59,14 +59,16 @@ def _best(targets: Sequence[Target]) -> Iterator[str]:
         )
 
 
-def _by_dram(targets: Sequence[Target]) -> Iterator[str]:
+def _by_dram(targets: Sequence[Target], model_bytes: float) -> Iterator[str]:
     """How the gain over dense goes with DRAM (Table 6)."""
     for (method, increase, policy), group in _grouped(targets, "method", "max_ppl_increase", "policy"):
         gains = sorted((t.dram_bytes, t.speedup) for t in group if t.speedup is not None)
         if len(gains) > 1:
             listed = ", ".join(f"{number(gain, 3)} at {format_bytes(dram)}" for dram, gain in gains)
-            how = _course([gain for _, gain in gains])
-            yield f"The gain of {method} ({policy}) over dense within +{number(increase)} {how} with DRAM: {listed}."
+            short = [gain for dram, gain in gains if dram < model_bytes]
+            until = "" if len(short) in (0, len(gains)) else " until the model fits"
+            how = f"{_course(short if len(short) > 1 else [gain for _, gain in gains])} with DRAM{until}"
+            yield f"The gain of {method} ({policy}) over dense within +{number(increase)} {how}: {listed}."
 
 
 def _by_flash(points: Sequence[Point]) -> Iterator[str]:
@@ -80,7 +82,7 @@ def _by_flash(points: Sequence[Point]) -> Iterator[str]:
         middle = median(found)
         what = "is proportional to" if abs(middle - 1) <= _PROPORTIONAL else "grows more slowly than"
         least = "" if min(found) > middle - _PROPORTIONAL else f", at least {min(found):.2g}, where DRAM is the slower"
-        yield f"Throughput of {method} {what} flash bandwidth: it goes with its power {middle:.3g} (median{least})."
+        yield f"Throughput of {method} {what} flash bandwidth: it goes with its power {middle:.2f} (median{least})."
 
 
 def _by_gamma(targets: Sequence[Target]) -> Iterator[str]:
