@@ -101,6 +101,7 @@ def dense_form(program: Program) -> Program:
 
 
 def full_windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None) -> list[Tensor]:
+    """Token ids [T] of every window of a text that is full; UsageError where none is."""
     found = [window.ids for window in windows(model, text, seq_len, max_tokens, 0)]
     full = [ids for ids in found if len(ids) == seq_len]
     if not full:

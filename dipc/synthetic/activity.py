@@ -81,7 +81,7 @@ class ActivityModel(_Strict):
     """|GLU(x)|, what reaches its down projection."""
 
     @model_validator(mode="after")
-    def _from_the_first_layer(self) -> ActivityModel:
+    def _depths_rise(self) -> ActivityModel:
         for name, sites in (("input", self.input), ("glu", self.glu)):
             if any(later.depth <= earlier.depth for earlier, later in pairwise(sites)):
                 raise ValueError(f"the depths of {name} must rise")
