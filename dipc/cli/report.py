@@ -39,5 +39,5 @@ def command(
     if json:
         show_json(document("report", page=page, files=files))
         return
-    beside = f" and {len(files)} files beside it" if files else ""
+    beside = f" and {len(files)} other file{'s' * (len(files) > 1)}" if files else ""
     typer.echo(f"wrote {page}{beside}; the page needs no network")

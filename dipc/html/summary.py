@@ -9,7 +9,7 @@ from dipc.html.markup import Markup, element, joined
 from dipc.html.tables import assumptions_table, facts
 from dipc.quantities import format_bytes
 from dipc.report.figures import NONE, number
-from dipc.report.study_view import ORACLE, View, distinct, increase_text, name, setting
+from dipc.report.study_view import ORACLES, View, distinct, increase_text, name, setting
 from dipc.version import __version__
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def tiles(view: View) -> Markup:
     shown = [] if dense is None else [_tile(number(dense.throughput, 3), "dense", _dense_says(view))]
     for increase in distinct(t.max_ppl_increase for t in view.study.targets):
         here = [t for t in view.study.targets if t.max_ppl_increase == increase and setting(t) == view.base]
-        best = max((t for t in here if t.tokens_per_second and t.policy != ORACLE), key=_reach, default=None)
+        best = max((t for t in here if t.tokens_per_second and t.policy not in ORACLES), key=_reach, default=None)
         title = f"perplexity at most {increase_text(increase)}"
         shown.append(_tile(NONE, title, "not reached") if best is None else _target_tile(best, title))
     if not view.study.targets:

@@ -10,7 +10,7 @@ from dipc.quantities import format_bandwidth, format_bytes
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, plain
 from dipc.report.figures import number, share
 from dipc.report.study_tradeoffs import gamma_charts, pareto_chart, policy_charts
-from dipc.report.study_view import ORACLE, Setting, View, distinct, increase_text, name, said, setting
+from dipc.report.study_view import ORACLES, Setting, View, distinct, increase_text, name, said, setting
 
 if TYPE_CHECKING:
     from dipc.study.result import Layer, Point, Study, Target
@@ -75,7 +75,7 @@ def _levels(view: View, along: Sequence[Setting], what: str) -> Iterator[tuple[s
     """A title, a caption and the lines for each perplexity aimed at, or for the usual density."""
     reached = [t for t in view.study.targets if t.tokens_per_second is not None and setting(t) in along]
     for increase in distinct(t.max_ppl_increase for t in reached):
-        here = [t for t in reached if t.max_ppl_increase == increase and t.policy != ORACLE]
+        here = [t for t in reached if t.max_ppl_increase == increase and t.policy not in ORACLES]
         lines = []
         for method in view.methods:
             own = ([t for t in here if setting(t) == s and t.method == method] for s in along)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, Rule, plain
 from dipc.report.figures import number
-from dipc.report.study_view import AWARE, ORACLE, Setting, View, distinct, front, increase_text, name, said, setting
+from dipc.report.study_view import AWARE, ORACLES, Setting, View, distinct, front, increase_text, name, said, setting
 
 if TYPE_CHECKING:
     from dipc.study.result import Point
@@ -85,9 +85,10 @@ def policy_charts(view: View) -> Iterator[Chart]:
     if aware in view.methods:
         groups[aware] = list(view.at(view.base, aware))
     lines = [
-        _line(view, label, i, found, dashed=label.endswith(ORACLE)) for i, (label, found) in enumerate(groups.items())
+        _line(view, label, i, found, dashed=label.endswith(ORACLES)) for i, (label, found) in enumerate(groups.items())
     ]
-    known = f" {ORACLE} (dashed) knows the future: no device can." if ORACLE in counts[method] else ""
+    oracles = [policy for policy in counts[method] if policy in ORACLES]
+    known = f" Dashed ({', '.join(oracles)}): knows the future, which no device can." if oracles else ""
     caption = f"{method} by eviction policy.{known}"
     chart = _traded(view, "policy", "By eviction policy", caption, lines, groups.values())
     yield from [chart] if chart else []

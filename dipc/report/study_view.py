@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dipc.study.result import Point, Study, Target
 
 T = TypeVar("T")
-ORACLE = "belady"
-"""The policy that knows the future: no device has it."""
+ORACLES = ("belady", "belady-demand")
+"""The policies that know the future: no device has them."""
 AWARE = "-ca"
 """How the name of a cache-aware method ends."""
 HOPELESS = 2.0
@@ -116,9 +116,9 @@ class View:
         return next((p for p in self.priced if p.method == "dense" and setting(p) == at), None)
 
     def at(self, at: Setting | None, method: str) -> tuple[Point, ...]:
-        """A method's points at a setting that a device can have: without the oracle's, where there are others."""
+        """A method's points at a setting that a device can have: without the oracles', where there are others."""
         found = tuple(p for p in self.priced if p.method == method and setting(p) == at)
-        return tuple(p for p in found if p.policy != ORACLE) or found
+        return tuple(p for p in found if p.policy not in ORACLES) or found
 
     def usual(self, method: str, at: Setting | None) -> Point | None:
         """A method's fastest point of the usual density at a setting."""
@@ -167,9 +167,9 @@ def said(point: Point) -> str:
 
 
 def name(point: Point) -> str:
-    """A point in a legend: its method, density and gamma, and the policy if that is the oracle's."""
+    """A point in a legend: its method, density and gamma, and the policy if that is an oracle."""
     if point.method == "dense":
         return "dense"
     parts = [point.method, f"density {share(point.density)}"]
     parts += [] if point.gamma is None else [f"gamma {point.gamma:g}"]
-    return ", ".join([*parts, ORACLE] if point.policy == ORACLE else parts)
+    return ", ".join([*parts, point.policy] if point.policy in ORACLES else parts)
