@@ -6,7 +6,7 @@ Shapes: T tokens, U units of a site, B = ceil(U / 8) bytes. Bit order is numpy's
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,19 +18,21 @@ from dipc.errors import BadFile, UsageError
 from dipc.tensor_file import TensorFormat
 
 SCHEMA = 1
-_PIECE_TOKENS = 1024
+_PIECE_TOKENS = 256
 _FORMAT = TensorFormat(
     "trace", SCHEMA, "give a file that dipc recorded as one", "record the trace again", framework="numpy"
 )
 
 Meta = dict[str, str | int | float]
+Packed = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Units that each token touched at every site, and how they were found. Do not modify the arrays."""
 
-    sites: dict[str, npt.NDArray[np.uint8]]
+    sites: dict[str, Packed]
     """Packed masks by site, uint8 [T, B]; the bits past U are 0."""
     units: dict[str, int]
     """U of each site, in the same order."""
@@ -53,10 +55,8 @@ class Trace:
 
     def density(self, site: str) -> float:
         """Mean share of the site's units that a token touches; 0 for an empty trace."""
-        packed = self.sites[site]
-        pieces = (packed[start : start + _PIECE_TOKENS] for start in range(0, self.tokens, _PIECE_TOKENS))
-        touched = sum(int(np.unpackbits(piece).sum()) for piece in pieces)  # the bits past U are 0
-        return touched / (self.tokens * self.units[site]) if self.tokens else 0.0
+        accesses = int(accesses_by_token(self.sites[site]).sum())
+        return accesses / (self.tokens * self.units[site]) if self.tokens else 0.0
 
     @classmethod
     def from_masks(cls, masks: Mapping[str, npt.NDArray[np.bool_]], meta: Meta) -> Trace:
@@ -107,6 +107,26 @@ class Trace:
             return cls({site: sites[site] for site in units}, cast(dict[str, int], units), cast(Meta, meta))
         except UsageError as error:
             raise BadFile(f"{path}: {error}; record the trace again") from error
+
+
+def accesses_by_token(packed_TB: Packed) -> Counts:
+    """Units that each token touches, int64 [T]; the masks, uint8 [T, B], are read in pieces."""
+    counts_T = np.empty(len(packed_TB), dtype=np.int64)
+    for piece in _pieces(len(packed_TB)):
+        counts_T[piece] = np.bitwise_count(packed_TB[piece]).sum(axis=1, dtype=np.int64)
+    return counts_T
+
+
+def accesses_by_unit(packed_TB: Packed, units: int) -> Counts:
+    """Tokens that touch each of U units, int64 [U]; the masks, uint8 [T, B], are read in pieces."""
+    counts_U = np.zeros(units, dtype=np.int64)
+    for piece in _pieces(len(packed_TB)):
+        counts_U += np.unpackbits(packed_TB[piece], axis=1, count=units).sum(axis=0, dtype=np.int64)
+    return counts_U
+
+
+def _pieces(tokens: int) -> Iterator[slice]:
+    return (slice(start, start + _PIECE_TOKENS) for start in range(0, tokens, _PIECE_TOKENS))
 
 
 def _problem(trace: Trace) -> str:

@@ -135,22 +135,23 @@ def test_many_tokens_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_popular_units_come_first() -> None:
     touched = np.array([[0, 1, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=np.uint8)
-    assert order_of("file", touched) is None
-    assert order_of("popularity", touched).tolist() == [1, 2, 3, 0]  # type: ignore[union-attr]
+    packed = np.packbits(touched, axis=1)
+    assert order_of("file", packed, 4) is None
+    assert order_of("popularity", packed, 4).tolist() == [1, 2, 3, 0]  # type: ignore[union-attr]
 
 
 def test_units_read_together_become_neighbours() -> None:
     # {0, 3} three times, {1, 4} twice, {3, 4} once: 0-3 and 1-4 are joined first, then 3-4: the chain 0 3 4 1, then 2.
     tokens = [{0, 3}] * 3 + [{1, 4}] * 2 + [{3, 4}]
     touched = np.array([[unit in token for unit in range(5)] for token in tokens], dtype=np.uint8)
-    order = order_of("co-activation", touched)
+    order = order_of("co-activation", np.packbits(touched, axis=1), 5)
     assert order is not None and order.tolist() in ([0, 3, 4, 1, 2], [1, 4, 3, 0, 2])
 
 
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 99), st.sampled_from(["popularity", "co-activation"]))
 def test_a_layout_is_an_order_of_all_units(units: int, tokens: int, seed: int, layout: Any) -> None:
     touched = (np.random.default_rng(seed).random((tokens, units)) < 0.3).astype(np.uint8)
-    order = order_of(layout, touched)
+    order = order_of(layout, np.packbits(touched, axis=1), units)
     assert order is not None and sorted(order.tolist()) == list(range(units))
 
 

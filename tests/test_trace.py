@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from dipc.cache import get_policy
 from dipc.cache.replay import replay_site
 from dipc.errors import BadFile, UsageError
-from dipc.trace import SCHEMA, Meta, Trace
+from dipc.trace import SCHEMA, Meta, Trace, accesses_by_token, accesses_by_unit
 
 META: Meta = {"model": "demo", "density": 0.5, "seed": 3}
 
@@ -76,6 +76,8 @@ def test_a_mapped_trace_is_the_same_and_stays_in_its_file(tmp_path: Path) -> Non
         assert isinstance(owner, mmap.mmap) and not packed_TB.flags.writeable
         np.testing.assert_array_equal(mapped.mask(site), masks[site])
         assert mapped.density(site) == masks[site].mean()
+        np.testing.assert_array_equal(accesses_by_token(packed_TB), masks[site].sum(axis=1))
+        np.testing.assert_array_equal(accesses_by_unit(packed_TB, mapped.units[site]), masks[site].sum(axis=0))
         case = [(get_policy("lru"), 4), (get_policy("belady"), 4)]
         for one, other in zip(*(replay_site(t.sites[site], t.units[site], case) for t in (mapped, trace)), strict=True):
             np.testing.assert_array_equal(one.hits_T, other.hits_T)

@@ -3,7 +3,7 @@
 Flash reads are the misses, DRAM reads what is resident, the KV cache and the hits; a token takes the longer of the two
 times where the device overlaps them (as the paper's dense figures imply: Table 6, 6 GB), else their sum.
 
-Shapes: T counted tokens, W warm-up tokens before them, U units of a site, B = ceil(U / 8) bytes.
+Shapes: T counted tokens, U units of a site, B = ceil(U / 8) bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from dipc.backends.price import Case, Floats, Ints, Price, SitePrice
 from dipc.cache.policy import Policy, clamp_capacity
@@ -24,7 +23,7 @@ from dipc.flash import Layout, Reads
 from dipc.flash.layout import order_of
 from dipc.flash.reads import Placement, full_reads, seconds_per_read, selected_reads, separate_reads
 from dipc.hardware import Device
-from dipc.trace import Trace
+from dipc.trace import Trace, accesses_by_token, accesses_by_unit
 from dipc.traffic import Allocation, Site, TrafficProgram
 
 __all__ = ["Case", "Price", "SitePrice", "price", "price_many"]
@@ -57,8 +56,9 @@ def price_many(
     """Price every token of a trace in several cases; for a program without selection, the one token that all are like.
 
     Cases with the same policy and capacities share one replay of the trace, and those with the same reads one look at
-    what was missed, so another flash speed costs next to nothing. Sites are priced on all cores. Those that are read
-    in full are taken as warm from the first token; the others start with an empty cache.
+    what was missed, so another flash speed costs next to nothing. Sites are priced on all cores, and no others are in
+    memory meanwhile, so a mapped trace may be larger than it. Sites that are read in full are taken as warm from the
+    first token; the others start with an empty cache.
 
     Args:
         traffic: the program.
@@ -159,7 +159,7 @@ def _selecting_site(
 ) -> list[SitePrice]:
     """A site whose masks choose its units: first all replays, then the reads that their misses make."""
     packed_TB = trace.sites[site.name]
-    accesses_T = np.bitwise_count(packed_TB).sum(axis=1, dtype=np.int64)[warmup:]
+    accesses_T = accesses_by_token(packed_TB[warmup:])
     ways = [_way(site, case) for case in cases]
     caches = list(dict.fromkeys((way.policy, way.capacity) for way in ways))
     counts = _popularity(site, trace, warmup, popularity) if any(not policy.counts for policy, _ in caches) else None
@@ -204,12 +204,7 @@ def _order(layout: Layout, site: Site, trace: Trace, warmup: int) -> Ints | None
         return None
     if warmup == 0:
         raise UsageError(f"layout={layout} is made from the warm-up tokens, and there is none; give some")
-    return order_of(layout, _warm_up(site, trace, warmup))
-
-
-def _warm_up(site: Site, trace: Trace, warmup: int) -> npt.NDArray[np.uint8]:
-    """uint8 [W, U]: what the warm-up tokens touch."""
-    return np.unpackbits(trace.sites[site.name][:warmup], axis=1, count=site.units)
+    return order_of(layout, trace.sites[site.name][:warmup], site.units)
 
 
 def _popularity(site: Site, trace: Trace, warmup: int, given: Mapping[str, Ints] | None) -> Ints:
@@ -220,8 +215,7 @@ def _popularity(site: Site, trace: Trace, warmup: int, given: Mapping[str, Ints]
         return given[site.name]
     if warmup == 0:
         raise UsageError("a policy that ranks by popularity needs warm-up tokens to count it on, or a calibration")
-    counts: Ints = _warm_up(site, trace, warmup).sum(axis=0, dtype=np.int64)
-    return counts
+    return accesses_by_unit(trace.sites[site.name][:warmup], site.units)
 
 
 def _check_trace(traffic: TrafficProgram, trace: Trace | None, warmup: int) -> int:

@@ -21,8 +21,7 @@ from dipc.benchmark.case import Case, Cases, require_library
 from dipc.cache import get_policy
 from dipc.cache.replay import replay_site
 from dipc.errors import MissingDependency
-
-Packed = NDArray[np.uint8]
+from dipc.trace import Packed, accesses_by_unit
 
 TOGETHER = "all at once"
 """The case of all policies, each at several capacities, in one pass."""
@@ -105,7 +104,7 @@ def _our_cases(policies: Sequence[str], **trace: Any) -> dict[str, Case]:
 
 def _replaying(packed_TB: Packed, units: int, named: Sequence[tuple[str, int]]) -> Case:
     cases = [(get_policy(policy), capacity) for policy, capacity in named]
-    uses = np.unpackbits(packed_TB, axis=1, count=units).sum(axis=0, dtype=np.int64)  # what `static` goes by
+    uses = accesses_by_unit(packed_TB, units)  # what `static` goes by
 
     def call(number: int) -> NDArray[Any]:
         found = replay_site(packed_TB, units, cases, popularity=uses)
@@ -168,7 +167,7 @@ def _replay_pool(
     pool_TB: Packed, units: int, cases: Sequence[tuple[str, float]], tokens: int, first: int
 ) -> NDArray[np.int64]:
     """Hits of each case, where a site's tokens go through the pool again and again from `first` on."""
-    uses = np.unpackbits(pool_TB, axis=1, count=units).sum(axis=0, dtype=np.int64)
+    uses = accesses_by_unit(pool_TB, units)
     caches = native.SiteCaches(units, [(policy, round(share * units)) for policy, share in cases], uses)
     hits = np.zeros(len(cases), np.int64)
     at, left = first % len(pool_TB), tokens

@@ -107,7 +107,7 @@ def command(
     from dipc.trace import Trace
 
     given = None if text is None else read_text(text)
-    replayed = None if trace is None else Trace.load(trace)
+    replayed = None if trace is None else Trace.load(trace, mapped=True)
     drawn = None if activity is None else ActivityModel.load(activity)
     program = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code).program
     from dipc import api

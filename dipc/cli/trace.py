@@ -48,7 +48,7 @@ def show_file(
     from dipc.report.trace import trace_dict, trace_tables
     from dipc.trace import Trace
 
-    trace = Trace.load(file)
+    trace = Trace.load(file, mapped=True)
     return show_json(trace_dict(trace)) if json else show(trace_tables(trace))
 
 

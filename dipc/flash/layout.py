@@ -1,6 +1,6 @@
 """Orders in which a site's units may lie in flash, made from a recording of which were touched.
 
-Shapes: W tokens of the recording, U units of the site.
+Shapes: W tokens of the recording, U units of the site, B = ceil(U / 8) bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipc.flash.options import Layout
+from dipc.trace import Packed, accesses_by_unit
 
 Ints = npt.NDArray[np.int64]
 
@@ -20,26 +21,26 @@ _BLOCK = 2**24
 """Pair counts that are held at once."""
 
 
-def order_of(layout: Layout, touched_WU: npt.NDArray[np.uint8]) -> Ints | None:
+def order_of(layout: Layout, packed_WB: Packed, units: int) -> Ints | None:
     """The unit at each place of the file, int64 [U]; None for the model's own order.
 
     Args:
         layout: which order.
-        touched_WU: uint8 [W, U], 1 where a token touched a unit.
+        packed_WB: uint8 [W, B], the touched units as a trace packs them.
+        units: U.
     """
     if layout == "file":
         return None
-    counts_U = touched_WU.sum(axis=0, dtype=np.int64)
+    counts_U = accesses_by_unit(packed_WB, units)
     by_popularity: Ints = np.argsort(-counts_U, kind="stable")
     if layout == "popularity":
         return by_popularity
-    return _chains(_likely_pairs(touched_WU[-_TOKENS:], counts_U), by_popularity)
+    return _chains(_likely_pairs(packed_WB[-_TOKENS:], units), by_popularity)
 
 
-def _likely_pairs(touched_WU: npt.NDArray[np.uint8], counts_U: Ints) -> Ints:
+def _likely_pairs(packed_WB: Packed, units: int) -> Ints:
     """Pairs of units int64 [N, 2], those that were touched together most often first."""
-    touched = touched_WU.astype(np.float32)
-    units = touched.shape[1]
+    touched = np.unpackbits(packed_WB, axis=1, count=units).astype(np.float32)
     partners = min(_NEIGHBOURS, units - 1)
     pairs, together = [], []
     block = max(1, _BLOCK // units)

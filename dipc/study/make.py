@@ -129,7 +129,7 @@ class Store:
 
     def trace(self, run: Run) -> Trace:
         """The activity of a run that was made and has one."""
-        return Trace.load(self._trace(run))
+        return Trace.load(self._trace(run), mapped=True)
 
     def keep(self, run: Run, measured: Measured, trace: Trace | None) -> None:
         """Keep a run: the trace first, for what has figures is finished."""

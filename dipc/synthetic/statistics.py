@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from dipc.trace import Trace
+from dipc.trace import Counts, Packed, Trace, accesses_by_unit
 
 LAGS = (1, 8, 64)
 SHARES = (0.01, 0.5, 0.99)
 _PIECE_TOKENS = 256
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def site_statistics(trace: Trace, site: str) -> SiteStatistics:
     """
     packed_TB, units = trace.sites[site], trace.units[site]
     tokens = len(packed_TB)
-    count_U = _counts(packed_TB, units)
+    count_U = accesses_by_unit(packed_TB, units)
     share_U = count_U / tokens
     return SiteStatistics(
         units,
@@ -57,15 +54,7 @@ def site_statistics(trace: Trace, site: str) -> SiteStatistics:
     )
 
 
-def _counts(packed_TB: npt.NDArray[np.uint8], units: int) -> Counts:
-    """Tokens that touch each unit, int64 [U]."""
-    count_U = np.zeros(units, dtype=np.int64)
-    for start in range(0, len(packed_TB), _PIECE_TOKENS):
-        count_U += np.unpackbits(packed_TB[start : start + _PIECE_TOKENS], axis=1, count=units).sum(0, dtype=np.int64)
-    return count_U
-
-
-def _correlation(packed_TB: npt.NDArray[np.uint8], count_U: Counts, lag: int) -> float | None:
+def _correlation(packed_TB: Packed, count_U: Counts, lag: int) -> float | None:
     tokens, pairs = len(packed_TB), len(packed_TB) - lag
     if pairs < 1:
         return None
@@ -78,6 +67,6 @@ def _correlation(packed_TB: npt.NDArray[np.uint8], count_U: Counts, lag: int) ->
         earlier_TB = packed_TB[start : min(start + _PIECE_TOKENS, pairs)]
         later_TB = packed_TB[start + lag : start + lag + len(earlier_TB)]
         both += int(np.bitwise_count(earlier_TB & later_TB).sum(dtype=np.int64))
-    earlier_U = (count_U - _counts(packed_TB[pairs:], len(count_U))) / pairs
-    later_U = (count_U - _counts(packed_TB[:lag], len(count_U))) / pairs
+    earlier_U = (count_U - accesses_by_unit(packed_TB[pairs:], len(count_U))) / pairs
+    later_U = (count_U - accesses_by_unit(packed_TB[:lag], len(count_U))) / pairs
     return (both / pairs - float(earlier_U @ later_U)) / variance
