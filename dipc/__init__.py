@@ -9,6 +9,7 @@ from dipc.version import __version__
 
 if TYPE_CHECKING:
     from dipc.api import (
+        ActivityModel,
         Calibration,
         Comparison,
         Compiled,
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
         OwnScore,
         Plan,
         Program,
+        Reads,
         Score,
         Study,
         TaskScores,
         Text,
+        Trace,
         calibrate,
         capture,
         compare,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         finetune,
+        fit_activity,
         generate,
         load,
         perplexity,
@@ -37,12 +41,14 @@ if TYPE_CHECKING:
         run_study,
         run_tasks,
         save,
+        synthetic_trace,
         to_dict,
         write_report,
     )
     from dipc.native.onnx_library import onnx_library_path
 
 __all__ = [
+    "ActivityModel",
     "Calibration",
     "Comparison",
     "Compiled",
@@ -52,10 +58,12 @@ __all__ = [
     "OwnScore",
     "Plan",
     "Program",
+    "Reads",
     "Score",
     "Study",
     "TaskScores",
     "Text",
+    "Trace",
     "__version__",
     "calibrate",
     "capture",
@@ -65,6 +73,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "fit_activity",
     "generate",
     "load",
     "onnx_library_path",
@@ -73,6 +82,7 @@ __all__ = [
     "run_study",
     "run_tasks",
     "save",
+    "synthetic_trace",
     "to_dict",
     "write_report",
 ]

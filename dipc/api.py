@@ -17,6 +17,7 @@ from dipc.calibration.measure import calibrate
 from dipc.comparison import Comparison, compare
 from dipc.errors import UnknownName
 from dipc.evaluation import OwnScore, Score, evaluate, perplexity
+from dipc.flash import Reads
 from dipc.frontend import capture
 from dipc.generation import Generation, generate
 from dipc.html import write_report
@@ -26,9 +27,12 @@ from dipc.program import Program
 from dipc.study.plan import Plan, plan
 from dipc.study.result import Study
 from dipc.study.study import run_study
+from dipc.synthetic import ActivityModel, synthetic_trace
+from dipc.synthetic.fit import fit_activity
 from dipc.tasks.run import run_tasks
 from dipc.tasks.scores import TaskScores
 from dipc.text import Text
+from dipc.trace import Trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from dipc.backends.onnx import Export
 
 __all__ = [
+    "ActivityModel",
     "Calibration",
     "Comparison",
     "Compiled",
@@ -45,10 +50,12 @@ __all__ = [
     "OwnScore",
     "Plan",
     "Program",
+    "Reads",
     "Score",
     "Study",
     "TaskScores",
     "Text",
+    "Trace",
     "calibrate",
     "capture",
     "compare",
@@ -57,6 +64,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "fit_activity",
     "generate",
     "load",
     "perplexity",
@@ -64,6 +72,7 @@ __all__ = [
     "run_study",
     "run_tasks",
     "save",
+    "synthetic_trace",
     "to_dict",
     "write_report",
 ]
@@ -131,10 +140,21 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
 
 
 def to_dict(
-    result: Calibration | Compiled | Estimate | Finetuned | Plan | Score | Study | TaskScores,
+    result: ActivityModel
+    | Calibration
+    | Comparison
+    | Compiled
+    | Estimate
+    | Finetuned
+    | Plan
+    | Score
+    | Study
+    | TaskScores
+    | Trace,
 ) -> dict[str, Any]:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
     from dipc import report
+    from dipc.report.trace import activity_dict, trace_dict
 
     if isinstance(result, Calibration):
         return report.calibration_dict(result)
@@ -142,8 +162,12 @@ def to_dict(
         return report.score_dict(result)
     if isinstance(result, Finetuned):
         return report.finetuned_dict(result)
-    if isinstance(result, (Plan, Study)):
+    if isinstance(result, (Comparison, Plan, Study)):
         return result.to_dict()
+    if isinstance(result, ActivityModel):
+        return activity_dict(result)
+    if isinstance(result, Trace):
+        return trace_dict(result)
     if isinstance(result, TaskScores):
         return report.tasks_dict(result)
     return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)

@@ -243,6 +243,8 @@ def test_what_cannot_be_drawn_is_refused(config: Program, demo: Program) -> None
     with pytest.raises(UsageError, match="no weights"):
         fit_activity(config)
     trace = synthetic_trace(dip, 0, tokens=4)
+    assert api.to_dict(trace)["tokens"] == 4
+    assert api.to_dict(default_activity())["digest"] == default_activity().digest
     with pytest.raises(UsageError, match="either a trace or a model of activity"):
         api.estimate(dip, trace=trace, activity=default_activity())
 
