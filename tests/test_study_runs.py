@@ -217,6 +217,24 @@ def test_a_killed_worker_costs_nothing_but_its_second_try(tmp_path: Path) -> Non
     assert sorted(label for label, part in seen if part == 1.0) == ["a", "doomed", "refused"]
 
 
+class _Deadly:
+    """Ends the process that unpickles it, as one that is killed while it starts."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def test_a_worker_that_dies_before_it_has_read_a_long_text_is_noticed(tmp_path: Path) -> None:
+    long_text = Text("words", "word " * 100_000)  # far more than a pipe holds
+    setup = Setup("model", (("deadly", _Deadly()),), (), long_text, 64, None, tmp_path, 1 << 20)
+    at_work = Processes(setup, 1)
+    try:
+        failures = at_work.make([Run("a")], lambda run, part: None)
+    finally:
+        at_work.close()
+    assert failures == {Run("a"): "its process ended 2 times before it was made (exit code 3)"}
+
+
 def test_processes_make_what_this_one_would(model: Path, program: Program, tmp_path: Path) -> None:
     options = {**OPTIONS, "densities": (0.5,), "dram": ("80%",), "flash": ()}
     here = study.run_study(program, "dip", **options)

@@ -9,8 +9,10 @@ import contextlib
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -128,15 +130,17 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.run: Run | None = None
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setup), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _interrupts_held():
+            self.process.start()
         theirs.close()
+        # Sent, not an argument: starting a process would wait forever for one that died before it read long arguments.
+        self._send(setup)
 
     def start(self, run: Run) -> None:
         """Have a run made."""
         self.run = run
-        with contextlib.suppress(OSError):  # a process that is gone is noticed when it is listened to
-            self.connection.send(run)
+        self._send(run)
 
     def listen(self) -> float | str | _Ended | None:
         """The next thing that it says."""
@@ -155,16 +159,35 @@ class _Worker:
         self.process.join()
         self.connection.close()
 
+    def _send(self, message: Setup | Run) -> None:
+        with contextlib.suppress(OSError):  # a process that is gone is noticed when it is listened to
+            self.connection.send(message)
 
-def _serve(connection: Connection, setup: Setup) -> None:
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that no Ctrl-C reaches, not even while they import: the process that starts them decides."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # it lets interrupts through once it has started
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, unlike a handler
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _serve(connection: Connection) -> None:
     """What a worker process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
-    with quiet(), contextlib.suppress(EOFError, BrokenPipeError):  # that process is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where they could not be held
+    with quiet(), contextlib.suppress(EOFError, ConnectionError):  # the process that started it is gone
+        setup = connection.recv()
         while True:
             run = connection.recv()
             try:
                 make_elsewhere(setup, run, _watch(run, lambda _, part: connection.send(part)))
-            except BrokenPipeError:
+            except ConnectionError:
                 raise
             except Exception as error:
                 connection.send(_reason(error, run))
