@@ -133,6 +133,10 @@ struct CacheLoops {
       for (int64_t w = 0; w < words; ++w) scratch.candidates[w] = cache.cached[w] & ~mask[w];
       keep_best(cache, cache.capacity - active, cache.held, words, scratch);
       for (int64_t w = 0; w < words; ++w) cache.cached[w] = mask[w] | scratch.above[0][w];
+    } else if (hits > cache.capacity) {  // a state from a larger cache
+      std::memcpy(scratch.candidates, scratch.hit, words * sizeof(uint64_t));
+      keep_best(cache, cache.capacity, cache.held, words, scratch);
+      std::memcpy(cache.cached, scratch.above[0], words * sizeof(uint64_t));
     } else {
       for (int64_t w = 0; w < words; ++w) scratch.candidates[w] = mask[w] & ~cache.cached[w];
       keep_best(cache, cache.capacity - hits, cache.fresh, words, scratch);
