@@ -26,7 +26,7 @@ from dipc.api import Program, capture, compile
 from dipc.backends.eager import EagerSession
 from dipc.backends.session import Step
 from dipc.cache import get_policy
-from dipc.ops.select_cache_aware import KEY_WEIGHTS
+from dipc.ops.cache_aware_onnx import KEY_WEIGHTS
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

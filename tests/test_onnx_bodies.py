@@ -17,9 +17,9 @@ from dipc import ops
 from dipc.backends.onnx_functions import functions
 from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel
+from dipc.ops.cache_aware_onnx import KEY_WEIGHTS
 from dipc.ops.onnx_form import DOMAIN, OPSET, OnnxForm
 from dipc.ops.operator import Operator
-from dipc.ops.select_cache_aware import KEY_WEIGHTS
 
 WITH_BODIES = [n for n in ops.OPERATORS.builtin() if ops.OPERATORS.get(n).onnx is not None]
 Lower = Callable[[str, Mapping[str, Any]], list[Tensor]]

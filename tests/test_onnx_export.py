@@ -19,7 +19,7 @@ from dipc.backends import onnx as backend
 from dipc.backends.eager import EagerSession
 from dipc.backends.onnx_names import input_names, output_names
 from dipc.errors import UnknownName, UnsupportedModel, UsageError
-from dipc.ops import select_cache_aware
+from dipc.ops import cache_aware_onnx
 from dipc.ops.select_topk import OPERATOR as SELECT_TOPK
 from dipc.passes.pack import Pack
 
@@ -296,7 +296,7 @@ class _Formless:
 
 
 def test_a_policy_without_onnx_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(select_cache_aware.KEY_WEIGHTS, "lru")
+    monkeypatch.delitem(cache_aware_onnx.KEY_WEIGHTS, "lru")
     with pytest.raises(UnsupportedModel, match=r"the policy 'lru' at layers\.0\.input has no ONNX form"):
         backend.to_ir(compiled(DIP_CA))
 

@@ -25,7 +25,9 @@ def _find(module: ModuleType) -> Operator | None:
 
 
 OPERATORS: Registry[Operator] = register_kind(
-    Registry("operator", "dipc.ops", _find, frozenset({"operator", "onnx_form", "packed", "packed_onnx"}))
+    Registry(
+        "operator", "dipc.ops", _find, frozenset({"operator", "onnx_form", "cache_aware_onnx", "packed", "packed_onnx"})
+    )
 )
 
 
