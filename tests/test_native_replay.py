@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -78,6 +79,20 @@ def test_belady_by_hand() -> None:
         mask_TU[token, unit] = True
     (found,) = replay_site(np.packbits(mask_TU, axis=1), 3, [(get_policy("belady"), 2)])
     assert found.hits_T.tolist() == [0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("policy", native.REPLAYED)
+def test_threads_do_not_disturb_each_other(policy: str) -> None:
+    random = np.random.default_rng(0)
+    packed_TB, uses = random.integers(0, 256, (40, 5), dtype=np.uint8), random.integers(0, 9, 40)
+
+    def hits(capacity: int) -> list[int]:
+        return [int(hit) for hit in native.replay(packed_TB, 40, [(policy, capacity)], uses)[0][0]]
+
+    capacities = list(range(1, 40))
+    alone = [hits(capacity) for capacity in capacities]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(hits, capacities * 20)) == alone * 20
 
 
 def test_what_the_kernel_is_not_given() -> None:

@@ -99,7 +99,8 @@ def replay(
         return SiteCaches(units, cases, popularity).run(packed_TB, missed=missed)
     packed_TB, hits, missed_CTB = _prepared(packed_TB, units, len(cases), missed)
     policies = np.array([ORACLES[policy] for policy, _ in cases], np.int32)
-    chosen = [pointer(policies), pointer(_capacities(cases, units)), len(cases)]
+    capacities = _capacities(cases, units)  # named, for a pointer does not keep an array alive
+    chosen = [pointer(policies), pointer(capacities), len(cases)]
     written = [pointer(hits), pointer(missed_CTB)]
     check(opened().dipc_replay_belady(pointer(packed_TB), len(packed_TB), units, *chosen, *written))
     return hits, missed_CTB
