@@ -132,6 +132,19 @@ def test_findings_on_dram_and_flash() -> None:
     assert "Throughput of dip grows more slowly than flash bandwidth: it goes with its power 0.50" in said(*half)
 
 
+def test_the_model_fits_where_dense_reads_no_flash() -> None:
+    points = []
+    # 120 bytes hold the model's 100, but not its KV cache as well.
+    for dram, gain, missed in ((60, 1.5, 9.0), (120, 2.0, 1.0), (200, 1.2, 0.0)):
+        beside = dense(dram_bytes=dram)
+        assert beside.cost is not None
+        points.append(replace(beside, cost=replace(beside.cost, flash_bytes_per_token=missed)))
+        points.append(point(0.9, 10.1, gain, dram_bytes=dram))
+    assert "The whole model fits into 200 B of DRAM: dense reads no flash there." in said(*points)
+    assert "fits" not in said(*points[:4])
+    assert "grows with DRAM until the model fits" in said(*points, increases=(0.5,))
+
+
 @pytest.mark.parametrize(
     ("policy", "paper"),
     [

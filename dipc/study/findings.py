@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from statistics import mean, median
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from dipc.cache.policy import get_policy
 from dipc.quantities import format_bytes
 from dipc.report.figures import number, share
 from dipc.study.result import Point, Study, Target
+from dipc.study.variants import DENSE
 
 T = TypeVar("T")
 _PROPORTIONAL = 0.05
@@ -27,10 +28,11 @@ def findings(found: Study) -> Iterator[str]:
     points = [p for p in found.points if p.flash_bytes_per_s == flash]
     targets = [t for t in found.targets if t.flash_bytes_per_s == flash]
     yield from _best(targets)
-    yield from _by_dram(targets, found.model["bytes"])
-    sizes = sorted({p.dram_bytes for p in points if p.dram_bytes >= found.model["bytes"]})
-    if sizes:
-        yield f"The whole model fits into {format_bytes(sizes[0])} of DRAM: no flash is read there."
+    # DRAM as large as the model need not do: the KV cache lies there too.
+    fits = {p.dram_bytes for p in points if p.method == DENSE and p.cost and not p.cost.flash_bytes_per_token}
+    yield from _by_dram(targets, fits)
+    if fits:
+        yield f"The whole model fits into {format_bytes(min(fits))} of DRAM: dense reads no flash there."
     yield from _by_flash(found.points)
     yield from _by_gamma(targets)
     yield from _by_policy(points)
@@ -59,13 +61,13 @@ def _best(targets: Sequence[Target]) -> Iterator[str]:
         )
 
 
-def _by_dram(targets: Sequence[Target], model_bytes: float) -> Iterator[str]:
-    """How the gain over dense goes with DRAM (Table 6)."""
+def _by_dram(targets: Sequence[Target], fits: Collection[int]) -> Iterator[str]:
+    """How the gain over dense goes with DRAM (Table 6); `fits` are the sizes that hold the whole model."""
     for (method, increase, policy), group in _grouped(targets, "method", "max_ppl_increase", "policy"):
         gains = sorted((t.dram_bytes, t.speedup) for t in group if t.speedup is not None)
         if len(gains) > 1:
             listed = ", ".join(f"{number(gain, 3)} at {format_bytes(dram)}" for dram, gain in gains)
-            short = [gain for dram, gain in gains if dram < model_bytes]
+            short = [gain for dram, gain in gains if dram not in fits]
             until = "" if len(short) in (0, len(gains)) else " until the model fits"
             how = f"{_course(short if len(short) > 1 else [gain for _, gain in gains])} with DRAM{until}"
             yield f"The gain of {method} ({policy}) over dense within +{increase:.4g} {how}: {listed}."
