@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def test_the_choice_is_the_fastest_measured_point_within_the_limit(found: Plan) 
     assert {point.method for point in found.best} == {"dip", "dip-ca"}
 
 
-def test_what_it_says_to_compile_is_what_was_measured(program: Program) -> None:
-    found = plan(program, max_ppl_increase="50%", methods="dip-ca", **OPTIONS)
+def test_what_it_says_to_compile_is_what_was_measured(program: Program, tmp_path: Path) -> None:
+    found = plan(program, max_ppl_increase="50%", methods="dip-ca", out=tmp_path, **OPTIONS)
+    # The folder holds the study that the plan rests on, not one of what would help.
+    held = json.loads((tmp_path / "study.json").read_text("utf-8"))
+    assert found.help and [p["id"] for p in held["points"]] == [p.id for p in found.study.points]
     assert found.choice is not None and found.passes is not None and "hw=a18" in found.passes
     made = dipc.compile(program, found.passes).program
     cost = dipc.estimate(made, "a18", dram="80%", context=0, text=OPTIONS["text"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from dipc.cache.policy import get_policy
 from dipc.comparison.entries import choose
+from dipc.comparison.folder import json_bytes
 from dipc.errors import UsageError
 from dipc.hardware import Device, device_for
 from dipc.pipeline import parse_pipeline, pipeline_text
@@ -23,6 +24,7 @@ from dipc.study.making import Progress
 from dipc.study.result import Point, Study
 from dipc.study.study import run_study
 from dipc.study.variants import DENSE, follows_cache
+from dipc.whole_file import write_whole
 
 MORE = 2
 """What would help is tried with so many times the DRAM, and so many times the flash bandwidth."""
@@ -136,6 +138,8 @@ def plan(
         device = device_for(hardware, None, flash, 0).with_dram_available(choice.dram_bytes)
         again = {**shared, "out": folder, "progress": progress, "step": 0}
         help = tuple(_help(model, methods, choice, device, found, again))
+        # Each of these studies left its own in the folder, which is to hold the one that the plan rests on.
+        write_whole(Path(folder) / "study.json", lambda part: part.write_bytes(json_bytes(found.to_dict())))
     passes = _placed(choice.pipeline, hardware, None if dram is None else choice.dram_bytes, context, bits_per_weight)
     return Plan(found, limit, choice, passes, dense, best, help, None)
 
