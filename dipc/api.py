@@ -10,34 +10,34 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dipc.artifact as _artifact
+import dipc.artifact.artifact as _artifact
 from dipc.backends.cost import Estimate, estimate
 from dipc.calibration.file import Calibration
-from dipc.calibration.measure import calibrate
-from dipc.comparison import Comparison, compare
 from dipc.errors import UnknownName
-from dipc.evaluation import OwnScore, Score, evaluate, perplexity
-from dipc.flash import Reads
-from dipc.frontend import capture
-from dipc.generation import Generation, generate
-from dipc.html import write_report
-from dipc.lora.finetune import Finetuned, finetune
-from dipc.pipeline import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
-from dipc.program import Program
-from dipc.study.plan import Plan, plan
-from dipc.study.result import Study
-from dipc.study.study import run_study
-from dipc.synthetic import ActivityModel, synthetic_trace
-from dipc.synthetic.fit import fit_activity
-from dipc.tasks.run import run_tasks
-from dipc.tasks.scores import TaskScores
+from dipc.evaluation.generation import Generation, generate
+from dipc.evaluation.perplexity import OwnScore, Score, evaluate, perplexity
+from dipc.evaluation.tasks.run import run_tasks
+from dipc.evaluation.tasks.scores import TaskScores
+from dipc.frontend.hugging_face import capture
+from dipc.ir.program import Program
+from dipc.memory.flash import Reads
+from dipc.memory.synthetic import ActivityModel, synthetic_trace
+from dipc.memory.trace import Trace
+from dipc.pipeline.runner import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
+from dipc.report.html import write_report
+from dipc.studies.compare import Comparison, compare
+from dipc.studies.study.plan import Plan, plan
+from dipc.studies.study.result import Study
+from dipc.studies.study.study import run_study
 from dipc.text import Text
-from dipc.trace import Trace
+from dipc.tuning.fit_activity import fit_activity
+from dipc.tuning.lora.finetune import Finetuned, finetune
+from dipc.tuning.measure import calibrate
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dipc.backends.onnx import Export
+    from dipc.backends.onnx.export import Export
 
 __all__ = [
     "ActivityModel",
@@ -129,7 +129,7 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
         UnsupportedModel: an operator or an eviction policy that has no ONNX form.
         MissingDependency: no onnx or onnxscript.
     """
-    from dipc.backends import onnx
+    from dipc.backends.onnx import export as onnx
     from dipc.passes.pack import Pack
 
     if to not in EXPORTS:

@@ -62,12 +62,11 @@ class Registry(Generic[T]):
     kind: str
     package: str
     find: Callable[[ModuleType], T | None]
-    helpers: frozenset[str] = frozenset()
     added: dict[str, tuple[T, str]] = field(default_factory=dict)
 
     def builtin(self) -> dict[str, str]:
         """Registry name -> module, without importing any."""
-        names = (n for n in _files(self.package) if n not in self.helpers and n[0] != "_")
+        names = (n for n in _files(self.package) if n[0] != "_")
         return {registry_name(n): f"{self.package}.{n}" for n in names}
 
     def names(self) -> list[str]:
@@ -128,7 +127,7 @@ def register_kind(registry: Registry[T]) -> Registry[T]:
 
 
 def _kinds() -> Iterator[Registry[object]]:
-    for module in ("dipc.pipeline", "dipc.ops", "dipc.cache.policy"):
+    for module in ("dipc.pipeline.runner", "dipc.ir.operators", "dipc.cache.policy"):
         importlib.import_module(module)
     yield from REGISTRIES
 
@@ -159,7 +158,7 @@ def load_plugin(path: Path) -> str:
 
     Raises UsageError if there is no such file or its name is taken, BadFile if it defines nothing or cannot be run.
     """
-    from dipc import hardware
+    from dipc.hardware import device as hardware
 
     if not path.is_file():
         raise UsageError(f"--plugin {path}: there is no such file")
@@ -194,7 +193,7 @@ def load_installed_plugins() -> None:
 
 
 def _load_entry_point(entry: EntryPoint) -> None:
-    from dipc import hardware
+    from dipc.hardware import device as hardware
 
     label = f"plug-in {entry.name} ({entry.value})"
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipc.errors import BadFile
-from dipc.whole_file import write_whole
+from dipc.files import write_whole
 
 
 @dataclass(frozen=True)

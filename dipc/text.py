@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipc.backends.session import Identity
+from dipc.backends._session import Identity
 from dipc.errors import UsageError
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]

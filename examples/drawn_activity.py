@@ -15,10 +15,10 @@ import numpy.typing as npt
 import dipc
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay_site
-from dipc.lower import lower, with_capacities
-from dipc.synthetic import synthetic_trace
+from dipc.memory.lowering import lower, with_capacities
+from dipc.memory.synthetic import synthetic_trace
+from dipc.memory.trace import Trace
 from dipc.text import read_text
-from dipc.trace import Trace
 
 METHODS = ("dip{density=0.7}", "dip{density=0.5}", "dip{density=0.3}", "dip-ca{density=0.5 gamma=0.2}")
 POLICIES = ("lru", "lfu", "lfu-admission", "belady")

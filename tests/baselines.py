@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
-from dipc.pipeline import Compiled, parse_pipeline, run_pipeline, with_calibration
-from dipc.program import Program
-from dipc.quantize import QuantizedTensor, round_to_nearest
+from dipc.ir.codes import QuantizedTensor, round_to_nearest
+from dipc.ir.program import Program
+from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline, with_calibration
 
 WINDOWS = random_ids(8 * 48).view(8, 48)
 

@@ -9,9 +9,9 @@ import torch
 from helpers import one_glu
 from torch import Tensor, fx
 
-from dipc.lower import selections
-from dipc.program import Program
-from dipc.shapes import empty_port
+from dipc.ir.program import Program
+from dipc.ir.verify import empty_port
+from dipc.memory.lowering import selections
 
 # Four units in the hidden layer, and each method would keep another one of them (relu, one unit kept, D = F = 4):
 #

@@ -11,12 +11,12 @@ from helpers import outlined, random_ids
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.calibration.allocation import Allocation
+from dipc.calibration.density_allocation import Allocation
 from dipc.calibration.file import Calibration
 from dipc.calibration.tensors import SCORES
+from dipc.ir.program import Mlp, Program
+from dipc.ir.verify import empty_port
 from dipc.ops.glu import ACTIVATIONS
-from dipc.program import Mlp, Program
-from dipc.shapes import empty_port
 
 WIDTH = 8
 GRID = (0.25, 0.5, 0.75)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dipc.benchmark.case import Case, Cases
 from dipc.errors import MissingDependency
+from dipc.studies.bench.case import Case, Cases
 
 
 def sleeper(*, seconds: float, repeats: int = 1) -> Cases:

@@ -15,10 +15,10 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from dipc.api import Program, capture
 from dipc.backends.eager import EagerSession
+from dipc.ir.program import Mlp, ModelInfo, Port, TensorType
+from dipc.ir.verify import verify_structure
+from dipc.memory.trace import Trace
 from dipc.passes.outline_glu import OutlineGlu
-from dipc.program import Mlp, ModelInfo, Port, TensorType
-from dipc.shapes import verify_structure
-from dipc.trace import Trace
 
 # The models are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)

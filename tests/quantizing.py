@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers import one_glu, tiny_llama, tiny_model
 
-from dipc.lower import lower
+from dipc.ir.program import Program
+from dipc.memory.lowering import lower
 from dipc.ops.dequantize import OPERATOR
-from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
-from dipc.program import Program
+from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline
 
 DEQUANTIZE = OPERATOR.target
 

@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedModel
 
 from dipc.api import Program, capture, compile
-from dipc.frontend import DEMO
+from dipc.frontend.hugging_face import DEMO
 
 CONTEXT = 96
 SUBJECTS = {"anatomy": 3, "astronomy": 2}

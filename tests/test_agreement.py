@@ -21,20 +21,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dipc
-from dipc import native, ops
+from dipc import native
 from dipc.api import Program, capture, compile
+from dipc.backends._session import Step
 from dipc.backends.eager import EagerSession
-from dipc.backends.session import Step
 from dipc.cache import get_policy
-from dipc.ops.cache_aware_onnx import KEY_WEIGHTS
+from dipc.ir import operators
+from dipc.ops._cache_aware_onnx import KEY_WEIGHTS
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from dipc.backends.onnx import export  # noqa: E402
-from dipc.backends.onnx_functions import functions  # noqa: E402
-from dipc.backends.onnx_graph import in_float32  # noqa: E402
-from dipc.backends.onnx_session import OnnxSession, Options  # noqa: E402
+from dipc.backends.onnx.export import export  # noqa: E402
+from dipc.backends.onnx.functions import functions  # noqa: E402
+from dipc.backends.onnx.graph import in_float32  # noqa: E402
+from dipc.backends.onnx.session import OnnxSession, Options  # noqa: E402
 
 LIBRARY = native.library() is not None
 CONTEXT = 256
@@ -60,7 +61,11 @@ def selection(name: str, units: int, attributes: dict[str, Any]) -> Any:
         [made(n, kinds[n], shapes.get(n, [units])) for n in takes],
         [made(n, kinds.get(n.removeprefix("next_"), 9), None) for n in gives],
     )
-    forms = [f for n in ops.OPERATORS.builtin() if (f := ops.OPERATORS.get(n).onnx) is not None and name in f.bodies]
+    forms = [
+        f
+        for n in operators.OPERATORS.builtin()
+        if (f := operators.OPERATORS.get(n).onnx) is not None and name in f.bodies
+    ]
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("ai.dipc", 1)]
     return onnx.helper.make_model(graph, opset_imports=opsets, functions=functions([name], forms), ir_version=10)
 
@@ -94,7 +99,7 @@ def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int,
     state = [np.zeros(units, bool), np.zeros(units, np.int64), np.full(units, -1), np.array(1)]
     capacity = 0 if policy == "none" else capacity
     torch_inputs = [torch.from_numpy(np.asarray(a)) for a in (score, *state)]
-    operator = ops.OPERATORS.get("select-cache-aware")
+    operator = operators.OPERATORS.get("select-cache-aware")
     given_torch = (*torch_inputs, k, capacity, gamma, policy, "", torch.from_numpy(dense))
     wanted = [t.numpy() for t in operator.reference(*given_torch)]
     weights = dict(zip(("frequency_weight", "recency_weight"), KEY_WEIGHTS[policy], strict=True))
@@ -108,7 +113,7 @@ def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int,
         for got, expected in zip(results, wanted, strict=True):
             np.testing.assert_array_equal(got, expected)
 
-    topk = ops.OPERATORS.get("select-topk")
+    topk = operators.OPERATORS.get("select-topk")
     mask = topk.reference(torch_inputs[0], k).numpy()
     np.testing.assert_array_equal(topk.target(torch_inputs[0], k).numpy(), mask)
     for (got,) in by_every_runtime(selection("SelectTopk", units, {"k": k, "site": ""}), {"score": score}):

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from dipc.backends.eager import EagerSession
-from dipc.calibration.allocation import Allocation
-from dipc.calibration.search import GRID, PAIRS, Sweep, sample, search
+from dipc.calibration.density_allocation import Allocation
 from dipc.errors import UsageError
+from dipc.ir.program import Program
 from dipc.passes.dip import Dip
-from dipc.program import Program
+from dipc.tuning.search import GRID, PAIRS, Sweep, sample, search
 
 WINDOWS = random_ids(40).reshape(2, 20)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dipc.calibration.allocation import Allocation, Point, fit, logit, pareto, sigmoid
+from dipc.calibration.density_allocation import Allocation, Point, fit, logit, pareto, sigmoid
 from dipc.errors import UsageError
-from dipc.program import Mlp
+from dipc.ir.program import Mlp
 
 GRID = (0.25, 0.5, 0.75)
 

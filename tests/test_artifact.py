@@ -14,13 +14,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import dipc.artifact as artifact
-from dipc.artifact import add_report, check_output, dump_name, is_artifact, load, save
+import dipc.artifact.artifact as artifact
+from dipc.artifact.artifact import add_report, check_output, dump_name, is_artifact, load, save
 from dipc.errors import BadFile, UsageError
-from dipc.frontend import capture
-from dipc.numerics import probe_logits
-from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
-from dipc.program import Program
+from dipc.frontend.hugging_face import capture
+from dipc.ir.program import Program
+from dipc.pipeline.numeric_check import probe_logits
+from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline
 
 PIPELINES = ("dip", "dip-ca{scope=decode}")
 

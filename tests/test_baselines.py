@@ -14,14 +14,14 @@ from helpers import SHARED, outlined, random_ids, tiny_llama
 import dipc
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
-from dipc.decoding import for_decoding
 from dipc.errors import BadFile, UnsupportedModel, UsageError
-from dipc.lower import lower, mean_bits, program_density
-from dipc.numerics import probe_logits
+from dipc.evaluation.decoding import for_decoding
+from dipc.memory.lowering import lower, mean_bits, program_density
 from dipc.passes.gptq import Gptq
 from dipc.passes.pack import Pack
 from dipc.passes.sparsegpt import Sparsegpt
-from dipc.pipeline import make_pass, parse_pipeline, run_pipeline
+from dipc.pipeline.numeric_check import probe_logits
+from dipc.pipeline.runner import make_pass, parse_pipeline, run_pipeline
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
 
@@ -122,7 +122,7 @@ def test_a_model_without_weights_has_the_sizes(config: Path, tmp_path: Path) -> 
 def test_three_bits_cannot_be_exported_and_pruned_weights_can(calibration: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from dipc.backends.onnx_session import OnnxSession
+    from dipc.backends.onnx.session import OnnxSession
 
     for bits, axis in ((2, "inputs"), (3, "outputs")):
         program = once(f"gptq{{bits={bits} group=32 axis={axis}}}", calibration).program

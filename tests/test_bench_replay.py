@@ -13,14 +13,14 @@ from clitools import Cli, cli  # noqa: F401
 from helpers import SIZES
 
 from dipc import native
-from dipc.benchmark import replay_worker
-from dipc.benchmark.contest import Measured, Outcome, Ratio, Rules
-from dipc.benchmark.machine import describe
-from dipc.benchmark.replay import NATIVE, NUMPY, PEER, ReplayResult, Row, Settings, _judged
-from dipc.benchmark.replay_model import ModelReplay, ModelSettings
-from dipc.benchmark.replay_worker import TOGETHER, case_name, libcachesim_replay, make_masks
 from dipc.errors import UsageError
 from dipc.report.bench_replay import model_replay_dict, model_replay_tables, replay_dict, replay_tables
+from dipc.studies.bench import replay_worker
+from dipc.studies.bench.contest import Measured, Outcome, Ratio, Rules
+from dipc.studies.bench.machine import describe
+from dipc.studies.bench.replay import NATIVE, NUMPY, PEER, ReplayResult, Row, Settings, _judged
+from dipc.studies.bench.replay_model import ModelReplay, ModelSettings
+from dipc.studies.bench.replay_worker import TOGETHER, case_name, libcachesim_replay, make_masks
 
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"native library {native.describe()}")
 TRACE = {"units": 64, "tokens": 30, "active": {"0.25": 16}, "capacity": 32, "seed": 0}

@@ -15,19 +15,19 @@ from helpers import SIZES, outlined
 
 from dipc import native
 from dipc.api import compile
-from dipc.benchmark.contest import Measured, Rules, answers, hold, quantile, speedup
-from dipc.benchmark.decode import LLAMA_3_2_1B, Models
-from dipc.benchmark.decode import Row as DecodeRow
-from dipc.benchmark.decode import Settings as DecodeSettings
-from dipc.benchmark.decode_worker import bytes_per_token, pipeline
-from dipc.benchmark.kernels import Settings, bench_kernels
-from dipc.benchmark.machine import describe
-from dipc.benchmark.mlp import Task, case_name, make_mlp, matrix_bytes, reference
-from dipc.benchmark.process import Contender, Lost
-from dipc.benchmark.random_model import random_model
 from dipc.errors import BadFile, UsageError
 from dipc.ops.glu import reference as glu
 from dipc.report.bench import kernels_tables
+from dipc.studies.bench.contest import Measured, Rules, answers, hold, quantile, speedup
+from dipc.studies.bench.decode import LLAMA_3_2_1B, Models
+from dipc.studies.bench.decode import Row as DecodeRow
+from dipc.studies.bench.decode import Settings as DecodeSettings
+from dipc.studies.bench.decode_worker import bytes_per_token, pipeline
+from dipc.studies.bench.kernels import Settings, bench_kernels
+from dipc.studies.bench.machine import describe
+from dipc.studies.bench.mlp import Task, case_name, make_mlp, matrix_bytes, reference
+from dipc.studies.bench.process import Contender, Lost
+from dipc.studies.bench.random_model import random_model
 
 RULES = Rules(threads=1, rounds=2, calls=3, warmup=1, timeout_s=60)
 

@@ -11,12 +11,12 @@ from helpers import SIZES
 
 from dipc.api import capture, compile, perplexity
 from dipc.backends.eager import EagerSession
-from dipc.benchmark.contest import Measured, Ratio, Rules
-from dipc.benchmark.eval_worker import CASE, Numbers, perplexity_of
-from dipc.benchmark.evaluation import EvalResult, Row, Settings
-from dipc.benchmark.machine import describe
 from dipc.errors import UsageError
 from dipc.report.bench_eval import eval_dict, eval_tables
+from dipc.studies.bench.contest import Measured, Ratio, Rules
+from dipc.studies.bench.eval_worker import CASE, Numbers, perplexity_of
+from dipc.studies.bench.evaluation import EvalResult, Row, Settings
+from dipc.studies.bench.machine import describe
 
 
 def test_numbers_are_tokens() -> None:

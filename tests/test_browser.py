@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from studies import study_document, without_weights
 
-from dipc.html import write_page
+from dipc.report.html import write_page
 from dipc.report.study_file import study_from_dict
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

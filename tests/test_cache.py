@@ -14,7 +14,7 @@ import torch
 
 import dipc.cache.policy as policy_module
 from dipc.cache import Policy, clamp_capacity, get_policy, policy_names, register
-from dipc.cache.lru import Lru
+from dipc.cache.policies.lru import Lru
 from dipc.cache.state import CacheState, update
 from dipc.errors import UnknownName, UsageError
 
@@ -117,11 +117,11 @@ def test_a_plug_in_registers_once_and_takes_no_name(monkeypatch: pytest.MonkeyPa
 
 def test_a_plug_in_file_gives_its_one_policy() -> None:
     module = ModuleType("elsewhere")
-    exec(inspect.getsource(sys.modules["dipc.cache.lru"]), vars(module))
+    exec(inspect.getsource(sys.modules["dipc.cache.policies.lru"]), vars(module))
     found = policy_module.POLICIES.find(module)
     assert found is not None and issubclass(found, Policy)
 
 
 def test_importing_policies_does_not_import_torch() -> None:
-    modules = "dipc.cache, dipc.cache.replay, dipc.trace, dipc.backends.pricing"
+    modules = "dipc.cache, dipc.cache.replay, dipc.memory.trace, dipc.memory.pricing"
     subprocess.run([sys.executable, "-c", f"import sys, {modules}; assert 'torch' not in sys.modules"], check=True)

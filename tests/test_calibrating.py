@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from dipc.calibration.activity import Activity, Watcher
 from dipc.calibration.file import Calibration
-from dipc.calibration.jacobian import SensitivityStudy
-from dipc.calibration.magnitudes import Histogram
-from dipc.calibration.measure import calibrate
-from dipc.calibration.predictors import train_predictors
 from dipc.errors import UnsupportedModel, UsageError
+from dipc.ir.program import Program
 from dipc.ops.glu import reference
 from dipc.passes.dip import Dip
-from dipc.pipeline import run_pipeline
-from dipc.program import Program
+from dipc.pipeline.runner import run_pipeline
 from dipc.text import encode
+from dipc.tuning.activity import Activity, Watcher
+from dipc.tuning.jacobian import SensitivityStudy
+from dipc.tuning.magnitudes import Histogram
+from dipc.tuning.measure import calibrate
+from dipc.tuning.predictors import train_predictors
 
 TEXT = " ".join(f"{i} {WORDS}" for i in range(40))
 QUICK = ("thresholds", "sensitivity")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dipc.calibration.allocation import Allocation
+from dipc.calibration.density_allocation import Allocation
 from dipc.calibration.file import PARTS, SCHEMA, Calibration, Meta, calibration_for
 from dipc.errors import BadFile, UsageError
 

@@ -13,7 +13,7 @@ from helpers import random_ids, relative, tiny_llama, tiny_model
 from dipc.api import capture, compile
 from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile, DipcError, UnsupportedModel, UsageError
-from dipc.lower import lower
+from dipc.memory.lowering import lower
 
 
 @pytest.fixture(scope="module")

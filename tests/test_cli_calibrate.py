@@ -114,7 +114,7 @@ def test_interrupted_it_leaves_nothing(
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
-    for place in ("dipc.calibration.magnitudes.MagnitudeStudy.see", "os.replace"):
+    for place in ("dipc.tuning.magnitudes.MagnitudeStudy.see", "os.replace"):
         with monkeypatch.context() as patched:
             patched.setattr(place, interrupted)
             done = cli("calibrate", folder, "--text", words, "-o", tmp_path / "new", "--parts", "thresholds")

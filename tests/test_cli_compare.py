@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from clitools import Cli, cli, model, text  # noqa: F401
 
-from dipc.comparison import run
 from dipc.errors import MissingDependency
-from dipc.pipeline import PASSES
+from dipc.pipeline.runner import PASSES
+from dipc.studies.compare import run
 
 BROKEN = '''
 from dataclasses import dataclass
-from dipc.sparsify import SparsityPass
+from dipc.pipeline.sparsity_pass import SparsityPass
 
 @dataclass(frozen=True)
 class Broken(SparsityPass):

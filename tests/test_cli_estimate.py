@@ -11,9 +11,9 @@ import pytest
 import dipc
 from dipc.backends.cost import Estimate
 from dipc.errors import UsageError
-from dipc.flash import Reads
+from dipc.memory.flash import Reads
+from dipc.memory.trace import Trace
 from dipc.report.estimate import estimate_dict, write_timeline
-from dipc.trace import Trace
 
 
 @pytest.fixture(scope="module")

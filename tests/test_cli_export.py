@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from clitools import Cli, cli, model, out  # noqa: F401
 
-from dipc.artifact import load
+from dipc.artifact.artifact import load
 from dipc.errors import UnsupportedModel
 
 
@@ -24,13 +24,13 @@ def tiny_model_file(program: Any, *, pipeline: str) -> tuple[Any, dict[str, int]
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "logits", x.shape, x.type
     graph = ir.Graph([x], [node.outputs[0]], nodes=[node], opset_imports={"": 21}, name="tiny")
     model = ir.Model(graph, ir_version=10)
-    model.metadata_props["dipc.pipeline"] = pipeline
+    model.metadata_props["dipc.pipeline.runner"] = pipeline
     return model, {"PackedGatherLinear": len(program.mlps)}
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dipc.backends.onnx.to_ir", tiny_model_file)
+    monkeypatch.setattr("dipc.backends.onnx.export.to_ir", tiny_model_file)
 
 
 def test_export_writes_a_folder_and_says_what_is_in_it(cli: Cli, out: Path, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_export_writes_a_folder_and_says_what_is_in_it(cli: Cli, out: Path, tmp_
     assert done.code == 0 and "model.onnx" in done.out and "PackedGatherLinear" in done.out
     assert "input_ids" in done.out and f"wrote {tmp_path / 'out'}" in done.out
     told = {p.key: p.value for p in onnx.load(str(tmp_path / "out" / "model.onnx")).metadata_props}
-    assert told["dipc.pipeline"] == ",".join(entry.text for entry in load(out).log)
+    assert told["dipc.pipeline.runner"] == ",".join(entry.text for entry in load(out).log)
     document = cli("export", out, "-o", tmp_path / "again", "--json").json()
     assert document["kind"] == "export" and document["outputs"] == ["logits"]
     assert document["files"]["model.onnx"] == (tmp_path / "again" / "model.onnx").stat().st_size
@@ -71,7 +71,7 @@ def test_compile_with_a_backend_writes_both_or_nothing(
     def fails(*_: Any, **__: Any) -> None:
         raise UnsupportedModel("it has no ONNX form")
 
-    monkeypatch.setattr("dipc.backends.onnx.to_ir", fails)
+    monkeypatch.setattr("dipc.backends.onnx.export.to_ir", fails)
     arguments = ("compile", model, "-p", "dip{density=0.5}", "-o", tmp_path / "out", "--backend", "onnx")
     cli(*arguments).fails(3, "no ONNX form")
     assert list(tmp_path.iterdir()) == []
@@ -79,7 +79,7 @@ def test_compile_with_a_backend_writes_both_or_nothing(
 
 def test_without_onnxruntime_nothing_is_exported_to_run(cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("dipc.backends.onnx.to_ir", None)
+    monkeypatch.setattr("dipc.backends.onnx.export.to_ir", None)
     cli("run", out, "--backend", "onnx", "--prompt", "a").fails(6, "pip install 'dipc[onnx]'")
 
 
@@ -89,7 +89,7 @@ def test_without_the_extra_nothing_is_begun(
 ) -> None:
     monkeypatch.setitem(sys.modules, absent, None)
     monkeypatch.setattr("dipc.api.capture", None)
-    monkeypatch.setattr("dipc.artifact.load", None)
+    monkeypatch.setattr("dipc.artifact.artifact.load", None)
     wanted = f"exporting needs {absent}: pip install 'dipc[onnx]'"
     cli("export", out, "-o", tmp_path / "out").fails(6, wanted)
     cli("compile", model, "-p", "dip", "-o", tmp_path / "out", "--backend", "onnx").fails(6, wanted)

@@ -16,7 +16,7 @@ from dipc.registry import REGISTRIES
 METHOD = """
 from dataclasses import dataclass
 
-from dipc import ops
+from dipc.ir import operators
 from dipc.passes.dip import Dip
 
 

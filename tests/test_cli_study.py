@@ -12,7 +12,7 @@ import pytest
 from clitools import Cli, cli, model, text  # noqa: F401
 
 from dipc.report.study_file import read_study
-from dipc.study.make import Maker, Run
+from dipc.studies.study.make import Maker, Run
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 SMALL = ("--methods", "dip,dip-ca", "--density", "0.9,0.5", "--step", "0.2", "--context", "0", "-q")

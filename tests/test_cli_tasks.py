@@ -67,6 +67,6 @@ def test_options_that_say_nothing_are_refused(
 
 
 def test_a_misspelled_task_is_guessed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dipc.tasks.harness.TaskManager", some_tasks)
+    monkeypatch.setattr("dipc.evaluation.tasks.harness.TaskManager", some_tasks)
     # Asked before the model is opened, which may take minutes.
     cli("eval", "no/such/model", "--tasks", "piqua").fails(2, "no task named 'piqua'; did you mean 'piqa'?")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from clitools import Cli, cli, model, out, text  # noqa: F401
 
-from dipc.synthetic import ActivityModel, default_activity
-from dipc.trace import Trace
+from dipc.memory.synthetic import ActivityModel, default_activity
+from dipc.memory.trace import Trace
 
 
 @pytest.fixture

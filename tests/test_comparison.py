@@ -14,13 +14,13 @@ from clitools import WORDS, model  # noqa: F401
 from torch import fx
 
 from dipc.api import Program, Text, capture, compare, compile
-from dipc.comparison import Comparison, measure, run
-from dipc.comparison.folder import Folder
-from dipc.comparison.result import Accuracy
 from dipc.errors import MissingDependency, UsageError
-from dipc.evaluation import evaluate
-from dipc.pipeline import PASSES
-from dipc.sparsify import Glu, SparsityPass
+from dipc.evaluation.perplexity import evaluate
+from dipc.pipeline.runner import PASSES
+from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.studies.compare import Comparison, measure, run
+from dipc.studies.compare.folder import Folder
+from dipc.studies.compare.result import Accuracy
 
 TEXT = Text("words", WORDS * 2)
 
@@ -161,7 +161,7 @@ def test_an_adapter_is_trained_once_and_counts_no_overhead(
 
 
 def test_tasks_stand_beside_perplexity(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dipc.comparison.benchmarks import Benchmarks
+    from dipc.studies.compare.benchmarks import Benchmarks
 
     ran: list[tuple[str, str]] = []
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dipc.comparison import Comparison, Row
-from dipc.comparison.result import Accuracy, Figures
-from dipc.comparison.verdict import verdict
 from dipc.report.plot import perplexity_plot
+from dipc.studies.compare import Comparison, Row
+from dipc.studies.compare.result import Accuracy, Figures
+from dipc.studies.compare.verdict import verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "comparison.md"
 

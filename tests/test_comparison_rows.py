@@ -15,12 +15,12 @@ from torch import fx
 from dipc.api import Program, compile
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
-from dipc.comparison.entries import choose, known
-from dipc.comparison.measure import Remembered, bytes_read
 from dipc.errors import UsageError
-from dipc.evaluation import evaluate
-from dipc.pipeline import PASSES
-from dipc.sparsify import Glu, SparsityPass
+from dipc.evaluation.perplexity import evaluate
+from dipc.pipeline.runner import PASSES
+from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.studies.compare.entries import choose, known
+from dipc.studies.compare.measure import Remembered, bytes_read
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dipc
-from dipc.program import Program
+from dipc.ir.program import Program
 
 torch.set_num_threads(1)
 TOKENS = 1024

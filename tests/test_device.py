@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from dipc.api import compile, evaluate, generate
 from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
-from dipc.ops import OPERATORS
-from dipc.placement import choose_device, place
+from dipc.ir.operators import OPERATORS
+from dipc.ir.placement import choose_device, place
 
 CUDA = torch.device("cuda:0")
 

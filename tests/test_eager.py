@@ -20,7 +20,7 @@ from dipc.backends.eager import EagerSession
 from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState, update
 from dipc.errors import UsageError
-from dipc.lower import cache_aware
+from dipc.memory.lowering import cache_aware
 from dipc.text import encode
 
 STORIES = SHARED / "models" / "tinystories656K"
@@ -146,7 +146,7 @@ def test_a_session_leaves_the_program_alone() -> None:
 
 
 def inputs(program: Program) -> list[Tensor]:
-    from dipc.shapes import empty_port
+    from dipc.ir.verify import empty_port
 
     given = {"tokens": torch.tensor([[5]]), "positions": torch.tensor([[0]])}
     return [given[p.kind] if p.kind in given else empty_port(p, 0, 0) for p in program.inputs]

@@ -18,12 +18,12 @@ from torch.nn.functional import silu
 
 from dipc.api import Program, capture, compile
 from dipc.errors import BadFile, UsageError
-from dipc.lora.distillation import Course, Training, compare, dense_logits
-from dipc.lora.finetune import Finetuned, finetune
-from dipc.lora.trainable import Adapted, Trainable, divergence
-from dipc.lora.trained_adapters import TrainedAdapters
 from dipc.passes.dip import Dip
-from dipc.pipeline import PASSES
+from dipc.pipeline.runner import PASSES
+from dipc.tuning.lora.distillation import Course, Training, compare, dense_logits
+from dipc.tuning.lora.finetune import Finetuned, finetune
+from dipc.tuning.lora.trainable import Adapted, Trainable, divergence
+from dipc.tuning.lora.trained_adapters import TrainedAdapters
 
 peft = pytest.importorskip("peft", reason="needs the extra finetune")
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's and transformers' own
@@ -319,7 +319,7 @@ def test_a_model_without_weights_is_not_trained(tmp_path: Path) -> None:
 
 def test_methods_can_all_be_trained(model: Program) -> None:
     """Whatever is registered and needs no calibration: every adapter gets a gradient."""
-    from dipc.sparsify import SparsityPass
+    from dipc.pipeline.sparsity_pass import SparsityPass
 
     for name in PASSES.names():
         if not issubclass(PASSES.get(name), SparsityPass):

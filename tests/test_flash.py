@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipc.backends.pricing import Case, Price, price, price_many
 from dipc.cache import get_policy
 from dipc.errors import UsageError
-from dipc.flash import Reads
-from dipc.flash.layout import order_of
-from dipc.flash.reads import Placement, SiteReads, seconds_per_read, selected_reads
-from dipc.hardware import Access, Device, Energy, Figure, Flash, FlashPoint, load_device
-from dipc.trace import Trace
-from dipc.traffic import Site, TrafficProgram, allocate
+from dipc.hardware.device import Access, Device, Energy, Figure, Flash, FlashPoint, load_device
+from dipc.memory.flash import Reads
+from dipc.memory.flash.layout import order_of
+from dipc.memory.flash.reads import Placement, SiteReads, seconds_per_read, selected_reads
+from dipc.memory.pricing import Case, Price, price, price_many
+from dipc.memory.trace import Trace
+from dipc.memory.traffic import Site, TrafficProgram, allocate
 
 PAGE = 4096
 
@@ -123,7 +123,7 @@ def test_many_tokens_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
         return selected_reads(masks, None, placement, [lambda size: size])[0]
 
     whole = read()
-    monkeypatch.setattr("dipc.flash.reads._BLOCK", 100)
+    monkeypatch.setattr("dipc.memory.flash.reads._BLOCK", 100)
     pieces = read()
     np.testing.assert_array_equal(whole.reads_T, pieces.reads_T)
     np.testing.assert_array_equal(whole.bytes_T, pieces.bytes_T)

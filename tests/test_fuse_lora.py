@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dipc.api import Program, capture, compile, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile, UsageError
-from dipc.lora.adapter import linear_layers
-from dipc.lora.adapter_file import Checkpoint
-from dipc.lower import lower
+from dipc.memory.lowering import lower
 from dipc.passes.fuse_lora import FuseLora
+from dipc.tuning.lora.adapter import linear_layers
+from dipc.tuning.lora.adapter_file import Checkpoint
 
 peft = pytest.importorskip("peft", reason="needs the extra finetune")
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's and transformers' own

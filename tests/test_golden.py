@@ -12,8 +12,8 @@ import pytest
 import torch
 from helpers import one_glu
 
-from dipc.pipeline import PASSES, parse_pipeline, run_pipeline
-from dipc.sparsify import SparsityPass
+from dipc.pipeline.runner import PASSES, parse_pipeline, run_pipeline
+from dipc.pipeline.sparsity_pass import SparsityPass
 
 GOLDEN = Path(__file__).parent / "golden"
 BUILT_IN = [n for n in PASSES.builtin() if issubclass(PASSES.get(n), SparsityPass)]

@@ -11,11 +11,11 @@ from helpers import outlined, tiny_llama, tiny_model
 from torch import Tensor
 
 import dipc
-from dipc.layerwise import run_layerwise
-from dipc.lower import lower, mean_bits
-from dipc.numerics import deviation, probe_logits
-from dipc.solvers.gptq import gptq
-from dipc.solvers.hessian import hessian_of
+from dipc.memory.lowering import lower, mean_bits
+from dipc.pipeline.numeric_check import deviation, probe_logits
+from dipc.tuning.layerwise import run_layerwise
+from dipc.tuning.solvers.gptq import gptq
+from dipc.tuning.solvers.hessian import hessian_of
 
 
 @pytest.mark.parametrize("bits", [4, 3, 2])

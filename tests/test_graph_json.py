@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import fx
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from dipc.artifact.graph_json import graph_from_json, graph_to_json
+from dipc.artifact.graph_names import resolve_target
 from dipc.errors import BadFile, UnsupportedModel
-from dipc.frontend import capture
-from dipc.graph_json import graph_from_json, graph_to_json
-from dipc.graph_names import resolve_target
-from dipc.numerics import probe_logits
-from dipc.pipeline import parse_pipeline, run_pipeline
-from dipc.program import ModelInfo, Port, Program, TensorType
-from dipc.shapes import verify_structure
+from dipc.frontend.hugging_face import capture
+from dipc.ir.program import ModelInfo, Port, Program, TensorType
+from dipc.ir.verify import verify_structure
+from dipc.pipeline.numeric_check import probe_logits
+from dipc.pipeline.runner import parse_pipeline, run_pipeline
 
 ATEN = torch.ops.aten
 INFO = ModelInfo("tiny", "none", 1, 4, 8, 16, 32.0, "0", has_weights=True)

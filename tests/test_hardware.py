@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipc import hardware
 from dipc.errors import BadFile, UnknownName, UsageError
-from dipc.hardware import (
+from dipc.hardware import device as hardware
+from dipc.hardware.device import (
     Access,
     Device,
     Dram,
@@ -287,6 +287,6 @@ def test_only_yaml_files_that_exist_are_registered(here: Path, no_plugins: None)
 
 
 def test_importing_hardware_loads_neither_torch_nor_yaml() -> None:
-    code = "import sys, dipc.hardware; print(sorted({'torch', 'ruamel.yaml'} & set(sys.modules)))"
+    code = "import sys, dipc.hardware.device; print(sorted({'torch', 'ruamel.yaml'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,20 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from studies import DENSE_PERPLEXITY, GB, study_document, without_weights
 
-from dipc import html
 from dipc.errors import BadFile, UsageError
-from dipc.html import study_page, write_page
-from dipc.html.chart_svg import STYLES
-from dipc.html.markup import Markup, element, joined
-from dipc.html.scale import Scale, scale_of, ticks
-from dipc.html.tables import linked
-from dipc.report import study_plot
+from dipc.report import html, study_plot
 from dipc.report.chart import DENSE, Axis
+from dipc.report.html import study_page, write_page
+from dipc.report.html.chart_svg import STYLES
+from dipc.report.html.markup import Markup, element, joined
+from dipc.report.html.scale import Scale, scale_of, ticks
+from dipc.report.html.tables import linked
 from dipc.report.study_charts import study_charts
 from dipc.report.study_file import read_study, study_from_dict
 from dipc.report.study_trace import write_trace
 from dipc.report.study_view import Setting, View, front
-from dipc.study.result import Study
+from dipc.studies.study.result import Study
 
 
 def study(**changes: Any) -> Study:

@@ -14,13 +14,13 @@ from torch import Tensor, fx
 import dipc
 from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
-from dipc.layerwise import Frontier, last_reads, needed, run_layerwise
+from dipc.ir.program import Program
 from dipc.ops.glu import reference as glu
 from dipc.passes.int8 import Int8
-from dipc.program import Program
-from dipc.solvers.gptq import gptq
-from dipc.solvers.hessian import hessian_of
-from dipc.solvers.in_order import solve_in_order
+from dipc.tuning.layerwise import Frontier, last_reads, needed, run_layerwise
+from dipc.tuning.solvers.gptq import gptq
+from dipc.tuning.solvers.hessian import hessian_of
+from dipc.tuning.solvers.in_order import solve_in_order
 
 WINDOWS = random_ids(36).view(3, 12)
 
@@ -176,7 +176,7 @@ def test_a_hessian_that_layers_share_is_found_once(monkeypatch: pytest.MonkeyPat
         found.append(len(inputs))
         return hessian_of(inputs)
 
-    monkeypatch.setattr("dipc.solvers.in_order.hessian_of", counted)
+    monkeypatch.setattr("dipc.tuning.solvers.in_order.hessian_of", counted)
     names = [n for n in outlined().weights if "layers.0" in n and "proj" in n]
 
     def keep(name: str, weight: Tensor, hessian: Callable[[], Tensor]) -> Tensor:

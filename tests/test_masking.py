@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dipc.masking import keep
+from dipc.ops._masking import keep
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -13,7 +13,7 @@ import torch
 from helpers import tiny_llama, tiny_model
 
 from dipc.api import capture, compile, save
-from dipc.mapped_weights import map_weights
+from dipc.artifact.mapped_weights import map_weights
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 

@@ -22,13 +22,13 @@ from torch import Tensor
 from dipc.api import compile
 from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
-from dipc.lower import active_units, lower, program_density
+from dipc.memory.lowering import active_units, lower, program_density
 from dipc.ops.glu import ACTIVATIONS
 from dipc.passes.gate import GatePruning
 from dipc.passes.glu import GluPruning
 from dipc.passes.up import UpPruning
 from dipc.passes.wina import Wina
-from dipc.pipeline import make_pass
+from dipc.pipeline.runner import make_pass
 
 # --- By hand: one of four hidden units is kept, and of the inputs two, by the methods that choose among them ---
 

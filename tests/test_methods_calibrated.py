@@ -17,15 +17,15 @@ from torch import Tensor
 
 import dipc
 from dipc.api import compile
-from dipc.calibration.allocation import Allocation
+from dipc.calibration.density_allocation import Allocation
 from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UsageError
-from dipc.lower import active_units, lower, program_density, selections
+from dipc.memory.lowering import active_units, lower, program_density, selections
 from dipc.passes.cats import Cats
 from dipc.passes.dip import Dip
 from dipc.passes.gate import GatePruning
 from dipc.passes.wina import Wina
-from dipc.pipeline import parse_pipeline, with_calibration
+from dipc.pipeline.runner import parse_pipeline, with_calibration
 
 META = {"model": "by hand", "digest": "0"}
 

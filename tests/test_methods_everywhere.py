@@ -13,11 +13,11 @@ from helpers import agreement, outlined, random_ids, relative, run_pieces
 import dipc
 from dipc.api import Program, compile
 from dipc.backends.eager import EagerSession
-from dipc.lower import active_units, lower
+from dipc.ir.operator import weight_name
+from dipc.memory.lowering import active_units, lower
 from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
-from dipc.ops.operator import weight_name
-from dipc.pipeline import PASSES
-from dipc.sparsify import SparsityPass
+from dipc.pipeline.runner import PASSES
+from dipc.pipeline.sparsity_pass import SparsityPass
 
 METHODS = [name for name in PASSES.builtin() if issubclass(PASSES.get(name), SparsityPass)]
 IDS = random_ids(24)
@@ -81,7 +81,7 @@ def test_in_onnx_runtime(text: str, tmp_path: Path) -> None:
     """Exported and run by function bodies in stock ONNX Runtime: the same masks and logits as in torch."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from dipc.backends.onnx_session import OnnxSession, Options
+    from dipc.backends.onnx.session import OnnxSession, Options
 
     program = compiled(text.replace("SCOPE", "scope=decode"))
     dipc.export(program, "onnx", tmp_path / "onnx", pack=False)

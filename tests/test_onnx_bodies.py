@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.onnx.ops import _TORCH_DTYPE_TO_ONNX_DTYPE
 
-from dipc import ops
-from dipc.backends.onnx_functions import functions
+from dipc.backends.onnx.functions import functions
 from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel
-from dipc.ops.cache_aware_onnx import KEY_WEIGHTS
-from dipc.ops.onnx_form import DOMAIN, OPSET, OnnxForm
-from dipc.ops.operator import Operator
+from dipc.ir import operators
+from dipc.ir.onnx_form import DOMAIN, OPSET, OnnxForm
+from dipc.ir.operator import Operator
+from dipc.ops._cache_aware_onnx import KEY_WEIGHTS
 
-WITH_BODIES = [n for n in ops.OPERATORS.builtin() if ops.OPERATORS.get(n).onnx is not None]
+WITH_BODIES = [n for n in operators.OPERATORS.builtin() if operators.OPERATORS.get(n).onnx is not None]
 Lower = Callable[[str, Mapping[str, Any]], list[Tensor]]
 
 
 def operator(name: str) -> Operator:
-    return ops.OPERATORS.get(name)
+    return operators.OPERATORS.get(name)
 
 
 def run_node(
@@ -139,7 +139,7 @@ def test_every_activation_of_the_packed_glu_has_a_body(activation: str, lower: L
 
 def test_every_operator_says_what_it_is() -> None:
     """But `glu`, which the exporter writes as standard operators."""
-    assert set(ops.OPERATORS.builtin()) - set(WITH_BODIES) == {"glu"}
+    assert set(operators.OPERATORS.builtin()) - set(WITH_BODIES) == {"glu"}
 
 
 def cold(units: int) -> dict[str, Tensor]:

@@ -13,13 +13,13 @@ import torch
 from helpers import one_glu, outlined, random_ids, relative, tiny_model
 from torch import Tensor
 
-from dipc import ops
 from dipc.api import EXPORTS, Program, capture, compile, export
-from dipc.backends import onnx as backend
 from dipc.backends.eager import EagerSession
-from dipc.backends.onnx_names import input_names, output_names
+from dipc.backends.onnx import export as backend
+from dipc.backends.onnx.names import input_names, output_names
 from dipc.errors import UnknownName, UnsupportedModel, UsageError
-from dipc.ops import cache_aware_onnx
+from dipc.ir import operators
+from dipc.ops import _cache_aware_onnx as cache_aware_onnx
 from dipc.ops.select_topk import OPERATOR as SELECT_TOPK
 from dipc.passes.pack import Pack
 
@@ -187,7 +187,7 @@ def test_quantised_models_are_their_programs(
     import onnx
 
     # With activations left as floats, so that what is compared are the weights.
-    monkeypatch.setattr("dipc.backends.onnx_matmul_nbits.INT8_ACCURACY", 1)
+    monkeypatch.setattr("dipc.backends.onnx.matmul_nbits.INT8_ACCURACY", 1)
     model = written(pipeline)
     check_same(compiled(pipeline), Running(model))
     assert calls_of(model) == calls
@@ -216,7 +216,11 @@ def test_the_model_says_where_it_comes_from_and_nothing_of_this_machine() -> Non
     program, model = compiled(DIP_CA), written(DIP_CA)
     told = Running(model).metadata
     assert told["dipc.model"] == "tiny" and told["dipc.digest"] == program.info.digest
-    assert told["dipc.method"] == "dip-ca" and told["dipc.scope"] == "decode" and told["dipc.pipeline"] == "as tested"
+    assert (
+        told["dipc.method"] == "dip-ca"
+        and told["dipc.scope"] == "decode"
+        and told["dipc.pipeline.runner"] == "as tested"
+    )
     assert float(told["dipc.density"]) == program.method.density and json.loads(told["dipc.formats"]) == ["float32"]
     assert {"dipc.version", "dipc.versions", "dipc.carried", "dipc.context", "dipc.options"} < set(told)
     assert str(Path.cwd()).encode() not in model and b"site-packages" not in model and b".py" not in model
@@ -246,7 +250,7 @@ def test_large_weights_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pyt
     import onnxruntime
 
     model = onnx_ir.from_proto(onnx.load_model_from_string(written(DIP)))
-    monkeypatch.setattr("dipc.backends.onnx.to_ir", lambda program, pipeline: (model, PIPELINES[DIP]))
+    monkeypatch.setattr("dipc.backends.onnx.export.to_ir", lambda program, pipeline: (model, PIPELINES[DIP]))
     made = backend.export(compiled(DIP), tmp_path / "out", external_data_bytes=1)
     assert set(made.files) == {"model.onnx", "model.onnx.data"} and made.operators == PIPELINES[DIP]
     check_same(compiled(DIP), Running(str(tmp_path / "out" / "model.onnx")))
@@ -259,8 +263,8 @@ def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     def fails(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dipc.backends.onnx.to_ir", lambda program, pipeline: (None, {}))
-    monkeypatch.setattr("dipc.backends.onnx.write", fails)
+    monkeypatch.setattr("dipc.backends.onnx.export.to_ir", lambda program, pipeline: (None, {}))
+    monkeypatch.setattr("dipc.backends.onnx.export.write", fails)
     with pytest.raises(UsageError, match="No space left"):
         export(compiled(DIP), "onnx", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -285,8 +289,8 @@ def test_a_program_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_operator_without_onnx_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, program = ops.operator_of, compiled(DIP)
-    monkeypatch.setattr("dipc.ops.operator_of", lambda t: _Formless if t is SELECT_TOPK.target else known(t))
+    known, program = operators.operator_of, compiled(DIP)
+    monkeypatch.setattr("dipc.ir.operators.operator_of", lambda t: _Formless if t is SELECT_TOPK.target else known(t))
     with pytest.raises(UnsupportedModel, match=r"the operator select_topk at .* has no ONNX form"):
         backend.to_ir(program)
 

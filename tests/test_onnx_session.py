@@ -21,15 +21,15 @@ import dipc
 from dipc import native
 from dipc.api import compile
 from dipc.backends.eager import EagerSession
-from dipc.backends.onnx_session import OnnxSession, Options
+from dipc.backends.onnx.session import OnnxSession, Options
 from dipc.errors import BadFile, MissingDependency, UsageError
-from dipc.program import Program
-from dipc.running import open_session
+from dipc.evaluation.sessions import open_session
+from dipc.ir.program import Program
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from dipc.backends.onnx import export  # noqa: E402
+from dipc.backends.onnx.export import export  # noqa: E402
 
 BODIES, KERNELS = Options(kernels=False, threads=1), Options(kernels=True, threads=1)
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"native library {native.describe()}")
@@ -99,7 +99,7 @@ def test_without_the_library_it_runs_on_the_bodies_unless_kernels_are_demanded(
 def test_a_library_that_onnxruntime_refuses(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "libdipc_native.so"
     other.write_bytes(b"from another machine")
-    monkeypatch.setattr("dipc.backends.onnx_runtime.onnx_library_path", lambda: other)
+    monkeypatch.setattr("dipc.backends.onnx.runtime.onnx_library_path", lambda: other)
     assert OnnxSession(exported).identity.backend == "onnx-bodies"
     with pytest.raises(
         MissingDependency, match=r"refused dipc's kernel library: .*libdipc_native.so.*; reinstall dipc"
@@ -281,7 +281,7 @@ def test_an_export_inside_the_artifact_is_used(
     folder = tmp_path / "with"
     shutil.copytree(out, folder)
     shutil.copytree(exported_out, folder / "onnx")
-    monkeypatch.setattr("dipc.backends.onnx.export", fail)
+    monkeypatch.setattr("dipc.backends.onnx.export.export", fail)
     options = ("--prompt", "The", "--max-new-tokens", 3, "--json")
     assert cli("run", folder, "--backend", "onnx", "--no-kernels", *options).json()["backend"] == "onnx-bodies"
 

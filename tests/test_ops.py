@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 from torch.nn.functional import gelu, silu
 
-from dipc import ops
 from dipc.cache.state import CacheState
 from dipc.errors import UnknownName
+from dipc.ir import operators
+from dipc.ir.operator import Read
 from dipc.ops import select_cache_aware, select_topk
-from dipc.ops.operator import Read
 
 dipc = torch.ops.dipc
-for name in ops.OPERATORS.names():
-    ops.OPERATORS.get(name)  # An operator is known to torch once its file is imported.
+for name in operators.OPERATORS.names():
+    operators.OPERATORS.get(name)  # An operator is known to torch once its file is imported.
 
 
 def row(*values: float) -> Tensor:
@@ -230,7 +230,7 @@ def test_traffic_of_each_operator() -> None:
     }
     reads = {}
     for name, args in calls.items():
-        operator = ops.OPERATORS.get(name.replace("_", "-"))
+        operator = operators.OPERATORS.get(name.replace("_", "-"))
         reads[name] = operator.traffic(graph.call_function(operator.target, args))
     assert reads == {
         "glu": (Read("gate", "all"), Read("up", "all"), Read("down", "all")),
@@ -244,7 +244,7 @@ def test_traffic_finds_its_arguments_by_keyword() -> None:
     graph = fx.Graph()
     x, mask, weight = graph.placeholder("x"), graph.placeholder("mask"), graph.get_attr("w")
     node = graph.call_function(dipc.gather_linear.default, (x,), {"weight": weight, "mask": mask})
-    assert ops.OPERATORS.get("gather-linear").traffic(node) == (Read("w", "columns", mask),)
+    assert operators.OPERATORS.get("gather-linear").traffic(node) == (Read("w", "columns", mask),)
 
 
 def test_traffic_of_a_weight_that_the_graph_computes_is_an_error() -> None:
@@ -252,7 +252,7 @@ def test_traffic_of_a_weight_that_the_graph_computes_is_an_error() -> None:
     x, mask, computed = (graph.placeholder(n) for n in ("x", "mask", "computed"))
     node = graph.call_function(dipc.gather_linear.default, (x, mask, computed))
     with pytest.raises(ValueError, match="computed by the graph"):
-        ops.OPERATORS.get("gather-linear").traffic(node)
+        operators.OPERATORS.get("gather-linear").traffic(node)
 
 
 # --- Shape rules and errors ---
@@ -284,16 +284,16 @@ def mask_meta(*shape: int) -> Tensor:
 )
 def test_shape_rule_refuses_what_does_not_fit(operator: str, args: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"do not fit|units"):
-        ops.OPERATORS.get(operator.replace("_", "-")).fake(*args)
+        operators.OPERATORS.get(operator.replace("_", "-")).fake(*args)
 
 
 def test_an_unknown_operator_gets_a_guess() -> None:
     with pytest.raises(UnknownName, match="no operator named 'gather-linaer'; did you mean 'gather-linear'"):
-        ops.target("gather_linaer")
+        operators.target("gather_linaer")
 
 
 def test_operator_of_knows_its_own_only() -> None:
-    assert ops.operator_of(torch.ops.aten.linear.default) is None
-    assert ops.operator_of(len) is None
-    for name in ops.OPERATORS.names():
-        assert ops.operator_of(ops.target(name)) is ops.OPERATORS.get(name)
+    assert operators.operator_of(torch.ops.aten.linear.default) is None
+    assert operators.operator_of(len) is None
+    for name in operators.OPERATORS.names():
+        assert operators.operator_of(operators.target(name)) is operators.OPERATORS.get(name)

@@ -11,10 +11,10 @@ from torch import fx
 
 from dipc import api, native
 from dipc.api import capture
-from dipc.decoding import WORTH_TOKENS, for_decoding
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.lower import active_units, cache_aware, lower, program_density, selections, with_capacities
-from dipc.numerics import deviation
+from dipc.evaluation.decoding import WORTH_TOKENS, for_decoding
+from dipc.ir.program import Program
+from dipc.memory.lowering import active_units, cache_aware, lower, program_density, selections, with_capacities
 from dipc.ops.gather_linear import OPERATOR as GATHER
 from dipc.ops.packed_gather_glu import OPERATOR as PACKED_GLU
 from dipc.ops.packed_gather_linear import OPERATOR as PACKED_GATHER
@@ -22,9 +22,9 @@ from dipc.ops.packed_row_linear import OPERATOR as PACKED_ROW
 from dipc.ops.row_linear import OPERATOR as ROW
 from dipc.passes.outline_glu import OutlineGlu
 from dipc.passes.pack import Pack
-from dipc.pipeline import parse_pipeline, run_pipeline
-from dipc.program import Program
-from dipc.sparsify import Glu, SparsityPass
+from dipc.pipeline.numeric_check import deviation
+from dipc.pipeline.runner import parse_pipeline, run_pipeline
+from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 
 PIPELINES = (
     "dip",

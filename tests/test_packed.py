@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dipc import native, ops
-from dipc.ops import gather_linear, packed, packed_gather_glu, packed_gather_linear, packed_row_linear, row_linear
-from dipc.ops.packed import KERNEL_TOKENS, PackedMatrix
+import dipc
+from dipc import native
+from dipc.ops import _packed as packed
+from dipc.ops import gather_linear, packed_gather_glu, packed_gather_linear, packed_row_linear, row_linear
+from dipc.ops._packed import KERNEL_TOKENS, PackedMatrix
 
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"native library {native.describe()}")
 
@@ -277,7 +279,7 @@ def test_the_products_refuse_nonsense() -> None:
 COMPARE = """
 import torch
 from dipc import native
-from dipc.ops import OPERATORS
+from dipc.ir.operators import OPERATORS
 generator = torch.Generator().manual_seed(0)
 for name in ("packed-gather-linear", "packed-row-linear", "packed-gather-glu"):
     operator = OPERATORS.get(name)
@@ -293,7 +295,7 @@ EDGES = """
 import torch
 from dipc import native
 from dipc.ops import packed_gather_glu, packed_gather_linear, packed_row_linear
-from dipc.ops.packed import PackedMatrix
+from dipc.ops._packed import PackedMatrix
 
 generator = torch.Generator().manual_seed(0)
 x, wide = torch.randn(1, 64, generator=generator), torch.randn(1, 288, generator=generator)
@@ -331,7 +333,7 @@ print(native.instruction_set())
 def run_on(isa: str | None, script: str) -> str:
     """What a script prints on an instruction set; None leaves the choice to the library."""
     settings = {k: v for k, v in os.environ.items() if k != "DIPC_ISA"} | ({} if isa is None else {"DIPC_ISA": isa})
-    settings |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ops.__file__).parents[2])}
+    settings |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dipc.__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", script], env=settings, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import dipc
-from dipc.lower import lower
-from dipc.program import Program
+from dipc.ir.program import Program
+from dipc.memory.lowering import lower
 
 CONFIGS = Path(__file__).parent.parent / "examples" / "configs"
 

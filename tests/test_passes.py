@@ -16,16 +16,16 @@ from torch import Tensor, fx
 
 from dipc.api import compile
 from dipc.errors import UnknownName, UnsupportedModel, UsageError
-from dipc.lower import active_units, cache_aware, lower, program_density
+from dipc.ir.program import Program
+from dipc.memory.lowering import active_units, cache_aware, lower, program_density
+from dipc.memory.traffic import allocate
 from dipc.ops.glu import ACTIVATIONS
 from dipc.passes.dip import Dip
 from dipc.passes.dip_ca import DipCa
 from dipc.passes.outline_glu import OutlineGlu
-from dipc.pipeline import run_pipeline
-from dipc.program import Program
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.sparsity_pass import kept_units, select_layers
 from dipc.quantities import parse_bytes
-from dipc.sparsify import kept_units, select_layers
-from dipc.traffic import allocate
 
 # --- DIP ---
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from dipc.pattern import Match, Mismatch, Pattern
+from dipc.ir.pattern import Match, Mismatch, Pattern
 
 ATEN = torch.ops.aten
 LINEAR, MUL, SILU, GELU = ATEN.linear.default, ATEN.mul.Tensor, ATEN.silu.default, ATEN.gelu.default

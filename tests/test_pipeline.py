@@ -16,11 +16,20 @@ from hypothesis import strategies as st
 
 from dipc.api import compile
 from dipc.errors import BadFile, UnknownName, UnsupportedModel, UsageError, VerificationFailed
+from dipc.ir.program import Program
 from dipc.passes.dip import Dip
 from dipc.passes.dip_ca import DipCa
 from dipc.passes.outline_glu import OutlineGlu
-from dipc.pipeline import PASSES, Pass, PassResult, make_pass, parse_pipeline, pipeline_text, resolve, run_pipeline
-from dipc.program import Program
+from dipc.pipeline.runner import (
+    PASSES,
+    Pass,
+    PassResult,
+    make_pass,
+    parse_pipeline,
+    pipeline_text,
+    resolve,
+    run_pipeline,
+)
 from dipc.registry import REGISTRIES, load_plugin
 
 # --- Text ---
@@ -233,7 +242,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 PLUGIN = '''
     """Keeps the largest inputs of up and gate, and all of down."""
     from dataclasses import dataclass
-    from dipc.sparsify import Glu, SparsityPass
+    from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 
     @dataclass(frozen=True)
     class ByInput(SparsityPass):

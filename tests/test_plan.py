@@ -13,9 +13,9 @@ from clitools import WORDS, Cli, cli, model, text  # noqa: F401
 
 import dipc
 from dipc.errors import UsageError
-from dipc.lower import cache_aware
-from dipc.program import Program
-from dipc.study.plan import Plan, plan
+from dipc.ir.program import Program
+from dipc.memory.lowering import cache_aware
+from dipc.studies.study.plan import Plan, plan
 from dipc.text import Text
 
 OPTIONS: dict[str, Any] = {

@@ -16,7 +16,7 @@ from dipc.cache.next_use import NEVER, next_uses
 from dipc.cache.replay import replay, replay_site
 from dipc.cache.state import update
 from dipc.errors import UsageError
-from dipc.ops.cache_aware_onnx import KEY_WEIGHTS
+from dipc.ops._cache_aware_onnx import KEY_WEIGHTS
 
 REMEMBERING = [name for name in policy_names() if not get_policy(name).forgets]
 

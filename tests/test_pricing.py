@@ -10,12 +10,12 @@ from helpers import uniform_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipc.backends.pricing import Case, Price, price, price_many
 from dipc.cache import get_policy
 from dipc.errors import UsageError
-from dipc.hardware import Device, Figure, Flash, FlashPoint, load_device
-from dipc.trace import Trace
-from dipc.traffic import Allocation, Site, TrafficProgram, allocate
+from dipc.hardware.device import Device, Figure, Flash, FlashPoint, load_device
+from dipc.memory.pricing import Case, Price, price, price_many
+from dipc.memory.trace import Trace
+from dipc.memory.traffic import Allocation, Site, TrafficProgram, allocate
 
 GB = 1e9
 INT4_BYTES = 4.25 / 8

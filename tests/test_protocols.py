@@ -14,9 +14,9 @@ from test_eager import TEXT, Letters, lettered
 from torch import Tensor
 
 from dipc.api import evaluate, perplexity
-from dipc.backends.session import Identity, Step
+from dipc.backends._session import Identity, Step
 from dipc.errors import UsageError
-from dipc.program import Method
+from dipc.ir.program import Method
 from dipc.text import Text
 
 VOCAB = 96
@@ -157,7 +157,7 @@ def test_a_program_under_every_protocol() -> None:
 
 
 def test_logits_of_a_large_vocabulary_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dipc import reading
+    from dipc.evaluation import windows as reading
 
     whole = evaluate(lettered("dip-ca"), TEXT, seq_len=60)
     monkeypatch.setattr(reading, "MOST_LOGITS", 7 * 96)

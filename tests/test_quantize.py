@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
-from dipc import ops
+from dipc.ir import operators
+from dipc.ir.codes import QuantizedTensor, pack, round_to_nearest, unpack
+from dipc.ir.operator import Read, weight_name
+from dipc.ir.weight_parts import parameters_per_entry
 from dipc.ops.dequantize import reference
-from dipc.ops.operator import Read, weight_name
-from dipc.quantize import QuantizedTensor, pack, round_to_nearest, unpack
-from dipc.storage import parameters_per_entry
 
 dequantize = torch.ops.dipc.dequantize
 
@@ -303,9 +303,9 @@ def test_scales_along_a_unit_travel_with_it(
     operator: str, axis: int, travelling: tuple[str, ...], resident: tuple[str, ...]
 ) -> None:
     graph, x, mask, weight = quantized_graph(axis)
-    node = graph.call_function(ops.target(operator), (x, mask, weight))  # type: ignore[arg-type]
+    node = graph.call_function(operators.target(operator), (x, mask, weight))  # type: ignore[arg-type]
     unit = {"gather_linear": "columns", "row_linear": "rows"}[operator]
-    found = ops.OPERATORS.get(operator.replace("_", "-")).traffic(node)
+    found = operators.OPERATORS.get(operator.replace("_", "-")).traffic(node)
     assert found == (Read("w.codes", unit, mask, travelling, resident),)  # type: ignore[arg-type]
     assert weight_name(weight) == "w.codes"
 
@@ -313,8 +313,8 @@ def test_scales_along_a_unit_travel_with_it(
 def test_a_dense_product_reads_scales_and_all() -> None:
     for axis in (0, 1):
         graph, x, _, weight = quantized_graph(axis, zeros=False)
-        node = graph.call_function(ops.target("glu"), (x, weight, weight, weight))  # type: ignore[arg-type]
-        assert ops.OPERATORS.get("glu").traffic(node) == (Read("w.codes", "all", None, ("w.scales",)),) * 3
+        node = graph.call_function(operators.target("glu"), (x, weight, weight, weight))  # type: ignore[arg-type]
+        assert operators.OPERATORS.get("glu").traffic(node) == (Read("w.codes", "all", None, ("w.scales",)),) * 3
 
 
 def test_parameters_are_counted_by_what_codes_stand_for() -> None:

@@ -12,8 +12,8 @@ from quantizing import compiled, sites, small_glu
 from torch import fx
 
 import dipc
-from dipc.lower import cache_aware, lower, mean_bits
-from dipc.sparsify import Glu, SparsityPass
+from dipc.memory.lowering import cache_aware, lower, mean_bits
+from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@ from torch import fx
 
 import dipc
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.lower import lower, mean_bits, program_density
-from dipc.numerics import deviation, probe_logits
+from dipc.ir.codes import round_to_nearest
+from dipc.ir.program import Program
+from dipc.ir.verify import verify_structure
+from dipc.memory.lowering import lower, mean_bits, program_density
 from dipc.passes.int4 import Int4
 from dipc.passes.int8 import Int8
-from dipc.pipeline import parse_pipeline
-from dipc.program import Program
-from dipc.quantize import round_to_nearest
+from dipc.pipeline.numeric_check import deviation, probe_logits
+from dipc.pipeline.runner import parse_pipeline
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
-from dipc.shapes import verify_structure
 
 
 def test_every_linear_layer_is_rounded_and_the_rest_is_as_it_was() -> None:

@@ -13,11 +13,11 @@ from torch import fx, nn
 from dipc.api import capture, compile, evaluate, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.frontend import _require_decoder
-from dipc.lower import cache_aware, lower, program_density
+from dipc.frontend.hugging_face import _require_decoder
+from dipc.memory.lowering import cache_aware, lower, program_density
 from dipc.passes.dip import Dip
-from dipc.pipeline import Compiled, parse_pipeline, run_pipeline
-from dipc.sparsify import Glu, SparsityPass
+from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline
+from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 from dipc.text import encode
 
 

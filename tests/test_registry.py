@@ -13,16 +13,16 @@ from typing import Any, ClassVar
 import pytest
 from helpers import outlined, tiny_llama
 
-from dipc import hardware
 from dipc.api import compile
 from dipc.cache.policy import POLICIES
 from dipc.errors import BadFile, UsageError
-from dipc.ops import OPERATORS
+from dipc.frontend.tracer import quiet
+from dipc.hardware import device as hardware
+from dipc.ir.operators import OPERATORS
 from dipc.passes.dip import Dip
 from dipc.passes.outline_glu import OutlineGlu
-from dipc.pipeline import PASSES, Pass, parse_pipeline, resolve
+from dipc.pipeline.runner import PASSES, Pass, parse_pipeline, resolve
 from dipc.registry import REGISTRIES, load_installed_plugins, load_plugin
-from dipc.tracer import quiet
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ POLICY = """
 """
 
 OPERATOR = """
-    from dipc.ops.operator import Operator
+    from dipc.ir.operator import Operator
 
     def reference(x):
         return x + 1

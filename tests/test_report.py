@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from dipc.api import compile as compile_program
 from dipc.api import to_dict
-from dipc.pattern import Mismatch
-from dipc.pipeline import Pass, PassLog
+from dipc.ir.pattern import Mismatch
+from dipc.pipeline.runner import Pass, PassLog
 from dipc.report import compiled_dict, estimate_dict, score_dict
 from dipc.report.compiled import deviation_text, operators_text
 from dipc.report.diff import changes, layer_of

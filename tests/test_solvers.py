@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dipc.ir.codes import QuantizedTensor, in_groups, nearest, round_to_nearest, unpack
+from dipc.ir.codes import grid as grid_of
 from dipc.ops.dequantize import reference
-from dipc.quantize import QuantizedTensor, in_groups, nearest, round_to_nearest, unpack
-from dipc.quantize import grid as grid_of
-from dipc.solvers.gptq import gptq
-from dipc.solvers.hessian import hessian_of, inverse_factor, weighted_error
-from dipc.solvers.sparsegpt import kept_count, largest, sparsegpt
+from dipc.tuning.solvers.gptq import gptq
+from dipc.tuning.solvers.hessian import hessian_of, inverse_factor, weighted_error
+from dipc.tuning.solvers.sparsegpt import kept_count, largest, sparsegpt
 
 
 def problem(rows: int, columns: int, seed: int = 0, tokens: int = 64, own: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dipc.calibration.file import Calibration
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.lower import lower, program_density
-from dipc.numerics import probe_logits
+from dipc.ir.program import Program
+from dipc.memory.lowering import lower, program_density
 from dipc.ops.unmask import mask_of
 from dipc.ops.unmask import reference as unmask
-from dipc.program import Program
+from dipc.pipeline.numeric_check import probe_logits
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4:8"])

@@ -17,8 +17,8 @@ from dipc.api import Program, capture, compile, estimate, export, load, save
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import CalibrationNeeded, UsageError
-from dipc.evaluation import evaluate
-from dipc.lower import cache_aware, lower, popularities, with_capacities
+from dipc.evaluation.perplexity import evaluate
+from dipc.memory.lowering import cache_aware, lower, popularities, with_capacities
 
 METHODS = ("dip-ca", "wina-ca", "sensitivity-ca")
 
@@ -94,7 +94,7 @@ def test_quantised_weights_take_it_too() -> None:
 def test_it_is_exported(kernels: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from dipc import native
-    from dipc.backends.onnx_session import OnnxSession, Options
+    from dipc.backends.onnx.session import OnnxSession, Options
 
     if kernels and native.library() is None:
         pytest.skip("the native library is not built")

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipc.errors import MissingDependency, UnknownName, UsageError
-from dipc.flash import Reads
-from dipc.study import workers
-from dipc.study.asked import Increase, asked, increase
-from dipc.study.claims import claimed
-from dipc.study.findings import findings
-from dipc.study.result import Cost, Point, Study
-from dipc.study.search import EXACT, bracket, next_density
-from dipc.study.targets import of_points, targets
-from dipc.study.variants import variants
+from dipc.memory.flash import Reads
+from dipc.studies.study import workers
+from dipc.studies.study.asked import Increase, asked, increase
+from dipc.studies.study.claims import claimed
+from dipc.studies.study.findings import findings
+from dipc.studies.study.result import Cost, Point, Study
+from dipc.studies.study.search import EXACT, bracket, next_density
+from dipc.studies.study.targets import of_points, targets
+from dipc.studies.study.variants import variants
 
 DENSE = 10.0
 

@@ -18,10 +18,10 @@ from clitools import WORDS, model  # noqa: F401
 
 import dipc
 from dipc.errors import UsageError
-from dipc.program import Program
-from dipc.study import make, study, workers
-from dipc.study.make import DENSE_RUN, Maker, Run, Setup
-from dipc.study.workers import Processes, Ray
+from dipc.ir.program import Program
+from dipc.studies.study import make, study, workers
+from dipc.studies.study.make import DENSE_RUN, Maker, Run, Setup
+from dipc.studies.study.workers import Processes, Ray
 from dipc.text import Text
 
 TEXT = Text("words", WORDS * 4)
@@ -194,7 +194,7 @@ def _dies_once(setup: Setup, run: Run, watch: Any) -> None:
 def dying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers whose runs are `_dies_once`. They are forked, which is quick, and safe where torch is not called."""
     forked = multiprocessing.get_context("fork")
-    monkeypatch.setattr("dipc.study.workers.multiprocessing.get_context", lambda method: forked)
+    monkeypatch.setattr("dipc.studies.study.workers.multiprocessing.get_context", lambda method: forked)
     monkeypatch.setattr(workers, "make_elsewhere", _dies_once)
 
 

@@ -12,21 +12,22 @@ import pytest
 import torch
 from helpers import uniform_trace
 
-from dipc import api, ops
+from dipc import api
 from dipc.api import Program
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay_site
 from dipc.cache.state import CacheState
 from dipc.errors import BadFile, UsageError
-from dipc.evaluation import evaluate
-from dipc.lower import active_units, lower, with_capacities
-from dipc.synthetic import ActivityModel, default_activity, synthetic_trace
-from dipc.synthetic.activity import SiteActivity
-from dipc.synthetic.fit import LAGS, SiteMoments, fit_activity, log_magnitudes, persistence_of
-from dipc.synthetic.normal import GRID_G, Transform, latent_correlation, quantile_points, shares
-from dipc.synthetic.scores import Scores
-from dipc.synthetic.statistics import site_statistics
-from dipc.trace import Trace
+from dipc.evaluation.perplexity import evaluate
+from dipc.ir import operators
+from dipc.memory.lowering import active_units, lower, with_capacities
+from dipc.memory.synthetic import ActivityModel, default_activity, synthetic_trace
+from dipc.memory.synthetic.activity import SiteActivity
+from dipc.memory.synthetic.normal import GRID_G, Transform, latent_correlation, quantile_points, shares
+from dipc.memory.synthetic.scores import Scores
+from dipc.memory.synthetic.statistics import site_statistics
+from dipc.memory.trace import Trace
+from dipc.tuning.fit_activity import LAGS, SiteMoments, fit_activity, log_magnitudes, persistence_of
 
 POLICIES = ("lru", "lfu", "lfu-admission", "belady")
 PARTS = (0.25, 0.5, 0.75)
@@ -216,7 +217,7 @@ def test_a_cache_aware_site_selects_in_closed_loop(
     program = api.compile(config, f"dip-ca{{density=0.4 gamma=0.2 policy={policy}}}").program
     program = with_capacities(program, {s.name: 30 for s in lower(program).sites})
     trace = synthetic_trace(program, 1, tokens=40)
-    monkeypatch.setattr("dipc.synthetic.scores._PIECE_SCORES", 7 * 200)  # in pieces of 7 tokens, or 21
+    monkeypatch.setattr("dipc.memory.synthetic.scores._PIECE_SCORES", 7 * 200)  # in pieces of 7 tokens, or 21
     pieces = synthetic_trace(program, 1, tokens=40)
     for number, (name, packed) in enumerate(trace.sites.items()):
         np.testing.assert_array_equal(pieces.sites[name], packed)
@@ -227,7 +228,7 @@ def test_a_cache_aware_site_selects_in_closed_loop(
         freq = state.freq if get_policy(policy).counts else torch.from_numpy(scores.ranks_U)
         score_TU = torch.from_numpy(scores.draw(40))
         k = active_units(program)[name]
-        select = ops.target("select_cache_aware")
+        select = operators.target("select_cache_aware")
         given = (score_TU, state.cached, freq, state.last_used, state.t, k, 30, 0.2, policy)
         mask = select(*given)[0]  # type: ignore[operator]
         np.testing.assert_array_equal(trace.mask(name), mask.numpy())

@@ -11,9 +11,9 @@ from tasktools import hellaswag_json, program, write_folder
 from dipc.api import run_tasks
 from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile
-from dipc.tasks import harness
-from dipc.tasks.local import LocalData, mmlu_rows
-from dipc.tasks.model import SessionLM
+from dipc.evaluation.tasks import harness
+from dipc.evaluation.tasks.local import LocalData, mmlu_rows
+from dipc.evaluation.tasks.model import SessionLM
 
 
 @pytest.fixture(scope="module")

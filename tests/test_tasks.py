@@ -17,13 +17,13 @@ from tasktools import CONTEXT, HELLASWAG, model, program, questions, request, so
 from torch import Tensor
 
 from dipc.api import Program, export, run_tasks, to_dict
+from dipc.backends._session import Step
 from dipc.backends.eager import EagerSession
-from dipc.backends.onnx_session import OnnxSession
-from dipc.backends.session import Step
+from dipc.backends.onnx.session import OnnxSession
 from dipc.errors import DipcError, MissingDependency, UsageError
-from dipc.tasks import harness, run
-from dipc.tasks.local import LocalData
-from dipc.tasks.model import SessionLM
+from dipc.evaluation.tasks import harness, run
+from dipc.evaluation.tasks.local import LocalData
+from dipc.evaluation.tasks.model import SessionLM
 
 Scores = list[tuple[float, bool]]
 
@@ -258,7 +258,7 @@ def test_what_cannot_be_asked_for_is_one_line(
             raise OSError("no route")
 
     monkeypatch.setattr(huggingface_hub, "get_session", NoNetwork)
-    monkeypatch.setattr("dipc.tasks.harness._FOLDERS", ("hellaswag", "mmlu", "arc"))
+    monkeypatch.setattr("dipc.evaluation.tasks.harness._FOLDERS", ("hellaswag", "mmlu", "arc"))
     if tasks == ["hellasswag"]:
         monkeypatch.setattr(harness, "TaskManager", some_tasks)
     start = time.monotonic()

@@ -11,10 +11,10 @@ from quantizing import TABLE, compiled, tied
 
 from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel
-from dipc.lower import lower, mean_bits
-from dipc.numerics import probe_logits
+from dipc.ir.program import is_buffer
+from dipc.memory.lowering import lower, mean_bits
 from dipc.passes.int8 import Int8
-from dipc.program import is_buffer
+from dipc.pipeline.numeric_check import probe_logits
 
 
 @pytest.mark.parametrize("pipeline", ["int4{group=32}", "int8{symmetric=false}", "dip,int4", "int8,dip-ca"])
@@ -78,8 +78,8 @@ def test_a_tied_model_is_exported_with_its_table_and_its_head(tmp_path: Path) ->
     """ONNX Runtime looks rows up in the table and multiplies with the codes."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from dipc.backends.onnx import export
-    from dipc.backends.onnx_session import OnnxSession
+    from dipc.backends.onnx.export import export
+    from dipc.backends.onnx.session import OnnxSession
 
     program = compiled("int4{group=32 symmetric=false}", tied()).program
     export(program, tmp_path / "out")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipc.backends.pricing import Price, price
-from dipc.backends.timeline import RESIDENT, ReadEvent, Timeline, perfetto, timeline
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
-from dipc.hardware import Device, load_device
-from dipc.trace import Trace
-from dipc.traffic import Site, TrafficProgram, allocate
+from dipc.hardware.device import Device, load_device
+from dipc.memory.pricing import Price, price
+from dipc.memory.timeline import RESIDENT, ReadEvent, Timeline, perfetto, timeline
+from dipc.memory.trace import Trace
+from dipc.memory.traffic import Site, TrafficProgram, allocate
 
 MB = 10**6
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from dipc.cache import get_policy
 from dipc.cache.replay import replay_site
 from dipc.errors import BadFile, UsageError
-from dipc.trace import SCHEMA, Meta, Trace, accesses_by_token, accesses_by_unit
+from dipc.memory.trace import SCHEMA, Meta, Trace, accesses_by_token, accesses_by_unit
 
 META: Meta = {"model": "demo", "density": 0.5, "seed": 3}
 
@@ -194,7 +194,7 @@ def test_a_spoilt_file_is_refused_in_one_line(
     trace.save(path)
     tensors = {site: packed.copy() for site, packed in load_file(path).items()}
     header = {
-        "format": "dipc.trace",
+        "format": "dipc.memory.trace",
         "schema": str(SCHEMA),
         "units": json.dumps(trace.units),
         "meta": json.dumps(trace.meta),

@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dipc.backends.pricing import Case, Price, price, price_many
 from dipc.cache.policy import Policy, get_policy
 from dipc.calibration.file import calibration_for
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.evaluation import Score, evaluate
-from dipc.flash import Reads
-from dipc.hardware import Device, device_for
-from dipc.lower import cache_aware, capacities_text, lower, mean_bits, popularities, with_capacities
-from dipc.program import Method, Program
-from dipc.synthetic import ActivityModel, synthetic_trace
+from dipc.evaluation.perplexity import Score, evaluate
+from dipc.hardware.device import Device, device_for
+from dipc.ir.program import Method, Program
+from dipc.memory.flash import Reads
+from dipc.memory.lowering import cache_aware, capacities_text, lower, mean_bits, popularities, with_capacities
+from dipc.memory.pricing import Case, Price, price, price_many
+from dipc.memory.synthetic import ActivityModel, synthetic_trace
+from dipc.memory.trace import Trace
+from dipc.memory.traffic import TrafficProgram, allocate
 from dipc.text import Text
-from dipc.trace import Trace
-from dipc.traffic import TrafficProgram, allocate
 
 
 @dataclass(frozen=True)

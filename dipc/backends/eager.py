@@ -10,19 +10,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from dipc.backends.session import Identity, Step, check_call, rewound
+from dipc.backends._session import Identity, Step, check_call, rewound
 from dipc.errors import UsageError
-from dipc.lower import selections
-from dipc.placement import device_of
-from dipc.program import Program
-from dipc.shapes import empty_port
+from dipc.ir.placement import device_of
+from dipc.ir.program import Program
+from dipc.ir.verify import empty_port
+from dipc.memory.lowering import selections
 
 
 class EagerSession:
-    """A running program: a `Session` (dipc.backends.session).
+    """A running program: a `Session` (dipc.backends._session).
 
     Args:
-        program: with weights; it runs where they are (`dipc.placement.place` moves them).
+        program: with weights; it runs where they are (`dipc.ir.placement.place` moves them).
         record: also return every site's masks.
 
     Raises:

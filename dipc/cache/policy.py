@@ -84,12 +84,8 @@ def _find(module: ModuleType) -> type[Policy] | None:
     return defined_here(module, Policy)  # type: ignore[type-abstract]
 
 
-POLICIES = register_kind(
-    Registry(
-        "cache policy", "dipc.cache", _find, helpers=frozenset({"policy", "state", "replay", "numpy_cache", "next_use"})
-    )
-)
-"""Eviction policies by name: the files of this folder, and what plug-ins add."""
+POLICIES = register_kind(Registry("cache policy", "dipc.cache.policies", _find))
+"""Eviction policies by name: the files of `policies/`, and what plug-ins add."""
 
 
 def get_policy(name: str) -> Policy:

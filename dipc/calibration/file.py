@@ -20,11 +20,11 @@ from torch import Tensor
 
 from dipc.calibration.tensors import SCORES, mlp_of, sizes_of
 from dipc.errors import BadFile, UnknownName, UsageError
-from dipc.program import Program
+from dipc.ir.program import Program
 from dipc.tensor_file import TensorFormat
 
 if TYPE_CHECKING:
-    from dipc.calibration.allocation import Allocation
+    from dipc.calibration.density_allocation import Allocation
 
 SCHEMA = 1
 PARTS = ("thresholds", "sensitivity", "predictors", "allocation")
@@ -137,7 +137,7 @@ class Calibration:
         """How densities are shared out, or None where it was made without."""
         if "allocation" not in self.parts:
             return None
-        from dipc.calibration.allocation import Allocation
+        from dipc.calibration.density_allocation import Allocation
 
         return Allocation.from_tensors(self.tensors)
 

@@ -10,8 +10,8 @@ import typer
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
-    from dipc.backends.onnx_session import OnnxSession
-    from dipc.program import Program
+    from dipc.backends.onnx.session import OnnxSession
+    from dipc.ir.program import Program
 
 BackendName = Annotated[
     Literal["eager", "onnx"],
@@ -36,9 +36,9 @@ def open_running(
     Raises:
         UsageError: an exported model or `--no-kernels` without `--backend onnx`, or `--device` with it.
     """
-    from dipc.artifact import is_artifact
+    from dipc.artifact.artifact import is_artifact
     from dipc.cli.target import open_target
-    from dipc.running import is_exported
+    from dipc.evaluation.sessions import is_exported
 
     kernels: Any = False if no_kernels else "auto"
     exported = is_exported(Path(target)) and not is_artifact(Path(target))
@@ -47,14 +47,14 @@ def open_running(
             raise UsageError("--no-kernels: this is for --backend onnx")
         if exported:
             raise UsageError(f"{target}: this is an exported model; run it with --backend onnx")
-        from dipc.placement import choose_device, place
+        from dipc.ir.placement import choose_device, place
 
         where = choose_device(device)
         return place(open_target(target, **capture_options).program, where), {}
     if device != "auto":
         raise UsageError("--device: this is for --backend eager")
     if exported:
-        from dipc.backends.onnx_session import OnnxSession, Options
+        from dipc.backends.onnx.session import OnnxSession, Options
 
         return OnnxSession(target, options=Options(kernels)), {}
     beside = Path(target) / EXPORT

@@ -40,10 +40,10 @@ def kernels(
     debug: Debug = False,
 ) -> None:
     """Measure one gated MLP, sparse beside everybody's dense, and the memory's bandwidth beside both."""
-    from dipc.benchmark.contest import Rules
-    from dipc.benchmark.kernels import Settings, bench_kernels
-    from dipc.benchmark.machine import physical_cores
     from dipc.report.bench import kernels_dict, kernels_tables
+    from dipc.studies.bench.contest import Rules
+    from dipc.studies.bench.kernels import Settings, bench_kernels
+    from dipc.studies.bench.machine import physical_cores
 
     settings = Settings(d_model, d_ff, densities(density), tuple(_listed("format", format)), tokens, group, axis, seed)
     rules = Rules(threads or physical_cores(), rounds, calls)
@@ -99,11 +99,11 @@ def decode(
 
     A format's models need about five times their bytes of disk, and memory for two of them.
     """
-    from dipc.benchmark.contest import Rules
-    from dipc.benchmark.decode import LLAMA_3_2_1B, Settings, bench_decode
-    from dipc.benchmark.machine import physical_cores
     from dipc.registry import load_installed_plugins
     from dipc.report.bench_decode import decode_dict, decode_tables
+    from dipc.studies.bench.contest import Rules
+    from dipc.studies.bench.decode import LLAMA_3_2_1B, Settings, bench_decode
+    from dipc.studies.bench.machine import physical_cores
 
     lists = tuple(_listed("passes", passes)), tuple(_listed("format", format))
     load_installed_plugins()
@@ -140,11 +140,11 @@ def evaluation(
     debug: Debug = False,
 ) -> None:
     """Measure how much longer the perplexity of sparsified programs takes than that of the dense one, in torch."""
-    from dipc.benchmark.contest import Rules
-    from dipc.benchmark.evaluation import Settings, bench_eval
-    from dipc.benchmark.machine import physical_cores
     from dipc.registry import load_installed_plugins
     from dipc.report.bench_eval import eval_dict, eval_tables
+    from dipc.studies.bench.contest import Rules
+    from dipc.studies.bench.evaluation import Settings, bench_eval
+    from dipc.studies.bench.machine import physical_cores
 
     load_installed_plugins()
     settings = Settings(model, tuple(_listed("passes", passes)), seq_len, max_tokens, seed, tuple(plugin or ()))
@@ -195,9 +195,9 @@ def replay(
         names = tuple(_listed("policies", policies or "lfu"))
         _replay_model(model, passes, 16384 if tokens is None else tokens, names, shares, threads, seed, json)
         return
-    from dipc.benchmark.contest import Rules
-    from dipc.benchmark.replay import Settings, bench_replay
     from dipc.report.bench_replay import replay_dict, replay_tables
+    from dipc.studies.bench.contest import Rules
+    from dipc.studies.bench.replay import Settings, bench_replay
 
     if len(shares) != 1:
         raise UsageError(f"--capacity {capacity!r} must be one share without --model")
@@ -221,9 +221,9 @@ def _replay_model(
     seed: int,
     json: bool,
 ) -> None:
-    from dipc.benchmark.machine import physical_cores
-    from dipc.benchmark.replay_model import ModelSettings, replay_model
     from dipc.report.bench_replay import model_replay_dict, model_replay_tables
+    from dipc.studies.bench.machine import physical_cores
+    from dipc.studies.bench.replay_model import ModelSettings, replay_model
 
     cases = tuple((policy, share) for policy in policies for share in shares)
     found = replay_model(ModelSettings(model, tokens, cases, threads or physical_cores(), passes, seed))

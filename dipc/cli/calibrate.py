@@ -12,18 +12,7 @@ import typer
 from dipc.cli.backend import Device
 from dipc.cli.eval import SeqLen, TextFile
 from dipc.cli.target import open_target
-from dipc.cli.terminal import (
-    MOST_SEED,
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    TrustRemoteCode,
-    counting,
-    show,
-    show_json,
-)
+from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, counting, show, show_json
 from dipc.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +59,7 @@ def command(
             raise UnknownName("part of a calibration", part, PARTS)
     given = None if text is None else read_text(text)
     from dipc import api
-    from dipc.placement import choose_device, place
+    from dipc.ir.placement import choose_device, place
 
     where = choose_device(device)
     program = place(open_target(model, dtype=dtype, trust_remote_code=trust_remote_code).program, where)

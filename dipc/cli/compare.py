@@ -11,22 +11,11 @@ import typer
 
 from dipc.cli.bench import densities
 from dipc.cli.eval import SeqLen, TextFile
-from dipc.cli.terminal import (
-    MOST_SEED,
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    TrustRemoteCode,
-    settings,
-    show,
-    show_json,
-)
+from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, settings, show, show_json
 from dipc.errors import DipcError, MissingDependency
 
 if TYPE_CHECKING:
-    from dipc.comparison import Comparison
+    from dipc.studies.compare import Comparison
 
 
 def command(

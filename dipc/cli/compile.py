@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipc.cli.terminal import (
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    TrustRemoteCode,
-    show,
-    show_json,
-    working,
-)
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json, working
 from dipc.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from dipc.pipeline import Compiled, Pass
-    from dipc.program import Program
+    from dipc.ir.program import Program
+    from dipc.pipeline.runner import Compiled, Pass
 
 
 def command(
@@ -62,7 +52,7 @@ def command(
     debug: Debug = False,
 ) -> None:
     """Compile a model with passes into a folder."""
-    from dipc.pipeline import parse_pipeline, resolve, with_calibration
+    from dipc.pipeline.runner import parse_pipeline, resolve, with_calibration
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
@@ -74,11 +64,12 @@ def command(
         return _plan(model, ordered, trust_remote_code, json)
     if out is None:
         raise UsageError("compile: give -o OUT, the folder to write, or --dry-run")
-    from dipc import api, artifact
+    from dipc import api
+    from dipc.artifact import artifact
 
     artifact.check_output(out)
     if backend is not None:
-        from dipc.backends.onnx import require_libraries
+        from dipc.backends.onnx.export import require_libraries
 
         require_libraries()
     texts: dict[str, str] = {}
@@ -127,7 +118,7 @@ def _check_dump(dump_after: str | None, passes: list[Pass]) -> None:
 
 def _plan(model: str, passes: list[Pass], trust_remote_code: bool, json: bool) -> None:
     from dipc.cli.model import describe_model
-    from dipc.pipeline import pipeline_text
+    from dipc.pipeline.runner import pipeline_text
     from dipc.report import passes as report
 
     found = describe_model(model, trust_remote_code)

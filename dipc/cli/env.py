@@ -13,11 +13,11 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnx
 
 def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """Show versions, processor and plug-ins."""
-    from dipc.backends.onnx_runtime import describe_kernels
-    from dipc.benchmark.machine import processor_name
+    from dipc.backends.onnx.runtime import describe_kernels
     from dipc.native import describe
     from dipc.report.figures import NONE, document
     from dipc.report.table import facts
+    from dipc.studies.bench.machine import processor_name
     from dipc.version import __version__
 
     rows = {"dipc": __version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}

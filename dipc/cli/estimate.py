@@ -93,8 +93,8 @@ def command(
     Dense beside sparse; every figure follows from the memory traffic of each token.
     """
     from dipc.cache.policy import get_policy
-    from dipc.flash import Reads
-    from dipc.hardware import load_device
+    from dipc.hardware.device import load_device
+    from dipc.memory.flash import Reads
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
@@ -102,9 +102,9 @@ def command(
     if policy is not None:
         get_policy(policy)
     reads = Reads.from_texts(bundling, layout, over_read, align, queue_depth, overlap)
-    from dipc.synthetic import ActivityModel
+    from dipc.memory.synthetic import ActivityModel
+    from dipc.memory.trace import Trace
     from dipc.text import read_text
-    from dipc.trace import Trace
 
     given = None if text is None else read_text(text)
     replayed = None if trace is None else Trace.load(trace, mapped=True)

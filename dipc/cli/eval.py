@@ -10,22 +10,11 @@ import typer
 
 from dipc.cli.backend import BackendName, Device, NoKernels, open_running
 from dipc.cli.tasks import FewShot, Limit, NoDense, TaskData, Tasks, TaskSeed, check_names, check_options, score_tasks
-from dipc.cli.terminal import (
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    Target,
-    TrustRemoteCode,
-    counting,
-    show,
-    show_json,
-)
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, counting, show, show_json
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
-    from dipc.program import Program
+    from dipc.ir.program import Program
 
 TextFile = Annotated[
     Path | None, typer.Option("--text", metavar="FILE", help="UTF-8 text; by default the sample that comes with dipc.")
@@ -104,7 +93,7 @@ def command(
         options |= {"data": task_data, "fewshot": fewshot, "limit": limit, "seed": seed or 0, "dense": not no_dense}
         return score_tasks(model, tasks, json, trust_remote_code=trust_remote_code, **options)
     from dipc import api
-    from dipc.program import Program
+    from dipc.ir.program import Program
     from dipc.report.score import own_score_dict, own_score_table, score_dict, score_table
 
     extent: dict[str, Any] = {"seq_len": seq_len, "max_tokens": max_tokens, "prefill": prefill}
@@ -138,7 +127,7 @@ def _check_file(file: Path) -> None:
 
 
 def _check_sites(program: Program) -> None:
-    from dipc.lower import selections
+    from dipc.memory.lowering import selections
 
     if not selections(program):
         raise UsageError(

@@ -31,15 +31,15 @@ def command(
 
     It runs in every ONNX Runtime, and faster where dipc's library is registered.
     """
-    from dipc.artifact import check_output
-    from dipc.backends.onnx import require_libraries
+    from dipc.artifact.artifact import check_output
+    from dipc.backends.onnx.export import require_libraries
 
     check_output(out)
     require_libraries()
     opened = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code)
     with working(f"writing {out}"):
         from dipc import api
-        from dipc.pipeline import Compiled
+        from dipc.pipeline.runner import Compiled
 
         # With its log, so that the model says which passes made it.
         result = Compiled(opened.program, opened.program.reference, ",".join(e.text for e in opened.log), opened.log)

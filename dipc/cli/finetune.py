@@ -23,7 +23,7 @@ from dipc.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from dipc.lora.finetune import Finetuned
+    from dipc.tuning.lora.finetune import Finetuned
 
 
 def command(
@@ -62,10 +62,10 @@ def command(
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
-    from dipc.artifact import check_output
-    from dipc.lora.adapter import RECORD, peft_module
-    from dipc.pipeline import parse_pipeline
+    from dipc.artifact.artifact import check_output
+    from dipc.pipeline.runner import parse_pipeline
     from dipc.text import read_text
+    from dipc.tuning.lora.adapter import RECORD, peft_module
 
     given, ordered = read_text(text), parse_pipeline(passes)
     if restart or not (out / RECORD).is_file():

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="The devices, and checking a device
 @app.command("list")
 def list_(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """List the devices."""
-    from dipc.hardware import device_names, device_path, load_device
+    from dipc.hardware.device import device_names, device_path, load_device
     from dipc.registry import load_installed_plugins
     from dipc.report.devices import devices_dict, devices_table
 
@@ -35,7 +35,7 @@ def show_device(
     debug: Debug = False,
 ) -> None:
     """Show a device with the kind and the source of each figure."""
-    from dipc.hardware import load_device
+    from dipc.hardware.device import load_device
     from dipc.registry import load_installed_plugins
     from dipc.report.devices import device_dict, device_file, device_tables
 
@@ -55,7 +55,7 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Check a device file; every problem is named with its line."""
-    from dipc.hardware import validate_device
+    from dipc.hardware.device import validate_device
     from dipc.report.figures import document
 
     problems = validate_device(file)

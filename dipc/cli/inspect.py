@@ -11,7 +11,7 @@ from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustR
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
-    from dipc.program import Program
+    from dipc.ir.program import Program
 
 
 def command(
@@ -63,7 +63,7 @@ def _calibration(file: str, json: bool) -> None:
 def _require_artifact(target: str) -> None:
     from pathlib import Path
 
-    from dipc.artifact import is_artifact
+    from dipc.artifact.artifact import is_artifact
 
     if not is_artifact(Path(target)):
         raise UsageError(f"inspect: --diff needs a compiled folder, and {target} is none; compile it first")
@@ -79,7 +79,7 @@ def _sites(opened: Opened, layer: int | None, json: bool) -> None:
 
 
 def _graph(program: Program, layer: int | None, json: bool) -> None:
-    from dipc.printer import sections
+    from dipc.ir.printer import sections
     from dipc.report.diff import layer_of
     from dipc.report.figures import document
 

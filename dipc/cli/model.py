@@ -14,7 +14,7 @@ def describe_model(model: str, trust_remote_code: bool) -> dict[str, Any]:
         UsageError: there is no such model.
         BadFile: its config.json is missing or no JSON object.
     """
-    from dipc.frontend import find_model, read_config
+    from dipc.frontend.hugging_face import find_model, read_config
 
     where = find_model(model)
     if isinstance(where, str):
@@ -33,7 +33,7 @@ def _described(model: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
 def _from_hub(model: str, trust_remote_code: bool) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    from dipc.tracer import first_line
+    from dipc.frontend.tracer import first_line
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)

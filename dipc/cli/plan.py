@@ -76,9 +76,9 @@ def command(
 
     The method, density and gamma to compile with, what to expect beside the dense model, and what would help.
     """
-    from dipc.flash import Reads
+    from dipc.memory.flash import Reads
     from dipc.registry import load_installed_plugins
-    from dipc.study.workers import check_cluster
+    from dipc.studies.study.workers import check_cluster
     from dipc.text import read_text
 
     check_cluster(cluster)

@@ -31,8 +31,8 @@ def command(
     Charts, tables, findings, sources and everything the figures depend on, in one file that loads nothing else and can
     be mailed.
     """
-    from dipc.html import write_report
     from dipc.report.figures import document
+    from dipc.report.html import write_report
 
     with working("writing the report"):
         *files, page = map(str, write_report(study, out, plots=plots, perfetto=perfetto))

@@ -12,7 +12,7 @@ from dipc.cli.backend import BackendName, Device, NoKernels, open_running
 from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
 
 if TYPE_CHECKING:
-    from dipc.generation import Generation
+    from dipc.evaluation.generation import Generation
 
 
 def command(

@@ -9,21 +9,11 @@ import typer
 
 from dipc.cli.compare import cells, listed
 from dipc.cli.eval import SeqLen, TextFile
-from dipc.cli.terminal import (
-    MOST_SEED,
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    TrustRemoteCode,
-    show,
-    show_json,
-)
+from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json
 from dipc.errors import DipcError, UsageError
 
 if TYPE_CHECKING:
-    from dipc.study import Study
+    from dipc.studies.study import Study
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a hub id, a config.json.")
@@ -116,9 +106,9 @@ def command(
     once per DRAM where its selection follows the cache; everything else is priced from that. If a run fails, the others
     are shown and the exit code is 1.
     """
-    from dipc.flash import Reads
+    from dipc.memory.flash import Reads
     from dipc.registry import load_installed_plugins
-    from dipc.study.workers import check_cluster
+    from dipc.studies.study.workers import check_cluster
     from dipc.text import read_text
 
     check_cluster(cluster)

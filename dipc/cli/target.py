@@ -11,8 +11,8 @@ from dipc.cli.terminal import working
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dipc.pipeline import PassLog
-    from dipc.program import Program
+    from dipc.ir.program import Program
+    from dipc.pipeline.runner import PassLog
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Opened:
 def open_target(target: str, **capture_options: Any) -> Opened:
     """Load an artifact, or capture a model and outline its MLPs."""
     with working(f"opening {target}"):
-        from dipc import api, artifact
+        from dipc import api
+        from dipc.artifact import artifact
 
         if artifact.is_artifact(Path(target)):
             found = artifact.load(Path(target))

@@ -12,8 +12,8 @@ from dipc.cli.terminal import MOST_SEED, counting, show, show_json, working
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
-    from dipc.backends.session import Session
-    from dipc.program import Program
+    from dipc.backends._session import Session
+    from dipc.ir.program import Program
 
 Tasks = Annotated[
     str | None,
@@ -53,7 +53,7 @@ def check_options(tasks: str | None, of_tasks: Mapping[str, Any], of_text: Mappi
 def check_names(tasks: str, data: Path | None) -> None:
     """What can be told of the tasks before the model is opened, which may take long."""
     with working("looking the tasks up"):
-        from dipc.tasks.run import check_tasks
+        from dipc.evaluation.tasks.run import check_tasks
 
         check_tasks(tasks.split(","), data)
 

@@ -11,18 +11,7 @@ from dipc.cli.backend import Device
 from dipc.cli.calibrate import check_new_file
 from dipc.cli.eval import SeqLen, TextFile
 from dipc.cli.target import open_target
-from dipc.cli.terminal import (
-    MOST_SEED,
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    TrustRemoteCode,
-    counting,
-    show,
-    show_json,
-)
+from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, counting, show, show_json
 
 app = typer.Typer(no_args_is_help=True, help="Activity traces, recorded or made up.")
 
@@ -40,13 +29,13 @@ def show_file(
     Or a model of activity, as `dipc trace fit` writes it.
     """
     if file.suffix == ".json":
+        from dipc.memory.synthetic.activity import ActivityModel
         from dipc.report.trace import activity_dict, activity_tables
-        from dipc.synthetic.activity import ActivityModel
 
         activity = ActivityModel.load(file)
         return show_json(activity_dict(activity)) if json else show(activity_tables(activity))
+    from dipc.memory.trace import Trace
     from dipc.report.trace import trace_dict, trace_tables
-    from dipc.trace import Trace
 
     trace = Trace.load(file, mapped=True)
     return show_json(trace_dict(trace)) if json else show(trace_tables(trace))
@@ -79,9 +68,9 @@ def fit(
     from dipc.text import read_text
 
     given = None if text is None else read_text(text)
-    from dipc.placement import choose_device, place
+    from dipc.ir.placement import choose_device, place
     from dipc.report.trace import activity_dict, activity_tables
-    from dipc.synthetic.fit import fit_activity
+    from dipc.tuning.fit_activity import fit_activity
 
     where = choose_device(device)
     program = place(open_target(model, dtype=dtype, trust_remote_code=trust_remote_code).program, where)
@@ -112,8 +101,8 @@ def make(
     A cache-aware method selects in closed loop, with the cache capacity that the compiled folder has.
     """
     check_new_file(out)
+    from dipc.memory.synthetic import ActivityModel, synthetic_trace
     from dipc.report.trace import trace_dict, trace_tables
-    from dipc.synthetic import ActivityModel, synthetic_trace
 
     drawn = None if activity is None else ActivityModel.load(activity)
     program = open_target(target).program

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from dipc.errors import UnsupportedModel
-from dipc.ops.onnx_form import OnnxForm, onnx_node
-from dipc.ops.operator import Operator, Read
-from dipc.quantize import BITS, piece_of, round_to_nearest, unpack
+from dipc.ir.codes import BITS, piece_of, round_to_nearest, unpack
+from dipc.ir.onnx_form import OnnxForm, onnx_node
+from dipc.ir.operator import Operator, Read
 
 
 def reference(
@@ -18,7 +18,7 @@ def reference(
 ) -> Tensor:
     """W = (codes - zeros) * scales in float32, then `dtype`; as ONNX's DequantizeLinear with blocks.
 
-    codes uint8 [R, C bits / 8], the lowest bits of a byte first (`dipc.quantize.pack`); scales float16 and zeros uint8
+    codes uint8 [R, C bits / 8], the lowest bits of a byte first (`dipc.ir.codes.pack`); scales float16 and zeros uint8
     [ceil(R / group), C] where `axis` is 0, [R, ceil(C / group)] where it is 1; without zeros 2^(bits - 1) -> [R, C].
     """
     wide = unpack(codes, bits).float()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.ops.operator import Operator, Read, argument, weight_read
+from dipc.ir.operator import Operator, Read, argument, weight_read
 
 # Name of the activation -> the ATen call that computes it (target, keyword arguments).
 ACTIVATIONS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.ops import packed, packed_onnx
+from dipc.ir.onnx_form import OnnxForm
+from dipc.ir.operator import Operator, Read
+from dipc.ops import _packed as packed
+from dipc.ops import _packed_onnx as packed_onnx
+from dipc.ops._packed import PackedMatrix
 from dipc.ops.glu import ACTIVATIONS
-from dipc.ops.onnx_form import OnnxForm
-from dipc.ops.operator import Operator, Read
-from dipc.ops.packed import PackedMatrix
 
 ON_MATRIX = packed.on_matrix("bias_gate", "bias_up", activation="silu")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.masking import keep
-from dipc.ops.onnx_form import OnnxForm, onnx_node
-from dipc.ops.operator import Operator, Read, argument, weight_read
+from dipc.ir.onnx_form import OnnxForm, onnx_node
+from dipc.ir.operator import Operator, Read, argument, weight_read
+from dipc.ops._masking import keep
 
 
 def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, fx
 from dipc import native
 from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState, preload, update
+from dipc.ir.onnx_form import OnnxForm
+from dipc.ir.operator import Operator, Read
 from dipc.ops import select_topk
-from dipc.ops.cache_aware_onnx import BODIES, KEY_WEIGHTS, lower
-from dipc.ops.onnx_form import OnnxForm
-from dipc.ops.operator import Operator, Read
+from dipc.ops._cache_aware_onnx import BODIES, KEY_WEIGHTS, lower
 
 Selection = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dipc.ops.onnx_form import OnnxForm, onnx_node
-from dipc.ops.operator import Operator, Read
+from dipc.ir.onnx_form import OnnxForm, onnx_node
+from dipc.ir.operator import Operator, Read
 
 
 def reference(score: Tensor, threshold: float, density: float, site: str = "", dense: Tensor | None = None) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.ops.onnx_form import OnnxForm, onnx_node
-from dipc.ops.operator import Operator, Read
+from dipc.ir.onnx_form import OnnxForm, onnx_node
+from dipc.ir.operator import Operator, Read
 
 
 def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dipc.ops.onnx_form import OnnxForm, onnx_node
-from dipc.ops.operator import Operator, Read
-from dipc.quantize import pack, unpack
+from dipc.ir.codes import pack, unpack
+from dipc.ir.onnx_form import OnnxForm, onnx_node
+from dipc.ir.operator import Operator, Read
 
 
 def reference(values: Tensor, kept: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dipc.hidden_pruning import Threshold
 from dipc.passes.gate import GatePruning
+from dipc.pipeline.hidden_unit_pass import Threshold
 
 
 @dataclass(frozen=True)

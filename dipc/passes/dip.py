@@ -9,8 +9,8 @@ from typing import Literal
 from torch import fx
 
 from dipc.errors import BadFile, UsageError
-from dipc.pipeline import Pass
-from dipc.sparsify import CalibratedPass, Glu, check_choice, check_density
+from dipc.pipeline.runner import Pass
+from dipc.pipeline.sparsity_pass import CalibratedPass, Glu, check_choice, check_density
 
 Split = Literal["equal", "split", "layers"]
 

@@ -11,11 +11,11 @@ from typing import ClassVar
 from torch import fx
 
 from dipc.errors import BadFile, UsageError
-from dipc.lora.adapter import adapted_name, linear_layers
-from dipc.lora.adapter_file import Checkpoint
-from dipc.ops.operator import is_stored_in_parts
-from dipc.pipeline import Pass, PassResult
-from dipc.program import Program
+from dipc.ir.operator import is_stored_in_parts
+from dipc.ir.program import Program
+from dipc.pipeline.runner import Pass, PassResult
+from dipc.tuning.lora.adapter import adapted_name, linear_layers
+from dipc.tuning.lora.adapter_file import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import fx
 
-from dipc.hidden_pruning import HiddenPruning
-from dipc.pipeline import Pass
-from dipc.sparsify import Glu, check_density
+from dipc.pipeline.hidden_unit_pass import HiddenPruning
+from dipc.pipeline.runner import Pass
+from dipc.pipeline.sparsity_pass import Glu, check_density
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from dipc.errors import UsageError
+from dipc.ir.codes import QuantizedTensor
+from dipc.ir.program import Program
 from dipc.ops.dequantize import reference as dequantized
-from dipc.pipeline import Pass
-from dipc.program import Program
-from dipc.quantize import QuantizedTensor
-from dipc.quantizing_pass import QuantizingPass
-from dipc.solvers.gptq import gptq
-from dipc.solvers.in_order import solve_in_order, tokens_for
+from dipc.pipeline.quantization_pass import QuantizingPass
+from dipc.pipeline.runner import Pass
+from dipc.tuning.solvers.gptq import gptq
+from dipc.tuning.solvers.in_order import solve_in_order, tokens_for
 
 WIDTHS = (4, 3, 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dipc.quantizing_pass import QuantizingPass
+from dipc.pipeline.quantization_pass import QuantizingPass
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from dipc.ir.pattern import Match, Mismatch, Pattern
+from dipc.ir.program import Mlp, Program
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.glu import OPERATOR as GLU
-from dipc.pattern import Match, Mismatch, Pattern
-from dipc.pipeline import Pass, PassResult
-from dipc.program import Mlp, Program
+from dipc.pipeline.runner import Pass, PassResult
 
 LINEAR = torch.ops.aten.linear.default
 MUL = torch.ops.aten.mul.Tensor

@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from dipc import ops
 from dipc.errors import UsageError
-from dipc.lower import expected_units
+from dipc.ir import operators
+from dipc.ir.operator import argument, is_dequantized, is_unmasked
+from dipc.ir.pattern import Match, Mismatch, Pattern
+from dipc.ir.program import Program
+from dipc.memory.lowering import expected_units
+from dipc.ops._packed import FLOATS, PackedMatrix
 from dipc.ops.glu import ACTIVATIONS
-from dipc.ops.operator import argument, is_dequantized, is_unmasked
-from dipc.ops.packed import FLOATS, PackedMatrix
-from dipc.pattern import Match, Mismatch, Pattern
-from dipc.pipeline import Pass, PassResult
-from dipc.program import Program
+from dipc.pipeline.runner import Pass, PassResult
 
 MUL = torch.ops.aten.mul.Tensor
-GATHER, ROW = ops.target("gather_linear"), ops.target("row_linear")
+GATHER, ROW = operators.target("gather_linear"), operators.target("row_linear")
 
 
 def _pattern(activation: str) -> Pattern:
@@ -92,10 +92,10 @@ class _Packing:
             stored = self._stored(value)
             if node.target is ROW:
                 self._worth_it(stored, mask, stored.shape[0])
-                matrix, base, target = stored, "", ops.target("packed_row_linear")
+                matrix, base, target = stored, "", operators.target("packed_row_linear")
             else:
                 self._worth_it(stored, mask, stored.shape[1])
-                (matrix, base), target = self._turned(value, stored), ops.target("packed_gather_linear")
+                (matrix, base), target = self._turned(value, stored), operators.target("packed_gather_linear")
         except _Stays as reason:
             self.mismatches.append(Mismatch(str(reason), str(node.meta.get("module", "")), node.name))
             return
@@ -122,7 +122,7 @@ class _Packing:
             tensors = self._named(base, matrix)
             biases = (b["bias_gate"], b["bias_up"])
             arguments = (b["x"], b["mask"], *tensors, *biases, *matrix.format, activation)
-        self._replace(match.root, ops.target("packed_gather_glu"), arguments)
+        self._replace(match.root, operators.target("packed_gather_glu"), arguments)
 
     def _replace(self, node: fx.Node, target: Any, arguments: tuple[Any, ...]) -> None:
         with self.graph.inserting_before(node):

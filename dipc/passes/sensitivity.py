@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from dipc.passes.wina import Wina
-from dipc.sparsify import Glu
+from dipc.pipeline.sparsity_pass import Glu
 
 
 @dataclass(frozen=True)

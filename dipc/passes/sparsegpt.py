@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from dipc.errors import UsageError
-from dipc.lower import program_density
+from dipc.ir.program import Method, Program
+from dipc.memory.lowering import program_density
 from dipc.ops.unmask import OPERATOR as UNMASK
 from dipc.ops.unmask import mask_of
-from dipc.pipeline import Pass, PassResult
-from dipc.program import Method, Program
-from dipc.solvers.in_order import solve_in_order, tokens_for
-from dipc.solvers.sparsegpt import kept_count, sparsegpt
-from dipc.sparsify import check_choice, check_density, joined
-from dipc.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
+from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.sparsity_pass import check_choice, check_density, joined
+from dipc.pipeline.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
+from dipc.tuning.solvers.in_order import solve_in_order, tokens_for
+from dipc.tuning.solvers.sparsegpt import kept_count, sparsegpt
 
 Shape = Literal["unstructured", "2:4", "4:8"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from dipc.hidden_pruning import HiddenPruning
-from dipc.sparsify import Glu
+from dipc.pipeline.hidden_unit_pass import HiddenPruning
+from dipc.pipeline.sparsity_pass import Glu
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.passes.dip import Dip
-from dipc.sparsify import Glu
+from dipc.pipeline.sparsity_pass import Glu
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dipc.report.figures import NONE, document, json_value, number, percent
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.benchmark.contest import Failure, Measured, Outcome, Ratio, Rules
-    from dipc.benchmark.kernels import FormatResult, KernelsResult, Row
-    from dipc.benchmark.machine import Machine
+    from dipc.studies.bench.contest import Failure, Measured, Outcome, Ratio, Rules
+    from dipc.studies.bench.kernels import FormatResult, KernelsResult, Row
+    from dipc.studies.bench.machine import Machine
 
 
 def kernels_dict(result: KernelsResult) -> dict[str, Any]:
@@ -195,15 +195,15 @@ def _cold_row(found: FormatResult, machine: Machine) -> list[tuple[str, str]]:
 
 
 def _scan_pair(scan: Outcome) -> tuple[Measured | None, Measured | None]:
-    from dipc.benchmark.kernels import NATIVE_SCAN, TORCH_SCAN
-    from dipc.benchmark.scan import CASE
+    from dipc.studies.bench.kernels import NATIVE_SCAN, TORCH_SCAN
+    from dipc.studies.bench.scan import CASE
 
     return scan.measured.get((NATIVE_SCAN, CASE)), scan.measured.get((TORCH_SCAN, CASE))
 
 
 def scan_dict(scan: Outcome) -> dict[str, Any]:
     """Both times of the closed loop, and how many times faster the native one was."""
-    from dipc.benchmark.contest import speedup
+    from dipc.studies.bench.contest import speedup
 
     native, torch = _scan_pair(scan)
     return {
@@ -216,9 +216,9 @@ def scan_dict(scan: Outcome) -> dict[str, Any]:
 
 def scan_table(scan: Outcome) -> RenderableType:
     """The closed loop, native and in torch."""
-    from dipc.benchmark.contest import speedup
-    from dipc.benchmark.kernels import SCAN_UNITS
     from dipc.report.table import table
+    from dipc.studies.bench.contest import speedup
+    from dipc.studies.bench.kernels import SCAN_UNITS
 
     rows = []
     _, torch = _scan_pair(scan)

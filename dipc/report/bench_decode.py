@@ -11,7 +11,7 @@ from dipc.report.figures import NONE, document, number, percent
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.benchmark.decode import DecodeContest, DecodeResult, Row
+    from dipc.studies.bench.decode import DecodeContest, DecodeResult, Row
 
 
 def decode_dict(result: DecodeResult) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dipc.report.figures import NONE, document, number
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.benchmark.evaluation import EvalResult, Row
+    from dipc.studies.bench.evaluation import EvalResult, Row
 
 
 def eval_dict(result: EvalResult) -> dict[str, Any]:

@@ -5,22 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dipc.quantities import format_bytes
-from dipc.report.bench import (
-    failures_table,
-    machine_table,
-    ratio_text,
-    rules_table,
-    scan_dict,
-    scan_table,
-    times_dict,
-)
+from dipc.report.bench import failures_table, machine_table, ratio_text, rules_table, scan_dict, scan_table, times_dict
 from dipc.report.figures import NONE, document, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.benchmark.replay import ReplayResult, Row
-    from dipc.benchmark.replay_model import ModelReplay
+    from dipc.studies.bench.replay import ReplayResult, Row
+    from dipc.studies.bench.replay_model import ModelReplay
 
 
 def replay_dict(result: ReplayResult) -> dict[str, Any]:
@@ -120,7 +112,7 @@ def _row_dict(row: Row) -> dict[str, Any]:
 
 
 def _row(row: Row) -> tuple[str, ...]:
-    from dipc.benchmark.replay import NATIVE
+    from dipc.studies.bench.replay import NATIVE
 
     low, middle, high = (number(1e6 * row.measured.quantile_s(share), 3) for share in (0.1, 0.5, 0.9))
     return (

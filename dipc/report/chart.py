@@ -1,4 +1,4 @@
-"""A chart as data: lines of marks over two axes. `dipc.html` draws it as SVG, `study_plot` with matplotlib."""
+"""A chart as data: lines of marks over two axes. `dipc.report.html` draws it as SVG, `study_plot` with matplotlib."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dipc.report.figures import NO_BREAK, NONE, document, number, percent, share
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.comparison import Comparison, Row
+    from dipc.studies.compare import Comparison, Row
 
 BEST = "*"
 _COLUMNS = ("method", ">density", ">perplexity", ">KL", ">MLP reads", ">all reads", ">overhead")

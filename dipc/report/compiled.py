@@ -10,7 +10,7 @@ from dipc.report.figures import NO_BREAK, NONE, document, number
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dipc.pipeline import Compiled, PassLog
+    from dipc.pipeline.runner import Compiled, PassLog
 
 
 def compiled_dict(result: Compiled) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two program texts compared layer by layer; layers that change alike are shown once.
 
-A program's text (dipc.printer) is a header, ports, and sections of nodes under the name of their module. What belongs
+A program's text (dipc.ir.printer) is a header, ports, and sections of nodes under the name of their module. What belongs
 to one layer is put together: its modules, and the ports that carry its state.
 """
 

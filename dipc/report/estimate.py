@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dipc.backends.cost import Estimate
-    from dipc.backends.pricing import Price
+    from dipc.memory.pricing import Price
 
 
 def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def write_timeline(estimate: Estimate, path: Path) -> None:
     """The last token's reads, dense and sparse, as a trace for ui.perfetto.dev. UsageError if it cannot be written."""
     import json
 
-    from dipc.backends.timeline import perfetto, timeline
-    from dipc.whole_file import write_whole
+    from dipc.files import write_whole
+    from dipc.memory.timeline import perfetto, timeline
 
     prices = [("dense", estimate.dense), *([(estimate.method.name, estimate.sparse)] if estimate.sparse else [])]
     found = perfetto((name, timeline(price, price.tokens - 1)) for name, price in prices)

@@ -12,8 +12,8 @@ from dipc.report.sites import SiteRow, site_rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.pipeline import PassLog
-    from dipc.program import Program
+    from dipc.ir.program import Program
+    from dipc.pipeline.runner import PassLog
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Verdict:
 
 def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
     """One per MLP that was found, in order, then one per module that looked like an MLP and is none."""
-    from dipc.lower import lower
+    from dipc.memory.lowering import lower
 
     rows = site_rows(program, lower(program))
     methods = [entry for entry in log if _name(entry) != "outline-glu"]

@@ -9,8 +9,8 @@ from dipc.report.figures import document
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.backends.onnx import Export
-    from dipc.program import Program
+    from dipc.backends.onnx.export import Export
+    from dipc.ir.program import Program
 
 
 def export_dict(made: Export, program: Program) -> dict[str, Any]:

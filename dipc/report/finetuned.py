@@ -9,7 +9,7 @@ from dipc.report.figures import NONE, document, json_value, number, percent, sha
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dipc.lora.finetune import Finetuned
+    from dipc.tuning.lora.finetune import Finetuned
 
 
 def finetuned_dict(result: Finetuned) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dipc.report.figures import NONE, document
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.pipeline import Pass
+    from dipc.pipeline.runner import Pass
 
 _ENTRY = re.compile(r"(\w+): (.*)")
 

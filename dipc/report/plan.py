@@ -11,8 +11,8 @@ from dipc.report.study import place_text, point_dict, study_facts
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.study.plan import Plan
-    from dipc.study.result import Point
+    from dipc.studies.study.plan import Plan
+    from dipc.studies.study.result import Point
 
 _COLUMNS = ("", ">density", ">gamma", ">perplexity", ">tok/s", ">x dense")
 

@@ -10,7 +10,7 @@ from dipc.errors import MissingDependency
 from dipc.report.figures import number
 
 if TYPE_CHECKING:
-    from dipc.comparison import Comparison, Row
+    from dipc.studies.compare import Comparison, Row
 
 FORMATS = ("svg", "png")
 HOPELESS = 4.0

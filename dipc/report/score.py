@@ -9,7 +9,7 @@ from dipc.report.figures import NONE, document, number, percent, share
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dipc.evaluation import OwnScore, Score
+    from dipc.evaluation.perplexity import OwnScore, Score
 
 
 def own_score_dict(score: OwnScore) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from dipc.report.figures import NONE, document, number, ranges, share
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.pipeline import PassLog
-    from dipc.program import Program
-    from dipc.traffic import TrafficProgram
+    from dipc.ir.program import Program
+    from dipc.memory.traffic import TrafficProgram
+    from dipc.pipeline.runner import PassLog
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SiteRow:
 
 def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
     """Every site of the program in order."""
-    from dipc.lower import active_units, cache_aware
+    from dipc.memory.lowering import active_units, cache_aware
 
     active, aware = active_units(program), cache_aware(program)
     rows = []
@@ -48,7 +48,7 @@ def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
 
 def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = None) -> dict[str, Any]:
     """Model, method, passes, sites (of one layer, or all) and totals in bytes."""
-    from dipc.lower import lower, mean_bits, program_density
+    from dipc.memory.lowering import lower, mean_bits, program_density
 
     traffic = lower(program)
     return document(
@@ -69,7 +69,7 @@ def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = N
 
 def program_tables(program: Program, log: Sequence[PassLog], layer: int | None = None) -> list[RenderableType]:
     """The same for people: layers whose sites are alike share a row."""
-    from dipc.lower import lower, program_density
+    from dipc.memory.lowering import lower, program_density
     from dipc.report.table import facts, stack, table
 
     traffic = lower(program)
@@ -91,8 +91,8 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
 
 
 def _model_facts(program: Program) -> list[tuple[str, str]]:
-    from dipc.lower import mean_bits
-    from dipc.storage import values_per_entry
+    from dipc.ir.weight_parts import values_per_entry
+    from dipc.memory.lowering import mean_bits
 
     info, method = program.info, program.method
     bits, exact = mean_bits(program), not values_per_entry(program.graph)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dipc.quantities import format_bandwidth, format_bytes
 from dipc.report.figures import NONE, document, number, percent, share
-from dipc.study.findings import middle_flash
-from dipc.study.result import Cost
+from dipc.studies.study.findings import middle_flash
+from dipc.studies.study.result import Cost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.study.result import Point, Study, Target
+    from dipc.studies.study.result import Point, Study, Target
 
 _POINTS = ("method", ">density", ">gamma", "policy", ">perplexity", ">hits", ">tok/s", ">x dense")
 _TARGETS = ("method", ">gamma", "policy", ">DRAM", ">flash", ">density", ">tok/s", ">x dense", "")

@@ -1,4 +1,4 @@
-"""The charts of a study: which lines each has. `dipc.html` and `dipc.report.study_plot` draw them."""
+"""The charts of a study: which lines each has. `dipc.report.html` and `dipc.report.study_plot` draw them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dipc.report.study_tradeoffs import gamma_charts, pareto_chart, policy_chart
 from dipc.report.study_view import ORACLES, Setting, View, distinct, increase_text, name, said, setting
 
 if TYPE_CHECKING:
-    from dipc.study.result import Layer, Point, Study, Target
+    from dipc.studies.study.result import Layer, Point, Study, Target
 
 _HIGHEST = "The highest throughput at that perplexity; the table says which are interpolated."
 

@@ -11,7 +11,7 @@ from dipc.errors import BadFile, UsageError
 from dipc.report.figures import SCHEMA
 
 if TYPE_CHECKING:
-    from dipc.study.result import Study
+    from dipc.studies.study.result import Study
 
 NAME = "study.json"
 _NEEDED = {
@@ -48,8 +48,8 @@ def study_from_dict(found: Any, where: str) -> Study:
     """A study from its dict; `where` is what errors call it. Raises BadFile."""
     from pydantic import TypeAdapter, ValidationError
 
-    from dipc.backends.timeline import Timeline
-    from dipc.study.result import Study
+    from dipc.memory.timeline import Timeline
+    from dipc.studies.study.result import Study
 
     if not isinstance(found, Mapping) or found.get("kind") != "study":
         kind = found.get("kind") if isinstance(found, Mapping) else None

@@ -1,4 +1,4 @@
-"""The charts of a study as SVG and PNG files, for papers and slides; `dipc.html` has them on its page."""
+"""The charts of a study as SVG and PNG files, for papers and slides; `dipc.report.html` has them on its page."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dipc.errors import UsageError
+from dipc.files import write_whole
 from dipc.report.chart import DENSE, Axis, Chart, Line
 from dipc.report.plot import FORMATS, require_matplotlib
 from dipc.report.study_charts import study_charts
-from dipc.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from dipc.study.result import Study
+    from dipc.studies.study.result import Study
 
 _COLOURS = ("#0b63b0", "#c14a00", "#00784f", "#a03a86", "#8a6100", "#1d7c93", "#b3243c", "#5b4fcf")
 _MARKERS = ("o", "^", "D", "v", "p", ">", "h", "<")

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dipc.backends.timeline import Timeline, perfetto
 from dipc.errors import UsageError
+from dipc.files import write_whole
+from dipc.memory.timeline import Timeline, perfetto
 from dipc.report.study_view import name
-from dipc.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from dipc.study.result import Study
+    from dipc.studies.study.result import Study
 
 
 def write_trace(study: Study, path: Path) -> None:

@@ -11,7 +11,7 @@ from dipc.report.figures import number
 from dipc.report.study_view import AWARE, ORACLES, Setting, View, distinct, front, increase_text, name, said, setting
 
 if TYPE_CHECKING:
-    from dipc.study.result import Point
+    from dipc.studies.study.result import Point
 
 _LOG_FROM = 2.5
 """Perplexities whose greatest is above so many times their least are on a logarithmic axis."""

@@ -13,7 +13,7 @@ from dipc.report.chart import DENSE
 from dipc.report.figures import number, percent, share
 
 if TYPE_CHECKING:
-    from dipc.study.result import Point, Study, Target
+    from dipc.studies.study.result import Point, Study, Target
 
 T = TypeVar("T")
 ORACLES = ("belady", "belady-demand")

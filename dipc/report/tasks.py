@@ -9,7 +9,7 @@ from dipc.report.figures import NONE, document, number
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dipc.tasks.scores import TaskScore, TaskScores
+    from dipc.evaluation.tasks.scores import TaskScore, TaskScores
 
 
 def tasks_dict(scores: TaskScores) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from dipc.report.figures import NONE, document, number, percent, share
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.synthetic.activity import ActivityModel, SiteActivity
-    from dipc.trace import Trace
+    from dipc.memory.synthetic.activity import ActivityModel, SiteActivity
+    from dipc.memory.trace import Trace
 
 
 def trace_dict(trace: Trace) -> dict[str, Any]:
     """Its metadata and the statistics of every site."""
-    from dipc.synthetic.statistics import LAGS, SHARES, site_statistics
+    from dipc.memory.synthetic.statistics import LAGS, SHARES, site_statistics
 
     sites = {}
     for name in trace.sites:
@@ -78,7 +78,7 @@ def activity_tables(activity: ActivityModel, more: Mapping[str, str] | None = No
 
 
 def _activity_row(kind: str, site: SiteActivity) -> tuple[str, ...]:
-    from dipc.synthetic.normal import GRID_G
+    from dipc.memory.synthetic.normal import GRID_G
 
     low, middle, high = (int(abs(GRID_G - z).argmin()) for z in (-2, 0, 2))
     above, below = (math.exp(site.popularity[i] - site.popularity[middle]) for i in (high, low))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.errors import UsageError
-from dipc.sparsify import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,233 @@
+"""The compiled artifact: a folder that `compile` writes and everything else reads.
+
+    out/  dipc.json             schema version, versions, model, method, pipeline, pass log, sha256 of every other file
+          graph/NN-PASS.txt     the program as text, as captured (00) and after each pass
+          program.json          the graph (dipc.artifact.graph_json), with dtype and shape of every weight
+          weights.safetensors   the weights; absent where the model was compiled from its config alone
+          tokenizer/            what transformers' AutoTokenizer reads; absent where there is none
+          reports/NAME.json     results that were kept
+          onnx/                 an export, if one was made there; not part of the artifact
+
+The program is not stored as torch's `.pt2`: `torch.export.load` unpickles, and hands shape
+expressions to sympy's parser, which evaluates them, so that both can run code from the file. Our own JSON is data.
+
+What is trusted: nothing in the folder is run. The graph may only call operators on an allow-list, weights are
+safetensors, and the tokenizer is read by transformers without remote code. The hashes detect damage, not forgery:
+whoever can write the folder can also write new hashes, and so choose what the model computes and how much memory and
+time it takes, but not run code of their own. Plug-ins run only where the user names or installed them.
+
+A folder is written beside its place and renamed, so a half-written artifact never exists under its name. Files that
+`dipc.json` does not list are refused, except under `reports/`, where an interrupted `add_report` may leave one, and
+under `onnx/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dipc.artifact.artifact_reader import Artifact, file_record, is_artifact, list_files, load
+from dipc.artifact.graph_json import graph_to_json
+from dipc.artifact.manifest import NAME, Manifest, read_manifest
+from dipc.errors import BadFile, UnsupportedModel, UsageError
+from dipc.ir.program import Program
+from dipc.pipeline.runner import Compiled
+from dipc.version import __version__
+
+__all__ = ["Artifact", "add_report", "check_output", "dump_name", "is_artifact", "load", "save"]
+
+_FILE_NAME = re.compile(r"[\w-][\w.-]{0,79}", re.ASCII)
+
+
+def check_output(out: Path) -> None:
+    """UsageError unless an artifact can be written at `out`: nothing there, and a folder above that takes files."""
+    if os.path.lexists(out):
+        raise UsageError(f"{out} exists; choose another folder or remove it")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.parent}; create it first")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{out}: nothing can be written in {out.parent}; choose another folder")
+
+
+def dump_name(index: int, name: str) -> str:
+    """`(1, "outline-glu")` -> `01-outline-glu`: a key of `dumps`. The captured program is 0, the first pass 1."""
+    return f"{index:02d}-{name}"
+
+
+def save(
+    compiled: Compiled | Program,
+    out: Path,
+    *,
+    dumps: Mapping[str, str] | None = None,
+    reports: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write an artifact.
+
+    Args:
+        compiled: the result of a pipeline, or a program by itself.
+        out: the new folder.
+        dumps: program text by `dump_name`; where it lacks the captured or the final program, that is added.
+        reports: results by name.
+
+    Raises:
+        UsageError: `out` exists or cannot be written.
+        UnsupportedModel: the program calls an operator that an artifact cannot hold.
+    """
+    out = Path(out)
+    check_output(out)
+    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        with _writing(out):
+            staging.mkdir()
+            _write(compiled, staging, dumps or {}, reports or {})
+            check_output(out)
+            staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{where}: cannot be written: {reason}") from error
+
+
+def _write(
+    compiled: Compiled | Program, folder: Path, dumps: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]]
+) -> None:
+    program = compiled.program if isinstance(compiled, Compiled) else compiled
+    dense = None if program.dense is None else graph_to_json(program.dense)
+    weights = {
+        n: {"dtype": str(w.dtype).removeprefix("torch."), "shape": list(w.shape)} for n, w in _weights(program).items()
+    }
+    content = {"graph": graph_to_json(program), "dense": dense, "weights": weights}
+    (folder / "program.json").write_text(json.dumps(content, allow_nan=False, separators=(",", ":")), "utf-8")
+    if program.info.has_weights:
+        _write_weights(program, folder / "weights.safetensors")
+    if program.tokenizer is not None:
+        program.tokenizer.save_pretrained(str(folder / "tokenizer"))
+    (folder / "graph").mkdir()
+    for name, text in {**_texts(compiled), **dumps}.items():
+        (folder / "graph" / f"{_checked(name)}.txt").write_text(text, "utf-8")
+    (folder / "reports").mkdir()
+    for name, report in reports.items():
+        (folder / "reports" / f"{_checked(name)}.json").write_bytes(_report_bytes(report))
+    (folder / NAME).write_bytes(_manifest(compiled, program, folder).to_bytes())
+
+
+def _texts(compiled: Compiled | Program) -> dict[str, str]:
+    if isinstance(compiled, Program):
+        return {dump_name(0, "program"): compiled.text()}
+    texts = {dump_name(0, "capture"): compiled.before.text()}
+    if compiled.log:
+        texts[dump_name(len(compiled.log), compiled.log[-1].text.partition("{")[0])] = compiled.program.text()
+    return texts
+
+
+def _checked(name: str) -> str:
+    if not _FILE_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be a file's name; use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _weights(program: Program) -> dict[str, torch.Tensor]:
+    """The weights of the program and of the dense one it is compared with; mostly the same."""
+    both = {**program.reference.weights, **program.weights}
+    for name, weight in program.reference.weights.items():
+        new = both[name]
+        same = new is weight or (new.shape, new.dtype) == (weight.shape, weight.dtype)
+        if not same or (new is not weight and program.info.has_weights and not torch.equal(new, weight)):
+            raise UnsupportedModel(f"{name} differs between the program and its dense reference; rename the new one")
+    return both
+
+
+def _write_weights(program: Program, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    plain: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in _weights(program).items():
+        tensor = weight.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        # Weights may be slices of one tensor; safetensors writes whole tensors that share no memory.
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    save_file(plain, str(path), metadata={"format": "pt"})
+
+
+def _manifest(compiled: Compiled | Program, program: Program, folder: Path) -> Manifest:
+    passes = compiled.log if isinstance(compiled, Compiled) else ()
+    manifest = Manifest(
+        versions={"dipc": __version__, "torch": str(torch.__version__), "transformers": version("transformers")},
+        model=program.info,
+        method=program.method,
+        pipeline=compiled.pipeline if isinstance(compiled, Compiled) else "",
+        mlps=program.mlps,
+        passes=passes,
+        files={name: file_record(folder / name) for name in list_files(folder)},
+    )
+    # Through JSON once, so that an int given for a float is written as it will be read.
+    return Manifest.model_validate_json(manifest.model_dump_json(by_alias=True))
+
+
+def add_report(path: Path, name: str, report: Mapping[str, Any]) -> None:
+    """Keep a result as `reports/NAME.json` in an artifact, in place of an earlier one of that name.
+
+    Interrupted at any moment, the artifact still loads: with the earlier report, with none, or with the new one.
+    A number that is not finite is kept as text (`"inf"`).
+
+    Raises UsageError for a name that cannot be a file's or a folder that cannot be written, BadFile for no artifact.
+    """
+    path = Path(path)
+    key, content = f"reports/{_checked(name)}.json", _report_bytes(report)
+    if not is_artifact(path):
+        raise BadFile(f"{path}: not an artifact, it has no {NAME}")
+    manifest = read_manifest(path)
+    with _writing(path):
+        (path / "reports").mkdir(exist_ok=True)
+        if manifest.files.pop(key, None) is not None:
+            _replace(path, NAME, manifest.to_bytes())
+        _replace(path, key, content)
+        manifest.files[key] = file_record(path / key)
+        manifest.files = dict(sorted(manifest.files.items()))
+        _replace(path, NAME, manifest.to_bytes())
+
+
+def _replace(folder: Path, name: str, content: bytes) -> None:
+    # Beside the reports, where `load` minds no file that a killed process left.
+    part = folder / "reports" / f".{secrets.token_hex(4)}.tmp"
+    try:
+        part.write_bytes(content)
+        part.replace(folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _report_bytes(report: Mapping[str, Any]) -> bytes:
+    return (json.dumps(_finite(report), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,107 @@
+"""`dipc.json`: what an artifact was made from and by, and the size and sha256 of each of its other files.
+
+It is read strictly (no unknown key, no conversion) and must be byte for byte what dipc writes, its own sha256 included,
+so that a changed byte is found in this file as in every other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dipc.artifact.graph_names import first_problem
+from dipc.errors import BadFile
+from dipc.ir.program import Method, Mlp, ModelInfo
+from dipc.pipeline.runner import PassLog
+
+NAME = "dipc.json"
+SCHEMA = 1
+# Where files may lie: no path leaves the folder, and none is hidden.
+_PATH = re.compile(r"program\.json|weights\.safetensors|(graph|reports|tokenizer)(/[\w-][\w.-]*)+", re.ASCII)
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class FileRecord(BaseModel):
+    """Size in bytes and sha256 of one file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=_SHA256)]
+
+
+class Manifest(BaseModel):
+    """The content of `dipc.json`. `files` maps paths, relative to the artifact and with `/`, to their records."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    schema_version: Annotated[int, Field(alias="schema")] = SCHEMA
+    versions: dict[str, str]
+    model: ModelInfo
+    method: Method
+    pipeline: str
+    mlps: tuple[Mlp, ...]
+    passes: tuple[PassLog, ...]
+    files: dict[str, FileRecord]
+
+    def to_bytes(self) -> bytes:
+        """The file: indented JSON that ends in the sha256 of everything before it."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return _json({**data, "sha256": hashlib.sha256(_json(data)).hexdigest()})
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()
+
+
+def read_json(raw: bytes, where: object) -> dict[str, Any]:
+    """A JSON object from bytes; BadFile, with `where` in front, for everything else."""
+    try:
+        data = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise BadFile(f"{where}: not valid JSON: {reason[:200]}") from None
+    if not isinstance(data, dict):
+        raise BadFile(f"{where}: must hold a JSON object")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact; BadFile where it is from another schema, malformed or changed."""
+    where = folder / NAME
+    try:
+        raw = where.read_bytes()
+    except OSError as error:
+        raise BadFile(f"{where}: cannot be read: {error.strerror}") from None
+    data = read_json(raw, where)
+    schema = data.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise BadFile(f"{where}: schema must be a whole number from 1, so this is no artifact of dipc")
+    if schema > SCHEMA:
+        raise BadFile(f"{where}: written by a newer dipc (schema {schema}, this one reads {SCHEMA}); upgrade dipc")
+    data.pop("sha256", None)
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(data))
+    except (ValidationError, RecursionError) as error:
+        what = first_problem(error) if isinstance(error, ValidationError) else "nested too deeply"
+        raise BadFile(f"{where}: {what}") from None
+    if manifest.to_bytes() != raw:
+        raise BadFile(f"{where}: was changed after dipc wrote it; compile again")
+    for path in manifest.files:
+        if not _PATH.fullmatch(path):
+            raise BadFile(f"{where}: files: {path[:80]!r} is no place for a file of an artifact")
+    return manifest

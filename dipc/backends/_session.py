@@ -1,0 +1,107 @@
+"""What a backend that runs programs gives: a session, fed call after call, and what it says of itself.
+
+Shape legend: T tokens of a call, V vocabulary, U units of a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from dipc.errors import UsageError
+from dipc.ir.program import Method, Program
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What runs, as every result names it, and what text needs.
+
+    `backend` is `eager`, `onnx-bodies` (ONNX Runtime by itself) or `onnx-kernels` (with dipc's library registered).
+    """
+
+    name: str
+    digest: str
+    context: int
+    method: Method
+    backend: str
+    tokenizer: Any = field(default=None, compare=False)
+    vocab: int = field(default=0, compare=False)
+    """Of the model; 0 where it is not known."""
+
+    @property
+    def usual_context(self) -> int:
+        """Tokens of a window unless told otherwise: the model's context, at most 2,048."""
+        return min(self.context, 2048)
+
+    @classmethod
+    def of(cls, program: Program, backend: str) -> Identity:
+        """A program's."""
+        info = program.info
+        return cls(info.name, info.digest, info.context, program.method, backend, program.tokenizer, info.vocab)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one call gave: logits [T, V] in float32, and the mask [T, U] of every site if they were asked for."""
+
+    logits: Tensor
+    masks: dict[str, Tensor]
+
+
+class Session(Protocol):
+    """A running model with its KV cache and its selection state."""
+
+    @property
+    def identity(self) -> Identity:
+        """What runs."""
+
+    @property
+    def position(self) -> int:
+        """Tokens seen in this sequence."""
+
+    def reset(self) -> None:
+        """Forget everything: KV cache, selection state, weight cache."""
+
+    def new_sequence(self) -> None:
+        """Forget the text but keep the weight cache warm, as a device does between two prompts."""
+
+    def state(self, name: str) -> Tensor:
+        """The present value of a carried input."""
+
+    def step(self, ids: Sequence[int] | Tensor, *, dense: bool = False) -> Step:
+        """Feed tokens [T]; `dense` leaves them dense where the program's scope is `decode`."""
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """A session that can take back the last tokens of a sequence, so that texts that begin alike share their start."""
+
+    def rewind(self, position: int) -> bool:
+        """Forget the tokens from `position` on.
+
+        False, and nothing is forgotten, where more than a KV cache is carried: a weight cache does not say what it was.
+        """
+
+
+def rewound(
+    values: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int | str]], seen: int, position: int
+) -> dict[str, Tensor] | None:
+    """Carried values as they were after `position` of `seen` tokens, by their symbolic shapes; None if unknown."""
+    earlier = {}
+    for name, value in values.items():
+        axis = shapes[name].index("past") if "past" in shapes[name] else None
+        if axis is None or value.shape[axis] != seen:
+            return None
+        earlier[name] = value.narrow(axis, 0, position)
+    return earlier
+
+
+def check_call(count: int, position: int, context: int) -> None:
+    """UsageError unless `count` tokens can follow `position` others."""
+    if count == 0:
+        raise UsageError("there is no token to run; give some text")
+    if position + count > context:
+        raise UsageError(f"{position + count} tokens are more than the model's context of {context}")

@@ -1,0 +1,148 @@
+"""The ONNX backend: a program becomes `model.onnx`, which runs in every ONNX Runtime.
+
+What dipc adds to ONNX are nodes of the domain `ai.dipc`. Each has a function body of standard operators in the file, so
+a stock runtime runs it; where dipc's library is registered, its kernels run instead.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dipc.artifact.artifact import check_output
+from dipc.backends.onnx.file import EXTERNAL_DATA_BYTES, finish, write
+from dipc.backends.onnx.fusions import fuse
+from dipc.backends.onnx.graph import expand_glus, in_float32, lowered
+from dipc.backends.onnx.matmul_nbits import use_matmul_nbits
+from dipc.backends.onnx.names import input_names, metadata, output_names
+from dipc.errors import MissingDependency, UnsupportedModel, UsageError
+from dipc.frontend.tracer import first_line, quiet
+from dipc.ir.onnx_form import OPSET, OnnxForm
+from dipc.ir.program import Program
+from dipc.ir.verify import empty_port
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MODEL = "model.onnx"
+# Sizes of `seq` and `past` to trace with: any but 0 and 1, which torch.export takes for constants.
+_EXAMPLE = (4, 5)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote: sizes by file, how often each operator of `ai.dipc` is called, names in and out."""
+
+    folder: Path
+    files: Mapping[str, int]
+    operators: Mapping[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def export(
+    program: Program,
+    folder: Path,
+    *,
+    pipeline: str = "",
+    external_data_bytes: int = EXTERNAL_DATA_BYTES,
+) -> Export:
+    """Write a program as `model.onnx` with its tokenizer's files; large weights go to `model.onnx.data` beside it.
+
+    Args:
+        program: with weights. It is computed in float32; weights keep the dtype that they are stored in.
+        folder: a new folder, written whole or not at all.
+        pipeline: what made the program, for the model's metadata.
+        external_data_bytes: from how many bytes of weights on they have a file of their own.
+
+    Raises:
+        UsageError: no weights, or the folder exists or cannot be written.
+        UnsupportedModel: an operator or an eviction policy without ONNX form, or torch cannot export the graph.
+        MissingDependency: no onnx or onnxscript.
+    """
+    folder = Path(folder)
+    check_output(folder)
+    require_libraries()
+    if not program.info.has_weights:
+        raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to export")
+    staging = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        staging.mkdir()
+        model, operators = to_ir(program, pipeline=pipeline)
+        write(model, staging / MODEL, external_data_bytes)
+        if program.tokenizer is not None:
+            program.tokenizer.save_pretrained(str(staging))
+        check_output(folder)
+        staging.rename(folder)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Export(
+        folder,
+        {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()},
+        operators,
+        tuple(str(v.name) for v in model.graph.inputs),
+        tuple(str(v.name) for v in model.graph.outputs),
+    )
+
+
+def require_libraries() -> None:
+    """MissingDependency unless what `export` needs is installed."""
+    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise MissingDependency(f"exporting needs {' and '.join(absent)}: pip install 'dipc[onnx]'")
+
+
+def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tuple[ir.Model, dict[str, int]]:
+    """The model in memory, its weights shared with the program's, and how often each operator of `ai.dipc` is called.
+
+    Raises UnsupportedModel as `export` does.
+    """
+    ready = use_matmul_nbits(in_float32(expand_glus(program)))
+    module, forms = lowered(ready)
+    names = input_names(program)
+    model = _translate(ready, module, [names[p.name] for p in ready.inputs], output_names(program))
+    if fusions:
+        fuse(model)
+    return model, finish(model, ready, forms, metadata(ready, pipeline))
+
+
+def _translate(program: Program, module: torch.nn.Module, inputs: list[str], outputs: list[str]) -> ir.Model:
+    arguments = tuple(empty_port(p, *_EXAMPLE) for p in program.inputs)
+    dynamic = tuple(
+        {i: torch.export.Dim.AUTO for i, extent in enumerate(p.type.shape) if isinstance(extent, str)}
+        for p in program.inputs
+    )
+    try:
+        with quiet(), torch.no_grad():
+            exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+            made: Any = torch.onnx.export(
+                exported,
+                args=(),
+                input_names=inputs,
+                output_names=outputs,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, UnsupportedModel) else None
+        if cause is not None:
+            raise cause from None
+        raise UnsupportedModel(f"{program.info.name} cannot be exported to ONNX: {first_line(error)}") from error
+    model: ir.Model = made.model
+    return model
+
+
+__all__ = ["MODEL", "Export", "OnnxForm", "export", "to_ir"]

@@ -1,0 +1,133 @@
+"""What an exported model says of itself in its metadata, enough to run it with nothing but the file.
+
+dipc.model, dipc.digest, dipc.context            the model it was made from, and the most tokens it takes
+dipc.method, dipc.options, dipc.density, dipc.scope   the sparsification
+dipc.carried    JSON list: what goes from a call's outputs into the next call's inputs; each with `input`, `output`,
+                `dtype` as numpy spells it (or bfloat16), `shape` (with "past" and "seq" as symbols) and `fill`, its
+                value before the first call
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
+from dipc.artifact.graph_names import first_problem
+from dipc.backends._session import Identity
+from dipc.errors import BadFile, MissingDependency
+from dipc.ir.program import Method
+
+DOMAIN = "ai.dipc"
+_Fill = bool | int | float
+
+
+class Carried(BaseModel):
+    """A value that a call hands to the next one."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    input: str
+    output: str
+    dtype: Literal["bool", "int64", "float32", "float16", "bfloat16"]
+    shape: tuple[int | Literal["past", "seq"], ...]
+    fill: _Fill
+
+    @property
+    def is_kv(self) -> bool:
+        """Whether it grows with the text, as a KV cache does."""
+        return "past" in self.shape
+
+    def start(self) -> Tensor:
+        """Its value before the first call."""
+        shape = [0 if isinstance(extent, str) else extent for extent in self.shape]
+        return torch.full(shape, self.fill, dtype=getattr(torch, self.dtype))
+
+
+class Metadata(BaseModel):
+    """The metadata of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    digest: str
+    context: int
+    method: str
+    options: str
+    density: float
+    scope: str
+    carried: tuple[Carried, ...]
+
+    def identity(self, backend: str, tokenizer: Any) -> Identity:
+        """What runs, as results name it."""
+        method = Method(self.method, self.density, self.scope, self.options)
+        return Identity(self.model, self.digest, self.context, method, backend, tokenizer)
+
+    def to_map(self) -> dict[str, str]:
+        """As the key-value pairs of an ONNX file."""
+        fields = json.loads(self.model_dump_json())
+        return {f"dipc.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
+
+
+def read_metadata(path: Path, pairs: Mapping[str, str]) -> Metadata:
+    """The metadata in an ONNX file's key-value pairs.
+
+    Args:
+        path: for messages.
+        pairs: the file's.
+
+    Raises:
+        BadFile: the file was not exported by dipc, or by one that says other things.
+    """
+    if "dipc.carried" not in pairs:
+        raise BadFile(f"{path}: was not exported by dipc (its metadata has no dipc.carried)")
+    found: dict[str, Any] = {name: pairs.get(f"dipc.{name}") for name in Metadata.model_fields}
+    where = "carried: "
+    try:
+        found["carried"] = TypeAdapter(tuple[Carried, ...]).validate_json(pairs["dipc.carried"])
+        where = ""
+        return Metadata(**found)
+    except ValidationError as error:
+        raise BadFile(f"{path}: metadata dipc.{where}{first_problem(error)}; export again") from None
+
+
+def with_masks(path: Path) -> tuple[bytes, dict[str, str]]:
+    """The model with every site's mask among its outputs; weights stay in their own file.
+
+    Returns:
+        The serialised model, and site -> name of the output.
+
+    Raises:
+        BadFile: not an ONNX model.
+        MissingDependency: no onnx.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise MissingDependency("recording an exported model's masks needs onnx: pip install 'dipc[onnx]'") from None
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError:
+        raise BadFile(f"{path}: damaged, or no ONNX model; export again") from None
+    sites = _masks(model.graph.node)
+    known = {value.name for value in model.graph.output}
+    for name in sites.values():
+        if name not in known:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None))
+    return model.SerializeToString(), sites
+
+
+def _masks(nodes: Sequence[Any]) -> dict[str, str]:
+    """Site -> the value that is its mask: the selection's, with the dense tokens put in where that comes after."""
+    after = {node.input[0]: node.output[0] for node in nodes if node.op_type == "Or"}
+    found = {}
+    for node in nodes:
+        site = next((a.s.decode() for a in node.attribute if a.name == "site"), None)
+        if node.domain == DOMAIN and site is not None:
+            found[site] = after.get(node.output[0], node.output[0])
+    return found

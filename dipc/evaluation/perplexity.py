@@ -1,0 +1,278 @@
+"""Measuring a model on text: perplexity, bits per byte, distance to the dense model, density, and the activity trace.
+
+A protocol (`dipc.evaluation.protocol`) says how the text is cut into windows, which tokens are sparse and which are scored; unless
+told otherwise it is the paper's. The weight cache stays warm from window to window, as on a device; the KV cache does
+not. Logits are made and looked at in pieces, so that memory does not grow with a window times a vocabulary.
+
+Shape legend: T tokens of a window, P tokens of a piece, V vocabulary, U units of a site.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+
+from dipc.backends._session import Identity, Session
+from dipc.errors import UsageError
+from dipc.evaluation.recorder import Recording
+from dipc.evaluation.sessions import Backend, Kernels, open_session
+from dipc.evaluation.windows import Piece, Reading, plan_reading
+from dipc.ir.placement import place
+from dipc.ir.program import Method, Program
+from dipc.memory.lowering import cache_aware
+from dipc.memory.trace import Trace
+from dipc.text import Text
+
+_CHUNK_LOGITS = 2**20
+"""Logits are looked at in chunks that stay near the processor."""
+
+
+@dataclass(frozen=True)
+class OwnScore:
+    """What was measured of one model by itself, with all that the figures depend on.
+
+    Attributes:
+        seq_len: tokens of a window.
+        stride: tokens from one window to the next.
+        prefill: tokens at the beginning of each window that were dense and not scored.
+        tokens: that were scored.
+        sparse_share: tokens that were sparsified, of all that were run.
+        sparse_scored: scored tokens whose prediction was made by a sparsified token, of all that were scored.
+        sparse_tokens: which were sparsified, in words.
+        scored_tokens: which were scored, in words.
+    """
+
+    model: str
+    digest: str
+    method: Method
+    backend: str
+    text: str
+    text_digest: str
+    protocol: str
+    seq_len: int
+    stride: int
+    prefill: int
+    windows: int
+    tokens: int
+    sparse_share: float
+    sparse_scored: float
+    sparse_tokens: str
+    scored_tokens: str
+    perplexity: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Score(OwnScore):
+    """What was measured of a program beside the dense one, on the same tokens and by the same backend."""
+
+    dense_perplexity: float
+    dense_bits_per_byte: float
+    kl_to_dense: float
+    density: float
+    hit_rate: float | None
+    cache_policy: str
+    trace: Trace | None = None
+
+
+def evaluate(
+    program: Program,
+    text: Text | str | None = None,
+    *,
+    seq_len: int | None = None,
+    max_tokens: int | None = None,
+    protocol: str | None = None,
+    prefill: int | None = None,
+    fraction: float | None = None,
+    tokens_per_call: int | None = None,
+    record: bool = False,
+    backend: Backend = "eager",
+    kernels: Kernels = "auto",
+    exported: Path | None = None,
+    device: str | None = None,
+    dense: Session | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Perplexity and its kin, sparse beside dense.
+
+    Args:
+        program: with weights and a tokenizer.
+        text: what to measure on; by default the sample that comes with dipc.
+        seq_len: tokens of a window; by default the model's context, at most 2,048, and at most the text.
+        max_tokens: use only so many tokens from the start of the text.
+        protocol: a name in `dipc.evaluation.protocol.PROTOCOLS`; by default `dip`, and for a program of `scope=decode` `decode`.
+        prefill: with `decode`, tokens of each window that are left dense and not scored; by default half of it.
+        fraction: with `last-fraction`, the share of each window, at its end, that is sparse.
+        tokens_per_call: feed a window in pieces; by default at once. The selection is the same either way.
+        record: keep the activity trace, for replay and estimates.
+        backend: what runs both, the program and the dense one: `eager` or `onnx`.
+        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
+        exported: with `onnx`: the program's own export; by default made anew and thrown away, as the dense one is.
+        device: with `eager`, what torch runs on (`dipc.ir.placement`): `auto`, `cpu`, `cuda` or `cuda:1`; by default what
+            holds the weights.
+        dense: what runs the dense model, for many programs that are measured beside one; by default the program's own
+            reference, opened for this call. It is fed a whole window per call.
+        progress: called with windows done and windows in all.
+
+    Raises:
+        UsageError: a protocol that does not fit the program or the text, or nothing to predict in the text.
+    """
+    model = Identity.of(program, backend)
+    plan = plan_reading(model, text, seq_len, max_tokens, protocol, prefill, fraction, tokens_per_call)
+    if record and plan.protocol.overlaps:
+        raise UsageError(f"a trace has every token once, and the windows of the protocol {plan.protocol.name} overlap")
+    sums, recording = _Sums(), Recording(program, keep=record)
+    if device is not None:
+        program = place(program, device)
+    with ExitStack() as stack:
+        sparse = stack.enter_context(open_session(program, backend, kernels=kernels, exported=exported, record=True))
+        beside = dense
+        if dense is None and program.dense is not None:
+            beside = stack.enter_context(open_session(program.dense, backend, kernels=kernels))
+        for window in plan.each(progress):
+            sparse.new_sequence()
+            if beside is not None:
+                beside.new_sequence()
+            whole_TV = None if dense is None else dense.step(window.ids).logits
+            for piece in plan.pieces(window):
+                step = sparse.step(piece.ids, dense=piece.dense)
+                if not piece.dense:
+                    recording.add(step.masks)
+                expected_PV = None if whole_TV is None else whole_TV[piece.start : piece.start + len(piece.ids)]
+                if dense is None and beside is not None:
+                    expected_PV = beside.step(piece.ids).logits
+                sums.add(piece, step.logits, expected_PV)
+        own = sums.score(plan, sparse.identity)
+    return Score(
+        **vars(own),
+        dense_perplexity=sums.perplexity_of(sums.dense_nll),
+        dense_bits_per_byte=sums.bits_per_byte_of(sums.dense_nll),
+        kl_to_dense=sums.divergence / sums.count,
+        density=recording.density,
+        hit_rate=recording.hit_rate,
+        cache_policy=", ".join(sorted({p for p, _ in cache_aware(program).values()})) or "none",
+        trace=recording.trace(plan.meta()),
+    )
+
+
+def perplexity(
+    session: Session,
+    text: Text | str | None = None,
+    *,
+    seq_len: int | None = None,
+    max_tokens: int | None = None,
+    protocol: str | None = None,
+    prefill: int | None = None,
+    fraction: float | None = None,
+    tokens_per_call: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> OwnScore:
+    """Perplexity of something that runs, such as an exported model without the program that it was made from.
+
+    Args:
+        session: what runs; it is reset first.
+        text: what to measure on, and the other arguments, as for `evaluate`.
+        seq_len: see `evaluate`.
+        max_tokens: see `evaluate`.
+        protocol: see `evaluate`.
+        prefill: see `evaluate`.
+        fraction: see `evaluate`.
+        tokens_per_call: see `evaluate`.
+        progress: see `evaluate`.
+
+    Raises:
+        UsageError: a protocol that does not fit the model or the text, or nothing to predict in the text.
+    """
+    plan = plan_reading(session.identity, text, seq_len, max_tokens, protocol, prefill, fraction, tokens_per_call)
+    sums = _Sums()
+    session.reset()
+    for window in plan.each(progress):
+        session.new_sequence()
+        for piece in plan.pieces(window):
+            sums.add(piece, session.step(piece.ids, dense=piece.dense).logits)
+    return sums.score(plan, session.identity)
+
+
+@dataclass
+class _Sums:
+    """Negative log-likelihoods and divergence in nats, over so many tokens that make so many bytes of text."""
+
+    nll: float = 0.0
+    dense_nll: float = 0.0
+    divergence: float = 0.0
+    count: int = 0
+    sparse_count: int = 0
+    size_bytes: int = 0
+    run: int = 0
+    sparse_run: int = 0
+
+    def add(self, piece: Piece, logits_PV: Tensor, dense_PV: Tensor | None = None) -> None:
+        """Count a piece; without logits of the dense model it is the dense model."""
+        ids, ends = piece.window.ids, piece.window.ends
+        tokens, end = len(piece.ids), piece.start + len(piece.ids)
+        self.run += tokens
+        self.sparse_run += 0 if piece.dense else tokens
+        low, high = max(piece.start, piece.first_scored - 1), min(end, len(ids) - 1)
+        if low >= high:
+            return
+        self.count += high - low
+        self.sparse_count += 0 if piece.dense else high - low
+        self.size_bytes += int(ends[high] - ends[low])
+        rows = slice(low - piece.start, high - piece.start)
+        truths = ids[low + 1 : high + 1].to(logits_PV.device)
+        expected = None if dense_PV is None else dense_PV[rows]
+        self._compare(logits_PV[rows], expected, truths)
+
+    def _compare(self, guesses: Tensor, expected: Tensor | None, truths: Tensor) -> None:
+        step = max(1, _CHUNK_LOGITS // guesses.shape[-1])
+        for first in range(0, len(truths), step):
+            part = slice(first, first + step)
+            if expected is None:
+                nll = dense = float(cross_entropy(guesses[part], truths[part], reduction="sum"))
+            else:
+                log_q, log_p = log_softmax(guesses[part], -1), log_softmax(expected[part].to(guesses.device), -1)
+                right = truths[part, None]
+                nll, dense = (-float(log.gather(-1, right).sum()) for log in (log_q, log_p))
+                self.divergence += float((log_p.exp() * (log_p - log_q)).sum())
+            self.nll += nll
+            self.dense_nll += dense
+
+    def perplexity_of(self, nll: float) -> float:
+        """Per token."""
+        return math.exp(nll / self.count)
+
+    def bits_per_byte_of(self, nll: float) -> float:
+        """Of the text."""
+        return nll / math.log(2) / self.size_bytes
+
+    def score(self, plan: Reading, model: Identity) -> OwnScore:
+        """The figures with what they depend on. UsageError if there are none."""
+        if not self.size_bytes:
+            raise UsageError(f"{plan.text.name}: the tokens to predict hold no whole character; give more text")
+        protocol, dense = plan.protocol, model.method.name == "dense"
+        return OwnScore(
+            model=model.name,
+            digest=model.digest,
+            method=model.method,
+            backend=model.backend,
+            text=plan.text.name,
+            text_digest=plan.text.digest,
+            protocol=protocol.name,
+            seq_len=protocol.seq_len,
+            stride=protocol.stride,
+            prefill=protocol.prefill,
+            windows=len(plan.windows),
+            tokens=self.count,
+            sparse_share=0.0 if dense else self.sparse_run / self.run,
+            sparse_scored=0.0 if dense else self.sparse_count / self.count,
+            sparse_tokens="none" if dense else protocol.sparse_text,
+            scored_tokens=protocol.scored_text,
+            perplexity=self.perplexity_of(self.nll),
+            bits_per_byte=self.bits_per_byte_of(self.nll),
+        )

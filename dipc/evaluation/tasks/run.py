@@ -1,0 +1,132 @@
+"""Running tasks of the LM Evaluation Harness on a program, on the dense one beside it, or on an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dipc.backends._session import Session
+from dipc.errors import DipcError, MissingDependency, UsageError
+from dipc.evaluation.sessions import Backend, Kernels, open_session
+from dipc.evaluation.tasks.local import LocalData
+from dipc.evaluation.tasks.scores import TaskScore, TaskScores, identity_fields, read_results
+from dipc.ir.program import Program
+
+
+def run_tasks(
+    model: Program | Session,
+    tasks: Sequence[str],
+    *,
+    data: Path | None = None,
+    fewshot: int | None = None,
+    limit: int | None = None,
+    dense: bool = False,
+    backend: Backend = "eager",
+    kernels: Kernels = "auto",
+    exported: Path | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> TaskScores:
+    """Scores of tasks of the LM Evaluation Harness, by the harness's names, prompts and metrics.
+
+    Data come from the Hugging Face hub, or from local files. A task that fails leaves the others' scores as they are.
+    What a sparse program's scores mean is said in `dipc.evaluation.tasks.model`.
+
+    Args:
+        model: a program with weights and a tokenizer, or a session.
+        tasks: tasks, groups or tags, such as `mmlu` and `hellaswag`.
+        data: a folder with the tasks' data, laid out as in `dipc.evaluation.tasks.local`; nothing is asked of the hub then.
+        fewshot: examples before each question; by default the task's own number, and 5 for MMLU as in the paper.
+        limit: only the first so many questions of each task (of MMLU: of each subject).
+        dense: run a sparse program's dense one beside it.
+        backend: what runs a program: `eager` or `onnx`. A session is what it is.
+        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
+        exported: with `onnx`: the program's own export; by default it is made anew and thrown away.
+        seed: of the choice of examples, where a task chooses any.
+        trust_remote_code: let a task's metric be code from the hub.
+        progress: called with requests done and requests in all, of the task at hand.
+
+    Raises:
+        MissingDependency: no lm_eval.
+        UsageError: no such task, or no task could be run: for one, the hub cannot be reached.
+        BadFile: local data that are absent or malformed, and no other task could be run.
+    """
+    if fewshot is not None and fewshot < 0:
+        raise UsageError(f"fewshot is {fewshot}; it must be 0 or more")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1")
+    names = check_tasks(tasks, data)
+    from dipc.evaluation.tasks import harness
+    from dipc.evaluation.tasks.model import SessionLM
+
+    manager, local = harness.task_manager(names), None if data is None else LocalData(data)
+    scores: list[TaskScore] = []
+    failures: dict[str, DipcError] = {}
+    with ExitStack() as stack:
+        sessions = _sessions(stack, model, dense, backend, kernels, exported)
+        for name in names:
+            try:
+                loaded = harness.load(manager, name, local, trust_remote_code=trust_remote_code)
+                results = []
+                for place, session in enumerate(sessions):
+                    lm = SessionLM(session, _share(progress, place, len(sessions)))
+                    results.append(harness.run(lm, name, loaded, fewshot=fewshot, limit=limit, seed=seed))
+            except DipcError as error:
+                failures[name] = error
+            else:
+                scores += read_results(results[0], results[1] if len(results) > 1 else None)
+        identity = identity_fields(sessions[0].identity)
+    if not scores:
+        raise next(iter(failures.values()))
+    return TaskScores(
+        **identity,
+        harness=harness.VERSION,
+        seed=seed,
+        limit=limit,
+        data="" if local is None else str(local.folder),
+        data_digest="" if local is None else local.digest,
+        scores=tuple(scores),
+        failures=failures,
+    )
+
+
+def check_tasks(tasks: Sequence[str], data: Path | None = None) -> tuple[str, ...]:
+    """The names of the tasks, each once: all that can be told of them before a model is opened.
+
+    Raises:
+        MissingDependency: no lm_eval.
+        UsageError: no such task.
+        BadFile: no such folder of data.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in tasks))
+    if not names or not all(names):
+        raise UsageError("name the tasks, such as mmlu,hellaswag")
+    if find_spec("lm_eval") is None:
+        raise MissingDependency('tasks need the LM Evaluation Harness: pip install "dipc[eval]"')
+    from dipc.evaluation.tasks import harness
+
+    harness.task_manager(names)
+    if data is not None:
+        LocalData(data)
+    return names
+
+
+def _sessions(
+    stack: ExitStack, model: Program | Session, dense: bool, backend: Backend, kernels: Kernels, exported: Path | None
+) -> list[Session]:
+    """What is run: the model, then the dense one if it is wanted beside it."""
+    if not isinstance(model, Program):
+        return [model]
+    found = [stack.enter_context(open_session(model, backend, kernels=kernels, exported=exported))]
+    if dense and model.dense is not None:
+        found.append(stack.enter_context(open_session(model.dense, backend, kernels=kernels)))
+    return found
+
+
+def _share(progress: Callable[[int, int], None] | None, place: int, runs: int) -> Callable[[int, int], Any] | None:
+    """Progress of one run as a part of all runs of the same task."""
+    return progress and (lambda done, total: progress(place * total + done, runs * total))

@@ -1,0 +1,102 @@
+"""How a text is fed to a model: windows by a protocol, each in calls of so many tokens.
+
+Shape legend: T tokens of a window, P tokens of a piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dipc.backends._session import Identity
+from dipc.errors import UsageError
+from dipc.evaluation.protocol import Protocol, choose_protocol
+from dipc.text import Text, Window, sample_text, tokens_of
+
+MOST_LOGITS = 2**26
+"""A window is fed in pieces of at most so many logits: 256 MiB, or 512 tokens of a vocabulary of 128 thousand."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens [P] of a window that are fed in one call, from its token `start` on, all dense or all sparse.
+
+    Of the window's tokens those from `first_scored` on are scored.
+    """
+
+    window: Window
+    start: int
+    ids: Tensor
+    dense: bool
+    first_scored: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is fed, and how."""
+
+    text: Text
+    protocol: Protocol
+    windows: list[Window]
+    most: int
+    """Tokens of a call."""
+
+    def each(self, progress: Callable[[int, int], None] | None) -> Iterator[Window]:
+        """Every window, saying how many are done."""
+        for done, window in enumerate(self.windows, 1):
+            yield window
+            if progress is not None:
+                progress(done, len(self.windows))
+
+    def pieces(self, window: Window) -> Iterator[Piece]:
+        """The dense tokens of a window and then the sparse ones, in calls of at most `most`."""
+        head, start = self.protocol.dense(len(window.ids)), 0
+        first = self.protocol.first_scored(len(window.ids))
+        for part, dense in ((window.ids[:head], True), (window.ids[head:], False)):
+            for ids in part.split(self.most) if len(part) else ():
+                yield Piece(window, start, ids, dense, first)
+                start += len(ids)
+
+    def meta(self) -> dict[str, str | int | float]:
+        """What a trace says of the text and of how it was read."""
+        text, protocol = self.text, self.protocol
+        about: dict[str, str | int | float] = {"text": text.name, "text_digest": text.digest}
+        return about | {"protocol": protocol.name, "prefill": protocol.dense(protocol.seq_len)}
+
+
+def plan_reading(
+    model: Identity,
+    text: Text | str | None,
+    seq_len: int | None,
+    max_tokens: int | None,
+    protocol: str | None,
+    prefill: int | None,
+    fraction: float | None,
+    tokens_per_call: int | None,
+) -> Reading:
+    """How a model reads a text; arguments as of `dipc.evaluation.perplexity.evaluate`.
+
+    Raises:
+        UsageError: a protocol that does not fit the model or the text, or nothing to predict in the text.
+    """
+    text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
+    if tokens_per_call is not None and tokens_per_call < 1:
+        raise UsageError(f"tokens_per_call is {tokens_per_call}; it must be at least 1")
+    context, given = model.context, (seq_len, prefill, fraction)
+    chosen = choose_protocol(protocol, model.method, context, *given)
+    found = tokens_of(model, text, max_tokens)
+    if found.room < chosen.seq_len:
+        if seq_len is not None:
+            raise UsageError(
+                f"{text.name}: its {found.room} tokens are less than one window of {seq_len}; give more text, or "
+                f"seq_len={found.room}"
+            )
+        chosen = choose_protocol(protocol, model.method, context, found.room, prefill, fraction)
+    if chosen.overlaps:
+        windows = found.overlapping(chosen.seq_len, chosen.stride)
+    else:
+        windows = found.side_by_side(chosen.seq_len, chosen.prefill)
+    most = max(1, MOST_LOGITS // model.vocab) if model.vocab else chosen.seq_len
+    return Reading(text, chosen, windows, tokens_per_call or most)

@@ -1,0 +1,221 @@
+"""The tracer: a transformers module becomes a `torch.fx` graph with its KV cache as ports.
+
+The trace always runs on the meta device, on a twin of the model that shares its structure and none of its memory, and
+the real weights are put back under their names afterwards. So a 14-billion-parameter model is captured from its
+config.json alone, and the graph is the same whether or not there are weights. `transformers.exporters` traces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from dipc.errors import UnsupportedModel
+from dipc.ir.program import ModelInfo, Port, Program, TensorType, is_buffer
+from dipc.ir.verify import verify_structure
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to trace: a module on any device, with what results have to say of it."""
+
+    model: nn.Module
+    config: Any
+    name: str
+    stored_bits: float
+    tokenizer: Any = None
+
+
+def first_line(error: Exception) -> str:
+    """The first non-empty line of an error, for one-line messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".")[:200] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what transformers and torch.export say while they work; errors still raise."""
+    from transformers import logging as says
+
+    level, bars, before = says.get_verbosity(), says.is_progress_bar_enabled(), logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            says.set_verbosity_error()
+            says.disable_progress_bar()
+            logging.disable(logging.WARNING)
+            yield
+        finally:
+            logging.disable(before)
+            says.set_verbosity(level)
+            if bars:
+                says.enable_progress_bar()
+
+
+def _meta_twin(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers are on the meta device: the memo hands deepcopy the replacements."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def trace(source: Source) -> Program:
+    """Trace a model into a Program. UnsupportedModel if it is no decoder, or the exporter cannot follow it."""
+    from transformers import DynamicCache
+    from transformers.exporters import DynamoConfig, DynamoExporter
+
+    on_meta = next(source.model.parameters()).device.type == "meta"
+    twin = (source.model if on_meta else _meta_twin(source.model)).eval()
+    try:
+        with quiet(), torch.device("meta"), torch.no_grad():
+            seen = twin(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=True).get("past_key_values")
+            if not getattr(seen, "layers", None):
+                raise UnsupportedModel(f"{source.name} keeps no KV cache: it is no decoder-only language model")
+            cache = DynamicCache()
+            for index, layer in enumerate(seen.layers):
+                cache.update(layer.keys, layer.values, index)
+            inputs = {
+                "input_ids": torch.ones(1, 4, dtype=torch.long),
+                "position_ids": torch.arange(5, 9)[None],
+                "past_key_values": cache,
+            }
+            auto = torch.export.Dim.AUTO
+            dynamic = {"input_ids": {1: auto}, "position_ids": {1: auto}}
+            shapes = dynamic | {"past_key_values": [{2: auto}] * (2 * len(cache.layers))}
+            exporter: Any = DynamoExporter()  # typed for PreTrainedModel; any transformers module will do
+            exported = exporter.export(twin, inputs, config=DynamoConfig(dynamic=True, dynamic_shapes=shapes))
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        what = f"{source.name} ({source.config.model_type})"
+        if any(hasattr(source.config, n) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
+            raise UnsupportedModel(f"{what} is a mixture of experts, which dipc cannot capture") from error
+        raise UnsupportedModel(f"{what} cannot be captured: {first_line(error)}") from error
+    with quiet():
+        return _program(source, exported.program, twin, inputs)
+
+
+def _program(source: Source, exported: Any, twin: nn.Module, inputs: Mapping[str, Any]) -> Program:
+    """Lift the exported graph's weights to `get_attr` nodes under one canonical name each, and name its ports."""
+    real: dict[str, torch.Tensor] = dict(source.model.named_parameters(remove_duplicate=False))
+    buffers: dict[str, torch.Tensor] = dict(source.model.named_buffers(remove_duplicate=False))
+    canonical: dict[int, str] = {}
+    for name, tensor in (*real.items(), *((f"constant.{name}", tensor) for name, tensor in buffers.items())):
+        canonical.setdefault(id(tensor), name)
+    real |= buffers
+    signature = exported.graph_signature
+    kinds = {spec.arg.name: spec for spec in signature.input_specs}
+    kv_names = _kv_names(inputs["past_key_values"])
+
+    graph, env = fx.Graph(), {}
+    weights: dict[str, torch.Tensor] = {}
+    ports: list[Port] = []
+    attributes: dict[str, fx.Node] = {}
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and kinds[node.name].kind.name != "USER_INPUT":
+            target = kinds[node.name].target
+            tensor = real[target] if target in real else exported.constants[target]
+            name = canonical.get(id(tensor), f"constant.{target}")
+            if name not in attributes:
+                weights[name] = tensor.detach()
+                attributes[name] = graph.get_attr(name)
+            env[node] = attributes[name]
+        elif node.op == "placeholder":
+            port = _port(node, len(ports), kv_names)
+            ports.append(port)
+            env[node] = graph.placeholder(port.name)
+        elif node.op == "output":
+            graph.output(tuple(env[a] for a in node.args[0]))
+        elif (same := _no_op(node)) is not None:
+            env[node] = env[same] if isinstance(same, fx.Node) else same
+        else:
+            env[node] = _copy(graph, node, env)
+    graph.eliminate_dead_code()
+    outputs = ("logits", *(p.name for p in ports if p.kind == "kv"))
+    config = source.config.get_text_config() if hasattr(source.config, "get_text_config") else source.config
+    info = ModelInfo(
+        name=source.name,
+        family=str(source.config.model_type),
+        layers=int(config.num_hidden_layers),
+        d_model=int(config.hidden_size),
+        vocab=int(config.vocab_size),
+        context=int(getattr(config, "max_position_embeddings", 0) or 2048),
+        weight_bits=source.stored_bits,
+        digest=_digest(source.config, weights),
+        has_weights=all(w.device.type != "meta" for w in weights.values()),
+    )
+    program = Program(graph, weights, tuple(ports), outputs, info, tokenizer=source.tokenizer)
+    verify_structure(program)
+    return program
+
+
+def _kv_names(cache: Any) -> list[str]:
+    """Port names in the order in which the exporter flattens the cache: found by identity, not assumed."""
+    from torch.utils._pytree import tree_leaves
+
+    names = {
+        id(t): f"past_{i}_{what}"
+        for i, la in enumerate(cache.layers)
+        for what, t in (("key", la.keys), ("value", la.values))
+    }
+    return [names[id(leaf)] for leaf in tree_leaves(cache) if id(leaf) in names]
+
+
+def _port(node: fx.Node, index: int, kv_names: list[str]) -> Port:
+    value = node.meta["val"]
+    dtype = str(value.dtype).removeprefix("torch.")
+    if index < 2:
+        name, kind = (("input_ids", "tokens"), ("position_ids", "positions"))[index]
+        return Port(name, kind, TensorType(dtype, (1, "seq")))  # type: ignore[arg-type]
+    shape = tuple("past" if i == 2 else int(s) for i, s in enumerate(value.shape))
+    return Port(kv_names[index - 2], "kv", TensorType(dtype, shape))
+
+
+def _no_op(node: fx.Node) -> Any:
+    """The argument that a node passes on unchanged, for nodes that only assert or only matter in training."""
+    aten = torch.ops.aten
+    if node.target in (aten.dropout.default, aten.alias.default, aten.lift_fresh_copy.default):
+        return node.args[0]
+    if node.target is aten._assert_tensor_metadata.default or node.target is aten._assert_scalar.default:
+        return False
+    return None
+
+
+def _copy(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any]) -> fx.Node:
+    """The node in the new graph, on the CPU, with the module it came from as its only annotation."""
+    from torch.fx.node import map_arg
+    from torch.utils._pytree import tree_map_only
+
+    args, kwargs = map_arg((node.args, node.kwargs), lambda n: env[n])
+    args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, kwargs))
+    target = node.target
+    if target is torch.ops.aten.to.device:
+        target, args = torch.ops.aten.to.dtype, (args[0], args[2], *args[3:])
+    new = graph.create_node("call_function", target, args, kwargs, name=node.name)
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if not path.startswith("_")]
+    new.meta = {"module": stack[-1] if stack else ""}
+    return new
+
+
+def _digest(config: Any, weights: Mapping[str, torch.Tensor]) -> str:
+    """A fingerprint of the model: its config and, per weight, name, shape, dtype and 4,096 evenly spaced values."""
+    digest = hashlib.sha256(config.to_json_string().encode())
+    for name in sorted(weights):
+        weight = weights[name]
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if weight.device.type != "meta" and not is_buffer(name):
+            places = torch.linspace(0, weight.numel() - 1, min(weight.numel(), 4096), dtype=torch.float64).long()
+            digest.update(weight.detach().reshape(-1)[places].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

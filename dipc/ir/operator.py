@@ -1,0 +1,157 @@
+"""What an operator is: a name in the torch namespace `dipc` with all its facets in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from dipc.ir.onnx_form import OnnxForm
+
+Axis = Literal["columns", "rows", "all"]
+
+_LIBRARY = torch.library.Library("dipc", "FRAGMENT")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A weight that a node reads for every token: whole, or only the columns (or rows) that the mask keeps.
+
+    Attributes:
+        weight: its name; of a quantised weight its codes', of a pruned one its kept bits'.
+        axis: what a unit is.
+        mask: the node that made the mask; nodes that read by the same mask fetch their units together.
+        travelling: scales and zeros of which each unit has its own column (or row), and kept values, fetched with it.
+        resident: scales and zeros that several units share, read whole for every token.
+    """
+
+    weight: str
+    axis: Axis
+    mask: fx.Node | None = None
+    travelling: tuple[str, ...] = ()
+    resident: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the waist.
+
+    Attributes:
+        name: file name and torch name, `torch.ops.dipc.<name>`.
+        schema: torch's schema of arguments and results.
+        reference: the meaning, in torch, short enough to be read as the definition.
+        fake: the shape rule: given arguments on the meta device, results of the right shape and dtype.
+        traffic: what a node reads from memory, per token.
+        kernel: a faster implementation that gives the same bits, or within `tolerance`, and falls back to the reference
+            where it must.
+        examples: arguments for the contract tests, from a seeded generator and a size.
+        onnx: what it becomes in an ONNX file; a program that calls an operator without it cannot be exported.
+        tolerance: how far a product of the kernel may be from the reference's, relative to the largest; masks and state
+            are the same.
+    """
+
+    name: str
+    schema: str
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    traffic: Callable[[fx.Node], tuple[Read, ...]]
+    examples: Callable[[torch.Generator, int, int], list[tuple[Any, ...]]]
+    kernel: Callable[..., Any] | None = None
+    onnx: OnnxForm | None = None
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        _LIBRARY.define(f"{self.name}{self.schema}")
+        _LIBRARY.impl(self.name, self.kernel or self.reference, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"dipc::{self.name}", self.fake, lib=_LIBRARY)
+
+    @property
+    def target(self) -> Any:
+        """What a graph node calls."""
+        return getattr(torch.ops.dipc, self.name).default
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """An argument of a node by its name in the schema, whether given by position, by keyword or left at its default."""
+    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if parameter.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, parameter.default_value)
+    raise KeyError(f"{node.target} has no argument {name!r}")
+
+
+def has_argument(node: fx.Node, name: str) -> bool:
+    """Whether the operator that a node calls has an argument of that name."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(a.name == name for a in schema.arguments)
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Change an argument of a node, by name."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    position = names.index(name)
+    if position < len(node.args):
+        node.args = (*node.args[:position], value, *node.args[position + 1 :])
+    else:
+        node.kwargs = {**node.kwargs, name: value}
+
+
+def is_dequantized(value: Any) -> bool:
+    """Whether a value is a weight that a `dequantize` node makes of its codes."""
+    return _operator_name(value) == "dipc::dequantize"
+
+
+def is_unmasked(value: Any) -> bool:
+    """Whether a value is a weight that an `unmask` node makes of kept values and bits."""
+    return _operator_name(value) == "dipc::unmask"
+
+
+def is_stored_in_parts(value: Any) -> bool:
+    """Whether a value is a weight that a node makes of the tensors that it is stored as."""
+    return is_dequantized(value) or is_unmasked(value)
+
+
+def _operator_name(value: Any) -> str:
+    schema = getattr(value.target, "_schema", None) if isinstance(value, fx.Node) else None
+    return "" if schema is None else str(schema.name)
+
+
+def weight_name(value: Any) -> str:
+    """The weight that an argument names; where it is stored in parts, that of its codes or kept bits.
+
+    Raises ValueError where the graph computes it in another way.
+    """
+    if is_stored_in_parts(value):
+        value = argument(value, "codes" if is_dequantized(value) else "kept")
+    if isinstance(value, fx.Node) and value.op == "get_attr":
+        return str(value.target)
+    raise ValueError(f"{value} is computed by the graph; a weight was expected")
+
+
+def weight_read(value: Any, axis: Axis, mask: fx.Node | None = None) -> Read:
+    """The read of the weight that an argument names, with the scales and zeros of a quantised one.
+
+    Groups along a unit give it scales of its own, which travel with it: a column has them where groups run along
+    dim 0, a row where they run along dim 1. In the other direction units share their scales. Of a pruned weight the
+    kept values travel with the bits that place them. Raises as `weight_name`.
+    """
+    if is_unmasked(value):
+        return Read(weight_name(value), axis, mask, (weight_name(argument(value, "values")),))
+    if not is_dequantized(value):
+        return Read(weight_name(value), axis, mask)
+    along_unit = argument(value, "axis") == {"columns": 0, "rows": 1}.get(axis, argument(value, "axis"))
+    return quantized_read(
+        argument(value, "codes"), argument(value, "scales"), argument(value, "zeros"), axis, mask, along_unit
+    )
+
+
+def quantized_read(
+    codes: fx.Node, scales: fx.Node, zeros: fx.Node | None, axis: Axis, mask: fx.Node | None, along_unit: bool
+) -> Read:
+    """The read of codes whose groups run along a unit (its scales travel with it) or across units (they stay)."""
+    tables = tuple(weight_name(t) for t in (scales, zeros) if t is not None)
+    return Read(weight_name(codes), axis, mask, *((tables, ()) if along_unit else ((), tables)))

@@ -1,0 +1,254 @@
+"""Lowering a program to its memory traffic: what is resident, and what is cached in which units.
+
+The graph is walked once; every operator states what it reads (its traffic rule), and an ATen node reads its weights
+whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (backends/README.md). Of a
+quantised weight the scales that travel with a unit belong to the unit, and those that units share are resident. A unit
+of a weight that was pruned for good has its mean number of kept values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+from dipc.errors import UnsupportedModel, UsageError
+from dipc.ir import operators
+from dipc.ir.operator import Read, argument, has_argument, is_stored_in_parts, set_argument, weight_read
+from dipc.ir.program import Mlp, Program, is_buffer
+from dipc.ir.weight_parts import pruned_values, values_per_entry, weight_of
+from dipc.memory.traffic import Site, TrafficProgram
+
+
+def reads_of(node: fx.Node) -> tuple[Read, ...]:
+    """What one node reads, per token."""
+    if node.op != "call_function":
+        return ()
+    operator = operators.operator_of(node.target)
+    if operator is not None:
+        return operator.traffic(node)
+    return tuple(weight_read(a, "all") for a in node.all_input_nodes if a.op == "get_attr" or is_stored_in_parts(a))
+
+
+def selection_of(mask: fx.Node) -> fx.Node:
+    """The node that decided a mask: the selection itself, whose results may be a tuple."""
+    return mask.args[0] if "getitem" in str(mask.target) else mask  # type: ignore[return-value]
+
+
+def site_name(mask: fx.Node) -> str:
+    """The name that the selection gives its site, or the node's."""
+    node = selection_of(mask)
+    given = argument(node, "site") if has_argument(node, "site") else ""
+    return str(given or node.name)
+
+
+def selections(program: Program) -> dict[str, fx.Node]:
+    """Site name -> the node whose value is its mask, for every mask that some product reads by.
+
+    Raises:
+        UnsupportedModel: two different masks have one site's name.
+    """
+    found: dict[str, fx.Node] = {}
+    for node in program.graph.nodes:
+        for read in reads_of(node):
+            if read.mask is not None and found.setdefault(site_name(read.mask), read.mask) is not read.mask:
+                raise UnsupportedModel(f"two masks are made at the site {site_name(read.mask)}; give each its own name")
+    return found
+
+
+def kept_units(density: float, units: int) -> int:
+    """Units to keep: density times units, rounded half up, at least one."""
+    return max(1, math.floor(density * units + 0.5))
+
+
+def expected_units(mask: fx.Node, units: int) -> int | None:
+    """Of a site's units those kept per token: k, or what a threshold is expected to keep; None where nothing says."""
+    node = selection_of(mask)
+    if has_argument(node, "k"):
+        return int(argument(node, "k"))
+    return kept_units(argument(node, "density"), units) if has_argument(node, "density") else None
+
+
+def active_units(program: Program) -> dict[str, int]:
+    """Site name -> units kept per token: always, or by a threshold on average; sites that do not say are left out."""
+    units = {site.name: site.units for site in lower(program).sites}
+    counts = {s: expected_units(mask, units[s]) for s, mask in selections(program).items() if s in units}
+    return {site: count for site, count in counts.items() if count is not None}
+
+
+def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProgram:
+    """The traffic of one token. Quantised weights count the bytes that they have, scales and zeros included.
+
+    Args:
+        program: with its MLPs outlined (`outline-glu`); an MLP that was not is counted as resident.
+        bits_per_weight: price every weight that is not quantised at this width, scales included (INT4 with a 16-bit
+            scale per 64 weights is 4.25); by default at the width of the checkpoint.
+
+    Raises:
+        UnsupportedModel: a weight is read by two different masks.
+        UsageError: the width is none that a weight can have.
+    """
+    check_bits(bits_per_weight)
+    stored = _Stored(program, program.info.weight_bits if bits_per_weight is None else bits_per_weight)
+    owned = _mlp_reads(program)
+    sites: dict[str, list[tuple[Read, Mlp]]] = {}
+    for read, mlp in owned.values():
+        sites.setdefault(_label(read, mlp), []).append((read, mlp))
+    cached = {name for read, _ in owned.values() for name in (read.weight, *read.travelling)}
+    apart = {name for name in program.weights if name not in cached and not is_buffer(name)}
+    resident = sum(map(stored.size_bytes, sorted(apart)))
+    unread = sum(map(stored.size_bytes, sorted(_looked_up(program) & apart)))
+    kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
+    made = tuple(_site(name, reads, stored) for name, reads in sites.items())
+    return TrafficProgram(resident, made, kv, program.info.name, unread)
+
+
+def mean_bits(program: Program, bits_per_weight: float | None = None) -> float:
+    """Bits that a parameter takes on average, with the scales and zeros of quantised weights and with their copies."""
+    if not values_per_entry(program.graph):
+        return program.info.weight_bits if bits_per_weight is None else bits_per_weight
+    return 8 * lower(program, bits_per_weight).total_bytes / program.parameter_count
+
+
+def check_bits(bits_per_weight: float | None) -> None:
+    """UsageError unless it is None or a width that a weight can have."""
+    if bits_per_weight is not None and not 0 < bits_per_weight <= 64:
+        raise UsageError(f"bits_per_weight is {bits_per_weight:g}; it must be above 0 and at most 64")
+
+
+class _Stored:
+    """The weights of a program as they are stored."""
+
+    def __init__(self, program: Program, bits: float) -> None:
+        self.weights, self.bits, self.held = program.weights, bits, values_per_entry(program.graph)
+        self.pruned = pruned_values(program.graph)
+        self.exact = self.held.keys() - self.pruned.values()
+
+    def size_bytes(self, name: str) -> float:
+        """Quantised tensors and kept bits have their own size, anything else takes the given bits per weight."""
+        weight = self.weights[name]
+        return weight.numel() * (float(weight.element_size()) if name in self.exact else self.bits / 8)
+
+    def values(self, name: str) -> int:
+        """Values of the weight that a tensor holds."""
+        return int(self.weights[name].numel() * self.held.get(name, 1))
+
+    def kept_values(self, name: str) -> int:
+        """Those of them that were not pruned for good."""
+        return self.weights[self.pruned[name]].numel() if name in self.pruned else self.values(name)
+
+    def units(self, read: Read) -> int:
+        """Rows, or columns, of which one byte of codes may hold several."""
+        rows, entries = self.weights[read.weight].shape
+        return int(rows if read.axis == "rows" else entries * self.held.get(read.weight, 1))
+
+
+def _reads_by_mlp(program: Program) -> Iterator[tuple[Read, Mlp]]:
+    """Reads of the MLPs' weights: those under their names, and what else the MLP's module reads by a mask.
+
+    A pass may store a weight anew under another name; what a method adds and reads whole, a predictor, is resident.
+    """
+    by_weight = {name: m for m in program.mlps for name in (m.gate, m.up, m.down)}
+    by_module = {m.name: m for m in program.mlps}
+    for node in program.graph.nodes:
+        for read in reads_of(node):
+            mlp = by_weight.get(weight_of(read.weight))
+            if mlp is None and read.mask is not None:
+                mlp = by_module.get(str(node.meta.get("module", "")))
+            if mlp is not None:
+                yield read, mlp
+
+
+def _mlp_reads(program: Program) -> dict[str, tuple[Read, Mlp]]:
+    """How each MLP weight is read: once per token, whole if anything reads it whole."""
+    reads = list(_reads_by_mlp(program))
+    found = {read.weight: (read, mlp) for read, mlp in reads if read.mask is None}
+    for read, mlp in reads:
+        first = found.setdefault(read.weight, (read, mlp))[0]
+        if first.mask is not None and (first.mask, first.axis) != (read.mask, read.axis):
+            raise UnsupportedModel(f"{read.weight} is read by two different masks, which have no common units")
+    return found
+
+
+def _label(read: Read, mlp: Mlp) -> str:
+    if read.mask is not None:
+        return site_name(read.mask)
+    return f"{mlp.site_prefix}.{weight_of(read.weight).removesuffix('.weight').rsplit('.', 1)[-1]}"
+
+
+def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
+    """A unit is a row or a column of every matrix that the mask decides, fetched together with its scales."""
+    first, mlp = reads[0]
+    units = stored.units(first)
+    matrices = tuple(read.weight for read, _ in reads)
+    size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.travelling))
+    weights = sum(map(stored.values, matrices))
+    kept = sum(map(stored.kept_values, matrices))
+    return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units, kept / units)
+
+
+def _looked_up(program: Program) -> set[str]:
+    """Weights of which a token reads one row, next to nothing: embedding tables that nothing else reads."""
+    tables: set[str] = set()
+    others: set[str] = set()
+    for node in program.graph.nodes:
+        weights = {str(a.target) for a in node.all_input_nodes if a.op == "get_attr"}
+        (tables if node.target is torch.ops.aten.embedding.default else others).update(weights)
+    return tables - others
+
+
+def _position_bytes(shape: tuple[int | str, ...]) -> float:
+    """Bytes of one position in a KV port, kept in 16 bits."""
+    size = 2.0
+    for extent in shape:
+        size *= 1 if isinstance(extent, str) else extent
+    return size
+
+
+def program_density(program: Program) -> float:
+    """Kept weights of all weights of the MLPs, by what every selection keeps (DIP: (2 rho_in + rho_glu) / 3)."""
+    active, kept, total = active_units(program), 0.0, 0.0
+    for site in lower(program).sites:
+        total += site.weights
+        kept += site.kept_weights * (1.0 if site.full else active.get(site.name, site.units) / site.units)
+    return kept / total if total else 1.0
+
+
+def cache_aware_nodes(program: Program) -> dict[str, fx.Node]:
+    """Site -> its selection, for every selection that follows a cache: those with a capacity."""
+    decided = {site: selection_of(mask) for site, mask in selections(program).items()}
+    return {site: node for site, node in decided.items() if has_argument(node, "capacity")}
+
+
+def cache_aware(program: Program) -> dict[str, tuple[str, int]]:
+    """Site -> (policy, capacity) of every cache-aware selection in the program."""
+    nodes = cache_aware_nodes(program)
+    return {site: (str(argument(n, "policy")), int(argument(n, "capacity"))) for site, n in nodes.items()}
+
+
+def popularities(program: Program) -> dict[str, npt.NDArray[np.int64]]:
+    """Site -> popularity of its units, int64 [U], of each cache-aware selection that has it from a calibration.
+
+    A program without weights knows it of no site.
+    """
+    given = {site: argument(node, "freq") for site, node in cache_aware_nodes(program).items()}
+    stored = {site: program.weights[str(freq.target)] for site, freq in given.items() if freq.op == "get_attr"}
+    return {site: weight.cpu().numpy() for site, weight in stored.items() if weight.device.type != "meta"}
+
+
+def capacities_text(program: Program) -> str:
+    """The capacities that cache-aware selections followed, as a trace records them."""
+    return ",".join(f"{site}={c}" for site, (_, c) in sorted(cache_aware(program).items())) or "none"
+
+
+def with_capacities(program: Program, capacities: Mapping[str, int]) -> Program:
+    """The program with the cache-aware selections' capacity set, in units per site; other sites are as they were."""
+    after = program.replace(graph=program.edit())
+    for site, node in cache_aware_nodes(after).items():
+        if site in capacities:
+            set_argument(node, "capacity", int(capacities[site]))
+    return after

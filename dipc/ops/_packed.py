@@ -1,0 +1,231 @@
+"""What the packed products share: the unit-major matrix that they read, and when the native kernels may read it.
+
+Row u of the matrix, of N values, is what unit u is made of. Shapes: T tokens, U units, N values of a unit.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from dipc import native
+from dipc.ir.codes import QuantizedTensor
+from dipc.ir.operator import Read, argument, quantized_read, weight_name
+from dipc.ops import dequantize
+
+MATRIX = "Tensor x, Tensor mask, Tensor units, Tensor? scales=None, Tensor? zeros=None"
+FORMAT = "int bits=0, int group=0, int axis=0"
+"""The arguments that the schemas of the packed products share, before and after their biases."""
+
+TOLERANCE = 1e-3
+"""Of native products with integer weights: their activations are rounded to 15 bits (dipc/native/README.md)."""
+
+KERNEL_TOKENS = 8
+"""For up to so many tokens only the kept rows are computed; for more, a product with the whole matrix is faster."""
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A unit-major matrix [U, N], as the packed products take it.
+
+    Attributes:
+        units: float32, float16 or bfloat16 [U, N] where `bits` is 0; else codes, uint8 [U, N] or [U, N / 2] of 4 bits.
+        scales: float16 [ceil(U / group), N] where `axis` is 0, [U, ceil(N / group)] where it is 1; None for floats.
+        zeros: uint8 like the scales, or None for the middle code.
+        bits: 0, 4 or 8.
+        group: values that share a scale.
+        axis: 0 for groups across units, 1 for groups along the unit.
+    """
+
+    units: Tensor
+    scales: Tensor | None = None
+    zeros: Tensor | None = None
+    bits: int = 0
+    group: int = 0
+    axis: int = 0
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Units, scales and zeros."""
+        return self.units, self.scales, self.zeros
+
+    @property
+    def format(self) -> tuple[int, int, int]:
+        """Bits, group and axis."""
+        return self.bits, self.group, self.axis
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """U and N."""
+        return int(self.units.shape[0]), int(self.units.shape[1]) * (2 if self.bits == 4 else 1)
+
+    def transposed(self) -> PackedMatrix:
+        """The matrix [N, U] of the same values. ValueError for an odd number of units of 4 bits."""
+        if self.scales is None:
+            return PackedMatrix(_turned(self.units))
+        turned = QuantizedTensor(self.units, self.scales, self.zeros, *self.format).transposed()
+        return PackedMatrix(turned.codes, turned.scales, turned.zeros, turned.bits, turned.group, turned.axis)
+
+    def beside(self, other: PackedMatrix) -> PackedMatrix | None:
+        """Units of both, this one's values first; None where they are stored in different ways.
+
+        So they are too where a group would run over from one matrix into the other.
+        """
+        runs_over = self.axis == 1 and self.group and self.shape[1] % self.group
+        alike = (self.format, self.units.dtype, self.zeros is None) == (
+            (other.format, other.units.dtype, other.zeros is None)
+        )
+        if not alike or runs_over or self.shape != other.shape:
+            return None
+        pairs = zip(self.tensors, other.tensors, strict=True)
+        units, scales, zeros = (None if a is None or b is None else torch.cat([a, b], 1) for a, b in pairs)
+        assert units is not None
+        return PackedMatrix(units, scales, zeros, *self.format)
+
+    def values(self) -> Tensor:
+        """The matrix in float32 [U, N]."""
+        if self.scales is None:
+            return self.units.float()
+        return dequantize.reference(self.units, self.scales, self.zeros, *self.format, torch.float32)
+
+    def times(self, x: Tensor, *, rows: bool = False) -> Tensor:
+        """x [..., U] times the matrix, or the matrix's rows times x [..., N]; in float32.
+
+        Inputs and units of one 16-bit type are multiplied as they are: torch sums in float32 and rounds the sum.
+        """
+        if not self.bits and x.dtype == self.units.dtype:
+            matrix = self.units
+        else:
+            x, matrix = x.float(), self.values()
+        return (x @ (matrix.T if rows else matrix)).float()
+
+    def check(self) -> None:
+        """ValueError where the parts do not fit each other."""
+        if self.units.dim() != 2 or self.bits not in (0, 4, 8) or self.axis not in (0, 1):
+            raise ValueError(f"units {tuple(self.units.shape)} of {self.bits} bits do not fit a packed product")
+        if not self.bits:
+            if self.units.dtype not in FLOATS or self.scales is not None or self.zeros is not None:
+                raise ValueError(f"units of {self.units.dtype} do not fit: without bits they are floats without scales")
+            return
+        groups = list(self.shape)
+        groups[self.axis] = -(-groups[self.axis] // max(self.group, 1))
+        tables = [self.scales, self.scales if self.zeros is None else self.zeros]
+        if self.group < 1 or any(t is None or list(t.shape) != groups for t in tables):
+            raise ValueError(
+                f"units {self.shape} in groups of {self.group} along dim {self.axis} and their scales do not fit"
+            )
+
+
+def _turned(matrix: Tensor, block: int = 64) -> Tensor:
+    """The transpose of a matrix, dense: written in blocks that the processor's cache holds, twice as fast as whole."""
+    turned = matrix.new_empty(matrix.shape[1], matrix.shape[0])
+    for first in range(0, matrix.shape[0], block):
+        turned[:, first : first + block] = matrix[first : first + block].T.contiguous()
+    return turned
+
+
+def on_matrix(*biases: str, **options: Any) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Let a facet of a packed product take the schema's arguments, by position or by name, as one `PackedMatrix`.
+
+    What is decorated is called as `facet(x, mask, matrix, *biases, *options)`.
+
+    Args:
+        biases: names of the biases, which are None by default.
+        **options: names and defaults of what follows the format.
+    """
+    tensors, form = ("units", "scales", "zeros"), ("bits", "group", "axis")
+    names = ("x", "mask", *tensors, *biases, *form, *options)
+    defaults = {"scales": None, "zeros": None, **dict.fromkeys(biases), **dict.fromkeys(form, 0), **options}
+
+    def decorate(facet: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(facet)
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+            matrix = PackedMatrix(*(given[n] for n in (*tensors, *form)))
+            return facet(given["x"], given["mask"], matrix, *(given[n] for n in (*biases, *options)))
+
+        return call
+
+    return decorate
+
+
+def check_fit(x: Tensor, mask: Tensor, matrix: PackedMatrix, inputs: int, *biases: tuple[Tensor | None, int]) -> None:
+    """ValueError unless x is [..., inputs], the mask [..., U] and each bias of its width."""
+    matrix.check()
+    fits = mask.shape == (*x.shape[:-1], matrix.shape[0]) and x.shape[-1] == inputs
+    if not fits or any(b is not None and b.shape != (width,) for b, width in biases):
+        raise ValueError(
+            f"x {tuple(x.shape)}, mask {tuple(mask.shape)}, units {matrix.shape} and their bias do not fit"
+        )
+
+
+def read_of(node: fx.Node) -> tuple[Read, ...]:
+    """The kept units, with the scales that are theirs; scales that units share are read whole."""
+    units, scales, zeros, axis, mask = (argument(node, n) for n in ("units", "scales", "zeros", "axis", "mask"))
+    if scales is None:
+        return (Read(weight_name(units), "rows", mask),)
+    return (quantized_read(units, scales, zeros, "rows", mask, along_unit=axis == 1),)
+
+
+def natively(
+    product: Callable[..., native.Floats],
+    x: Tensor,
+    mask: Tensor,
+    matrix: PackedMatrix,
+    bias: Tensor | None,
+    *options: str,
+) -> Tensor | None:
+    """A native product of x [..., I] and mask [..., U] in x's dtype, or None where the reference is to be taken.
+
+    The kernels read dense matrices on the CPU; that of rows for up to `KERNEL_TOKENS` tokens, above which torch's dense
+    product is as fast.
+    """
+    parts = [t for t in matrix.tensors if t is not None]
+    gathers = product is not native.row_linear
+    most = mask.numel() if gathers else KERNEL_TOKENS * mask.shape[-1]
+    stored = all(t.is_cpu and t.is_contiguous() for t in parts)
+    if not (0 < mask.numel() <= most and x.numel() and x.is_cpu and stored) or native.library() is None:
+        return None
+    native.set_threads(torch.get_num_threads())
+    scales, zeros = (None if t is None else _buffer(t) for t in (matrix.scales, matrix.zeros))
+    units = native.UnitMatrix(_buffer(matrix.units), scales, zeros, *matrix.format)
+    floats = None if bias is None else bias.detach().float().numpy()
+    y = product(units, _rows(x.float()), _rows(mask), floats, *options)
+    return torch.from_numpy(y).reshape(*x.shape[:-1], y.shape[-1]).to(x.dtype)
+
+
+def _rows(x: Tensor) -> NDArray[Any]:
+    rows: NDArray[Any] = x.detach().reshape(-1, x.shape[-1]).numpy()
+    return rows
+
+
+def _buffer(t: Tensor) -> native.Buffer:
+    return native.Buffer(t.data_ptr(), str(t.dtype).removeprefix("torch."), tuple(t.shape), t)
+
+
+def even(length: int) -> int:
+    """The length, or one more: bytes of 4-bit codes hold two values."""
+    return length + length % 2
+
+
+def example_matrices(generator: torch.Generator, units: int, length: int) -> list[PackedMatrix]:
+    """Matrices [U, N] in every format; N is even."""
+    values = torch.randn(units, length, generator=generator)
+    made = [PackedMatrix(values.to(dtype)) for dtype in FLOATS]
+    for bits, axis, group in itertools.product((8, 4), (0, 1), (2, 32)):
+        groups = [units, length]
+        groups[axis] = -(-groups[axis] // group)
+        codes = torch.randint(256, (units, length * bits // 8), generator=generator).byte()
+        scales = torch.randn(groups, generator=generator).half() / 2**bits
+        zeros = torch.randint(2**bits, groups, generator=generator).byte() if group == 2 else None
+        made.append(PackedMatrix(codes, scales, zeros, bits, group, axis))
+    return made

@@ -1,0 +1,52 @@
+"""What the packed products share in an ONNX file. An operator's name there says how its units are stored.
+
+Without suffix `units` [U, N] are float32, float16 or bfloat16; `Int8` and `Int4` name UINT8 and UINT4 codes, which come
+with scales and zero points. A function body cannot ask which inputs are there, so each name takes all of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dipc.ir.onnx_form import onnx_node
+from dipc.ops._packed import PackedMatrix
+from dipc.ops.dequantize import ONNX_STEPS, onnx_zeros
+
+_SUFFIXES = {0: "", 8: "Int8", 4: "Int4"}
+
+
+def bodies(name: str, result: str, steps: str) -> dict[str, str]:
+    """The function of each storage format.
+
+    Args:
+        name: of the operator, without suffix.
+        result: what it gives.
+        steps: from `x`, `mask`, `bias` and the matrix `values` to the result.
+    """
+    float_values = "\n    values = Cast <to = 1> (units)\n"
+    code_values = ONNX_STEPS.format(codes="units", values="values")
+    steps = steps.strip("\n")
+    with_codes = f"<group, axis> (x, mask, units, scales, zeros, bias) => ({result})\n{{{code_values}{steps}\n}}"
+    with_floats = f"(x, mask, units, bias) => ({result})\n{{{float_values}{steps}\n}}"
+    return {f"{name}{s}": f"{name}{s} {with_codes if bits else with_floats}" for bits, s in _SUFFIXES.items()}
+
+
+def node(name: str, x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor, shape: Sequence[int]) -> Tensor:
+    """The node of a packed product; `shape` is its result's, of float32."""
+    tables: tuple[Tensor, ...] = ()
+    attributes: dict[str, int | float | str] = {}
+    if matrix.bits:
+        assert matrix.scales is not None
+        tables = (matrix.scales, onnx_zeros(matrix.zeros, matrix.bits))
+        attributes = {"group": matrix.group, "axis": matrix.axis}
+    inputs = (x, mask, matrix.units, *tables, bias)
+    made: Tensor = onnx_node(f"{name}{_SUFFIXES[matrix.bits]}", inputs, attributes, (torch.float32, shape))
+    return made
+
+
+def bias_of(bias: Tensor | None, length: int) -> Tensor:
+    """The bias, or zeros."""
+    return torch.zeros(length) if bias is None else bias

@@ -1,0 +1,30 @@
+"""Comparing two programs by their logits on the same random tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from dipc.ir.program import Program
+from dipc.ir.verify import empty_port
+
+
+def probe_logits(program: Program, tokens: int = 12, seed: int = 0) -> torch.Tensor:
+    """Logits [T, V] of one call on seeded random tokens, nothing left dense."""
+    ids = torch.randint(program.info.vocab, (1, tokens), generator=torch.Generator().manual_seed(seed))
+    values = []
+    for port in program.inputs:
+        if port.kind == "tokens":
+            values.append(ids)
+        elif port.kind == "positions":
+            values.append(torch.arange(tokens)[None])
+        else:
+            values.append(empty_port(port, tokens, 0))
+    with torch.no_grad():
+        logits: torch.Tensor = program.module(*values)[0]
+    return logits[0].float()
+
+
+def deviation(before: Program, after: Program) -> float:
+    """Largest difference of logits, relative to the largest magnitude before."""
+    reference = probe_logits(before)
+    return float((probe_logits(after) - reference).abs().max() / reference.abs().max())

@@ -1,0 +1,55 @@
+"""Cache-aware selection, token by token: the native scan and the torch loop that defines it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dipc.studies.bench.case import Case, Cases, require_library
+
+CASE = "scan"
+
+
+def native_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
+    """`dipc.native.select_cache_aware`; half of the units are kept and fit."""
+    from dipc import native
+
+    require_library()
+    scores, state, k = _inputs(units, tokens, seed)
+    rows, start = [s.numpy() for s in scores], [s.numpy() for s in (*state[:3], state[3].reshape(1))]
+
+    def call(number: int) -> NDArray[Any]:
+        row = rows[number % len(rows)]
+        found = native.select_cache_aware(
+            row, start[0], start[1], start[2], start[3], k=k, capacity=k, gamma=0.2, policy="lfu"
+        )
+        mask: NDArray[Any] = found[0][-1].astype(np.float32)
+        return mask
+
+    return {CASE: Case(call, tokens)}
+
+
+def torch_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
+    """The reference of `select_cache_aware`, a loop of torch calls."""
+    from dipc.ops.select_cache_aware import reference
+
+    torch.set_num_threads(threads)
+    scores, state, k = _inputs(units, tokens, seed)
+
+    def call(number: int) -> NDArray[Any]:
+        mask: Tensor = reference(scores[number % len(scores)], *state, k, k, 0.2)[0]
+        return mask[-1].float().numpy()
+
+    return {CASE: Case(call, tokens)}
+
+
+def _inputs(units: int, tokens: int, seed: int) -> tuple[list[Tensor], tuple[Tensor, Tensor, Tensor, Tensor], int]:
+    """Scores [T, U] for calls in turn, an empty cache, and half of the units."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = [torch.randn(tokens, units, generator=generator).abs() for _ in range(4)]
+    empty = torch.zeros(units, dtype=torch.bool), torch.zeros(units).long(), torch.full((units,), -1), torch.tensor(0)
+    return scores, empty, units // 2

@@ -1,0 +1,138 @@
+"""The folder of a comparison or a study: what it is about, and every finished cell in a file of its own.
+
+    FOLDER/comparison.json    the model, the text and what else all cells share; another comparison is refused
+           cells/*.json       a cell each, named by what its figures depend on
+           calibration.*      the calibration, and what it was made from
+           adapters/          an adapter for each trained cell
+           table.md, table.json, perplexity.svg, perplexity.png
+
+A study has `about.json` and `runs/` for the first two (dipc/studies/study/README.md). A file is written beside its place and
+renamed: what was killed leaves the cells that it had finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dipc.errors import BadFile, UsageError
+from dipc.files import write_whole
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What messages call the whole, the file that says what it is about, and the folder of its cells."""
+
+    kind: str
+    about: str
+    cells: str
+
+
+COMPARISON = Layout("comparison", "comparison.json", "cells")
+
+
+class Folder:
+    """A folder of cells, made if need be.
+
+    Args:
+        path: of the folder.
+        about: what all cells share, by the name that messages give it.
+        layout: whose folder it is.
+
+    Raises:
+        UsageError: it cannot be written, holds something else, or other cells; the message says what differs.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], layout: Layout = COMPARISON) -> None:
+        self.path, self.layout = path, layout
+        if os.path.lexists(path) and not path.is_dir():
+            raise UsageError(f"{path}: this is a file; name a folder")
+        # A process that was killed may have left a hidden file before it wrote the first one under its name.
+        others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+        if others and not (path / layout.about).exists():
+            raise UsageError(f"{path}: holds other files and no {layout.kind}; name a new folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self.agree(layout.about, about)
+            (path / layout.cells).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
+
+    def agree(self, name: str, about: Mapping[str, Any]) -> None:
+        """Write what something was made from; UsageError if it was made from something else before."""
+        if (self.path / name).exists():
+            held = read_json(self.path / name)
+            for key, value in about.items():
+                if held.get(key) != value:
+                    raise UsageError(
+                        f"{self.path}: holds a {self.layout.kind} with {key} {_text(held.get(key))}, and this one has "
+                        f"{_text(value)}; name another folder"
+                    )
+        self.write(name, json_bytes({"schema": SCHEMA, **about}))
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file whole or not at all."""
+        target = self.path / name
+        write_whole(target, lambda part: part.write_bytes(content))
+        return target
+
+    def read(self, label: str, depends_on: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The figures of a cell that was finished before, or None."""
+        path = self.file(label, depends_on)
+        if not path.is_file():
+            return None
+        held = read_json(path)
+        # A file that says something else than its name was put there by hand.
+        return held["figures"] if held.get("depends_on") == _plain(depends_on) and "figures" in held else None
+
+    def keep(self, label: str, depends_on: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+        """Keep the figures of a cell."""
+        kind = f"{self.layout.kind}-cell"
+        content = {"schema": SCHEMA, "kind": kind, "depends_on": depends_on, "figures": figures}
+        write_whole(self.file(label, depends_on), lambda part: part.write_bytes(json_bytes(content)))
+
+    def file(self, label: str, depends_on: Mapping[str, Any]) -> Path:
+        """The file of a cell."""
+        return self.path / self.layout.cells / f"{file_stem(label, depends_on)}.json"
+
+
+def file_stem(label: str, depends_on: Mapping[str, Any]) -> str:
+    """A label, to be found by people, and the hash of what is behind it."""
+    digest = hashlib.sha256(json.dumps(_plain(depends_on), sort_keys=True).encode()).hexdigest()[:16]
+    return f"{re.sub(r'[^a-z0-9.]+', '-', label.lower()).strip('-')[:60]}-{digest}"
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Readable JSON; a number that is not finite becomes its name."""
+    from dipc.report.figures import json_value
+
+    return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of the folder. BadFile if it is none."""
+    try:
+        held = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path}: no JSON ({error}); remove it, and what it held is made again") from error
+    if not isinstance(held, dict):
+        raise BadFile(f"{path}: no JSON object; remove it, and what it held is made again")
+    return held
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    return json.loads(json_bytes(value))
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,118 @@
+"""One cell: compile a pipeline on the captured model, measure it on the text beside the dense one, count its bytes.
+
+Shape legend: T tokens of a window, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dipc.backends._session import Session, Step
+from dipc.evaluation.perplexity import evaluate, perplexity
+from dipc.ir.program import Program, is_buffer
+from dipc.ir.weight_parts import pruned_values, values_per_entry
+from dipc.memory.lowering import lower, reads_of
+from dipc.memory.trace import Trace
+from dipc.studies.compare.result import Figures
+from dipc.text import Text
+from dipc.tuning.lora.adapter import adapted_name
+
+REMEMBERED_BYTES = 2 << 30
+Watch = Callable[[int, int], None]
+
+
+class Remembered:
+    """A session that is fed a whole window per call, and keeps what came of it as long as there is room.
+
+    Every cell is compared with the same dense logits, which need not be computed for each.
+
+    Args:
+        session: what runs.
+        most_bytes: of logits to keep.
+    """
+
+    def __init__(self, session: Session, most_bytes: int = REMEMBERED_BYTES) -> None:
+        self.session, self.identity, self.position = session, session.identity, 0
+        self._room = most_bytes
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+
+    def reset(self) -> None:
+        """Each call is a sequence of its own already."""
+
+    def new_sequence(self) -> None:
+        """Each call is a sequence of its own already."""
+
+    def state(self, name: str) -> Tensor:
+        """The present value of a carried input."""
+        return self.session.state(name)
+
+    def step(self, ids: Sequence[int] | Tensor, *, dense: bool = False) -> Step:
+        """Logits [T, V] of a window of tokens [T]."""
+        window = tuple(torch.as_tensor(ids).tolist())
+        logits_TV = self._kept.get(window)
+        if logits_TV is None:
+            self.session.new_sequence()
+            logits_TV = self.session.step(ids, dense=dense).logits
+            if logits_TV.nbytes <= self._room:
+                self._room -= logits_TV.nbytes
+                self._kept[window] = logits_TV
+        return Step(logits_TV, {})
+
+
+def of_dense(program: Program, session: Session, text: Text, watch: Watch, **extent: Any) -> Figures:
+    """The figures of the dense model; what its session remembers serves all that is measured beside it."""
+    score = perplexity(session, text, progress=watch, **extent)
+    return Figures(score.perplexity, score.bits_per_byte, 0.0, 1.0, None, *bytes_read(program, program, None))
+
+
+def measure(program: Program, captured: Program, dense: Session, text: Text, watch: Watch, **extent: Any) -> Figures:
+    """The figures of a program on a text.
+
+    Args:
+        program: as compiled.
+        captured: the model that it was compiled from.
+        dense: what runs that.
+        text: what to measure on.
+        watch: called with windows done and in all.
+        **extent: `seq_len` and `max_tokens`, as for `evaluate`.
+    """
+    score = evaluate(program, text, dense=dense, record=True, progress=watch, **extent)
+    own = (score.perplexity, score.bits_per_byte, score.kl_to_dense, score.density, score.hit_rate)
+    return Figures(*own, *bytes_read(program, captured, score.trace))
+
+
+def bytes_read(program: Program, captured: Program, trace: Trace | None) -> tuple[float, float, float]:
+    """Bytes that a token reads: of the MLPs by the masks, of all else, and what of both holds no parameter.
+
+    What holds none is every tensor that the captured model does not have in one form or another: predictors, norms of
+    columns, scales and zeros, and the bits that say what was pruned.
+    """
+    traffic, parts, pruned = lower(program), values_per_entry(program.graph), pruned_values(program.graph)
+    values, width = set(pruned.values()), program.info.weight_bits / 8
+    own = {*captured.weights, *map(adapted_name, captured.weights)}
+
+    def size_bytes(name: str) -> float:
+        weight = program.weights[name]
+        exact = name in parts and name not in values
+        return weight.numel() * (float(weight.element_size()) if exact else width)
+
+    def is_overhead(name: str) -> bool:
+        if name in parts:
+            return name in pruned or (parts[name] == 0 and name not in values)
+        return name not in own and not is_buffer(name)
+
+    travelling = {read.weight: read.travelling for node in program.graph.nodes for read in reads_of(node)}
+    mlp_bytes = overhead_bytes = 0.0
+    resident = set(program.weights)
+    for site in traffic.sites:
+        density = 1.0 if site.full or trace is None else trace.density(site.name)
+        fetched = {name for matrix in site.matrices for name in (matrix, *travelling[matrix])}
+        mlp_bytes += density * site.size_bytes
+        overhead_bytes += density * sum(map(size_bytes, filter(is_overhead, fetched)))
+        resident -= fetched
+    overhead_bytes += sum(map(size_bytes, filter(is_overhead, resident)))
+    return mlp_bytes, traffic.resident_bytes - traffic.resident_unread_bytes, overhead_bytes

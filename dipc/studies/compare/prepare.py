@@ -1,0 +1,84 @@
+"""What cells need beforehand, made once and kept in the folder: a calibration, and an adapter for each trained cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dipc.ir.program import Program
+from dipc.pipeline.runner import Pass
+from dipc.studies.compare.folder import Folder
+from dipc.text import Text
+
+CALIBRATION = "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How adapters are trained (section 6.1: rank 32, 1,000 iterations).
+
+    Attributes:
+        text: what on.
+        rank: of the adapters.
+        iterations: of each.
+        seed: of the order of windows and the first matrices.
+    """
+
+    text: Text
+    rank: int
+    iterations: int
+    seed: int
+
+    def depends_on(self) -> dict[str, Any]:
+        """For the names of what comes of it."""
+        return {"text": self.text.digest, "rank": self.rank, "iterations": self.iterations, "seed": self.seed}
+
+
+def calibration(
+    folder: Folder,
+    program: Program,
+    text: Text,
+    seed: int,
+    progress: Callable[[str], None],
+    *,
+    seq_len: int,
+    max_tokens: int | None,
+) -> Path:
+    """The folder's calibration, made now if there is none, in windows of `seq_len` tokens.
+
+    Raises:
+        UsageError: the folder's own was made otherwise, or the text is too short.
+    """
+    from dipc.tuning.measure import calibrate
+
+    made_from = {"calibration text": text.name, "calibration text digest": text.digest}
+    folder.agree("calibration.json", {**made_from, "calibration tokens at most": max_tokens, "calibration seed": seed})
+    path = folder.path / CALIBRATION
+    if not path.exists():
+
+        def say(what: str, done: int, total: int) -> None:
+            progress(f"calibrating, {what} {done}/{total}")
+
+        calibrate(program, text, max_tokens=max_tokens, seq_len=seq_len, seed=seed, progress=say).save(path)
+    return path
+
+
+def adapter(
+    folder: Folder,
+    name: str,
+    program: Program,
+    passes: Sequence[Pass],
+    training: Training,
+    progress: Callable[[int, int], None],
+) -> Path:
+    """The adapter of a cell, trained now if it was not; a training that was cut off goes on where it stopped."""
+    from dipc.tuning.lora.finetune import finetune
+
+    (folder.path / "adapters").mkdir(exist_ok=True)
+    path = folder.path / "adapters" / name
+    if not path.exists():  # the name says what it was made from
+        options: dict[str, Any] = {"rank": training.rank, "iterations": training.iterations, "seed": training.seed}
+        finetune(program, passes, training.text, path, progress=progress, **options)
+    return path

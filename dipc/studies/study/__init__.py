@@ -1,0 +1,12 @@
+"""Studies: what methods do on a device, over densities, DRAM, flash, policies and gamma; and the plan that follows.
+
+`asked` says what is wanted, `grid` what has to be made for it, `make` makes one run and `workers` many, `pricing` says
+what a run costs on every device, `search` and `targets` find the highest throughput at a perplexity, `findings` say
+what the figures show, `result` is what comes out, and `plan` picks one point of it.
+"""
+
+from __future__ import annotations
+
+from dipc.studies.study.result import Study
+
+__all__ = ["Study"]

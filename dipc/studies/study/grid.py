@@ -1,0 +1,101 @@
+"""The cells of a study, each a method at a density, and the run that each needs on so much DRAM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from dipc.errors import CalibrationNeeded, UnsupportedModel, UsageError
+from dipc.studies.study.make import Measured, Run
+from dipc.studies.study.pricing import capacities
+from dipc.studies.study.programs import Programs
+from dipc.studies.study.search import next_density
+from dipc.studies.study.variants import Variant, follows_cache
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method with all of its options."""
+
+    variant: Variant
+    density: float
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A cell's pipeline and gamma, and why it cannot be compiled if it cannot."""
+
+    pipeline: str
+    gamma: float | None
+    reason: str | None = None
+
+
+class Grid:
+    """Cells, which may become more while the study searches.
+
+    Args:
+        programs: that they are compiled of.
+        drams: sizes in bytes.
+        context: positions of KV cache.
+    """
+
+    def __init__(self, programs: Programs, drams: Iterable[int], context: int) -> None:
+        self.programs, self.drams, self.context = programs, tuple(dict.fromkeys(drams)), context
+        self.cells: dict[Cell, Compiled] = {}
+        self._runs: dict[tuple[Cell, int], Run | str] = {}
+
+    def add(self, cells: Iterable[Cell]) -> None:
+        """Add cells, compiling them."""
+        for cell in cells:
+            if cell not in self.cells:
+                self.cells[cell] = self._compiled(cell)
+                self._runs |= {(cell, dram): self._run(cell, dram) for dram in self.drams}
+
+    def run(self, cell: Cell, dram: int) -> Run | str:
+        """What has to be made for a cell on so much DRAM, or why nothing can be."""
+        return self._runs[cell, dram]
+
+    def runs(self) -> Iterator[Run]:
+        """All runs, each once."""
+        yield from dict.fromkeys(run for run in self._runs.values() if isinstance(run, Run))
+
+    def search(
+        self, variant: Variant, measured: Mapping[Run, Measured], limits: Iterable[float], step: float
+    ) -> Iterator[Cell]:
+        """The cells to measure next, to find where the variant's perplexity passes the limits."""
+        if variant.entry.is_fixed or not step:
+            return
+        cells = [cell for cell in self.cells if cell.variant == variant]
+        tried = {cell.density for cell in cells}
+        wanted: dict[float, None] = {}
+        for dram in self.drams:
+            runs = {cell.density: self._runs[cell, dram] for cell in cells}
+            known = {d: measured[r].perplexity for d, r in runs.items() if isinstance(r, Run) and r in measured}
+            for limit in limits if known else ():
+                density = next_density(known, tried, limit, step)
+                if density is not None and variant.entry.stands_at(density):
+                    wanted[density] = None
+        yield from (Cell(variant, density) for density in wanted)
+
+    def _compiled(self, cell: Cell) -> Compiled:
+        pipeline = cell.variant.entry.pipeline(cell.density)
+        try:
+            passes = cell.variant.passes(cell.density)
+            pipeline = cell.variant.pipeline(cell.density)
+            self.programs.lowered(pipeline)
+        except CalibrationNeeded:
+            return Compiled(pipeline, cell.variant.gamma, "needs a calibration: give one that `dipc calibrate` wrote")
+        except (UsageError, UnsupportedModel) as error:
+            return Compiled(pipeline, cell.variant.gamma, str(error))
+        return Compiled(pipeline, next((item.gamma for item in passes if follows_cache(item)), None))  # type: ignore[attr-defined]
+
+    def _run(self, cell: Cell, dram: int) -> Run | str:
+        compiled = self.cells[cell]
+        if compiled.reason is not None:
+            return compiled.reason
+        try:
+            room = capacities(self.programs.lowered(compiled.pipeline), dram, self.context)
+        except UsageError as error:
+            return str(error)
+        gamma = "" if compiled.gamma is None else f" gamma {compiled.gamma:g}"
+        return Run(f"{cell.variant.method} {cell.density:g}{gamma}", compiled.pipeline, room)

@@ -1,0 +1,169 @@
+"""Points: every cell at every place under every policy, from the activity that its run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dipc.errors import UsageError
+from dipc.memory.lowering import with_capacities
+from dipc.memory.price import Price
+from dipc.memory.synthetic import synthetic_trace
+from dipc.memory.trace import Trace
+from dipc.studies.study.asked import Asked
+from dipc.studies.study.grid import Cell, Grid
+from dipc.studies.study.make import DENSE_RUN, Measured, Run, Store
+from dipc.studies.study.pricing import Place, Priced, cost_of, point_id, priced
+from dipc.studies.study.result import Point
+from dipc.studies.study.variants import DENSE
+
+NO_TRACE = "every weight is read for every token; no trace is needed"
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a run's price rests on: its trace if it needs one, where that comes from, and its seed if it was drawn."""
+
+    trace: Trace | None
+    source: str
+    seed: int | None
+
+
+@dataclass
+class Points:
+    """What everything costs.
+
+    Attributes:
+        asked: places, policies, and how missed units are read.
+        grid: the cells.
+        warmup: tokens that fill the caches; None for a quarter of the trace.
+        seed: of activity that is drawn.
+        store: finished runs; None for a model without weights.
+        measured: what runs gave.
+        failures: why runs were not made.
+        warmed: tokens that filled the caches of the last cell that was priced.
+    """
+
+    asked: Asked
+    grid: Grid
+    warmup: int | None
+    seed: int
+    store: Store | None
+    measured: Mapping[Run, Measured]
+    failures: Mapping[Run, str]
+    warmed: int | None = None
+
+    def all(self) -> Iterator[Point]:
+        """The points, the dense model's first.
+
+        Raises:
+            UsageError: not even the dense model can be priced anywhere.
+        """
+        dense = {found.place: found for found in self._dense()}
+        if all(found.price is None for found in dense.values()):
+            raise UsageError(str(next(iter(dense.values())).reason))
+        yield from map(self._dense_point, dense.values())
+        order = {variant: number for number, variant in enumerate(self.asked.variants)}
+        for cell in sorted(self.grid.cells, key=lambda cell: (order[cell.variant], -cell.density)):
+            for found, run, activity in self._cell(cell):
+                beside = dense[found.place].price
+                yield self._point(cell, found, run, activity, 0.0 if beside is None else beside.throughput)
+
+    def price(self, point: Point) -> Price | None:
+        """The price of a point, made anew, with all that points leave out."""
+        cells = (cell for cell, made in self.grid.cells.items() if made.pipeline == point.pipeline)
+        found = self._dense() if point.method == DENSE else (p for cell in cells for p, *_ in self._cell(cell))
+        return next((p.price for p in found if _is_at(point, p)), None)
+
+    def _dense(self) -> Iterator[Priced]:
+        lowered, asked = self.grid.programs.lowered(""), self.asked
+        return priced(lowered, asked.places, [asked.dense_policy], self.grid.context, asked.reads, None, 0)
+
+    def _cell(self, cell: Cell) -> Iterator[tuple[Priced, Run | None, Activity | None]]:
+        """A cell's prices, each with the run and the activity that it rests on."""
+        policies = [cell.variant.policy] if cell.variant.policy else list(self.asked.policies)
+        by_run: dict[Run | str, list[Place]] = {}
+        for place in self.asked.places:
+            by_run.setdefault(self.grid.run(cell, place.dram_bytes), []).append(place)
+        for run, places in by_run.items():
+            if isinstance(run, str):
+                yield from ((Priced(place, policy, None, run), None, None) for place in places for policy in policies)
+                continue
+            try:
+                if run in self.failures:
+                    raise UsageError(self.failures[run])
+                activity = self._activity(run)
+                found = list(self._priced(run, activity, places, policies))
+            except UsageError as error:
+                found = [Priced(place, policy, None, str(error)) for place in places for policy in policies]
+                activity = None
+            yield from ((item, run, activity) for item in found)
+
+    def _priced(self, run: Run, activity: Activity, places: list[Place], policies: list[str]) -> Iterator[Priced]:
+        warmup = 0
+        if activity.trace is not None:
+            warmup = self.warmed = activity.trace.tokens // 4 if self.warmup is None else self.warmup
+        lowered, reads = self.grid.programs.lowered(run.pipeline), self.asked.reads
+        return priced(lowered, places, policies, self.grid.context, reads, activity.trace, warmup)
+
+    def _activity(self, run: Run) -> Activity:
+        programs = self.grid.programs
+        if all(site.full for site in programs.lowered(run.pipeline).traffic.sites):
+            return Activity(None, NO_TRACE, None)
+        if self.store is not None:
+            trace = self.store.trace(run)
+            return Activity(
+                trace, f"recorded on {trace.meta.get('text')}" + (", closed loop" if run.capacities else ""), None
+            )
+        trace = synthetic_trace(with_capacities(programs.compiled(run.pipeline), dict(run.capacities)), self.seed)
+        return Activity(trace, str(trace.meta["source"]), self.seed)
+
+    def _dense_point(self, found: Priced) -> Point:
+        measured, place = self.measured.get(DENSE_RUN), found.place
+        return Point(
+            id=point_id(DENSE, 1.0, None, found.policy, place),
+            method=DENSE,
+            pipeline="",
+            density=1.0,
+            gamma=None,
+            policy=found.policy,
+            dram_bytes=place.dram_bytes,
+            flash_bytes_per_s=place.flash_bytes_per_s,
+            perplexity=None if measured is None else measured.perplexity,
+            kl=None if measured is None else 0.0,
+            density_measured=1.0,
+            cost=None if found.price is None else cost_of(found.price, found.price.throughput),
+            source="" if found.price is None else NO_TRACE,
+            reason=found.reason,
+        )
+
+    def _point(
+        self, cell: Cell, found: Priced, run: Run | None, activity: Activity | None, dense_speed: float
+    ) -> Point:
+        made, place = self.grid.cells[cell], found.place
+        measured = None if run is None else self.measured.get(run)
+        expected = None if found.price is None else self.grid.programs.lowered(made.pipeline).density
+        return Point(
+            id=point_id(cell.variant.method, cell.density, made.gamma, found.policy, place),
+            method=cell.variant.method,
+            pipeline=made.pipeline,
+            density=cell.density,
+            gamma=made.gamma,
+            policy=found.policy,
+            dram_bytes=place.dram_bytes,
+            flash_bytes_per_s=place.flash_bytes_per_s,
+            perplexity=None if measured is None else measured.perplexity,
+            kl=None if measured is None else measured.kl,
+            density_measured=expected if measured is None else measured.density,
+            cost=None if found.price is None else cost_of(found.price, dense_speed),
+            source="" if activity is None else activity.source,
+            seed=None if activity is None else activity.seed,
+            reason=found.reason,
+            failed=run in self.failures,
+        )
+
+
+def _is_at(point: Point, found: Priced) -> bool:
+    place = found.place
+    there = (place.dram_bytes, place.flash_bytes_per_s, found.policy)
+    return there == (point.dram_bytes, point.flash_bytes_per_s, point.policy)

@@ -1,0 +1,114 @@
+"""What a study goes over: methods with all of their options but the density.
+
+A cache-aware method selects for a cache, so its gamma and its policy are part of the program. Any other method knows of
+no cache, and its trace is replayed under whatever policy is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dipc.cache.policy import get_policy
+from dipc.errors import UsageError
+from dipc.pipeline.runner import Pass, parse_pipeline, pipeline_text, with_calibration
+from dipc.studies.compare.entries import Entry, choose
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with everything but its density.
+
+    Attributes:
+        entry: its pipeline, in which DENSITY stands for the density.
+        gamma: of its cache-aware selection; None where the pipeline says it or there is none.
+        policy: of its cache-aware selection; None where there is none.
+        calibration: the file for passes that take one and name none.
+    """
+
+    entry: Entry
+    gamma: float | None = None
+    policy: str | None = None
+    calibration: str | None = None
+
+    @property
+    def method(self) -> str:
+        """What the study calls the method."""
+        return self.entry.label
+
+    def passes(self, density: float) -> list[Pass]:
+        """The passes at a density. Raises UsageError where it cannot have that density."""
+        given = {"gamma": self.gamma, "policy": self.policy}
+        options = {name: value for name, value in given.items() if value is not None}
+        passes = [
+            dataclasses.replace(item, **options) if follows_cache(item) else item
+            for item in parse_pipeline(self.entry.pipeline(density))
+        ]
+        return passes if self.calibration is None else with_calibration(passes, self.calibration)
+
+    def pipeline(self, density: float) -> str:
+        """The same as text."""
+        return pipeline_text(self.passes(density))
+
+
+def follows_cache(item: Pass) -> bool:
+    """Whether a pass selects with an eye on a cache: it has a gamma and a policy."""
+    return hasattr(item, "gamma") and hasattr(item, "policy")
+
+
+def variants(
+    methods: str | Sequence[str],
+    densities: Sequence[float],
+    gammas: Sequence[float],
+    policies: Sequence[str],
+    calibration: str | None,
+) -> list[Variant]:
+    """The variants of the methods, without `dense`, which every study has.
+
+    Args:
+        methods: names or pipelines with DENSITY, as for `compare`.
+        densities: to try pipelines with.
+        gammas: of cache-aware methods whose pipeline says none.
+        policies: of which cache-aware methods take those that decide while a text runs.
+        calibration: a file, for the methods that take one.
+
+    Raises:
+        UsageError: a method or an option that is not known, or that a study cannot go over.
+    """
+    wanted = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
+    others = [item for item in wanted if item and item != DENSE]
+    if not any(wanted):
+        raise UsageError("methods: the list is empty; write dense,dip,dip-ca")
+    if not others:
+        return []
+    # An oracle reads more than its density says, which is no point on a device.
+    entries = [entry for entry in choose(others, densities) if entry.kind != "oracle"]
+    return [made for entry in entries for made in _variants(entry, gammas, policies, calibration)]
+
+
+def _variants(
+    entry: Entry, gammas: Sequence[float], policies: Sequence[str], calibration: str | None
+) -> Iterator[Variant]:
+    if entry.is_fixed and entry.least == 0:
+        raise UsageError(f"methods: {entry.template} has no DENSITY; a study goes over densities, so write one there")
+    if entry.is_trained:
+        raise UsageError(
+            f"methods: {entry.label} needs an adapter: write 'fuse-lora{{adapter=FOLDER}},...' with its own"
+        )
+    if not any(map(follows_cache, parse_pipeline(entry.pipeline(max(entry.least, 0.9))))):
+        yield Variant(entry, calibration=calibration)
+        return
+    own = {name: re.search(rf"\b{name}\s*=\s*([^\s}}]+)", entry.template) for name in ("gamma", "policy")}
+    for policy in [own["policy"][1]] if own["policy"] else filter(works_online, policies):
+        for gamma in (None,) if own["gamma"] else gammas:
+            yield Variant(entry, gamma, policy, calibration)
+
+
+def works_online(policy: str) -> bool:
+    """Whether a cache under the policy holds anything, and knows what before the text has ended."""
+    rule = get_policy(policy)
+    return rule.online and rule.capacity(1) > 0

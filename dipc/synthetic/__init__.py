@@ -1,6 +1,0 @@
-"""Activity that is made up: drawn from a model that was fitted on a real one (README.md)."""
-
-from dipc.synthetic.activity import ActivityModel, default_activity
-from dipc.synthetic.generate import SYNTHETIC_TOKENS, synthetic_trace
-
-__all__ = ["SYNTHETIC_TOKENS", "ActivityModel", "default_activity", "synthetic_trace"]

@@ -1,0 +1,262 @@
+"""Recovery: low-rank adapters that win back what a method loses (sections 4 and 6.1 of the paper).
+
+They are trained with every token sparse, so that the next tokens' distributions come near the dense model's. The result
+is a LoRA checkpoint of PEFT for the original model, which the pass `fuse-lora` folds into the weights before the method
+runs, so that the compiled model has no adapter (Eq. 9).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dipc.artifact.artifact import check_output
+from dipc.backends._session import Identity
+from dipc.digests import passes_digest
+from dipc.errors import BadFile, UsageError
+from dipc.frontend.hugging_face import capture
+from dipc.ir.program import Program
+from dipc.pipeline.runner import Pass, parse_pipeline, pipeline_text, run_pipeline, with_calibration
+from dipc.report.figures import document
+from dipc.text import Text, windows
+from dipc.tuning.lora.adapter import RECORD, peft_module
+from dipc.tuning.lora.adapter_file import read_record
+from dipc.tuning.lora.distillation import Course, Quality, Training, compare
+from dipc.tuning.lora.trainable import Trainable
+from dipc.tuning.lora.trained_adapters import TrainedAdapters
+from dipc.tuning.lora.training_file import Recipe, TrainingFile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HELD_OUT = 0.1
+"""Share of the windows, from the end of the text, that is not trained on."""
+MOST_HELD_OUT = 32
+SAVE_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A trained adapter.
+
+    Attributes:
+        folder: where it is.
+        recipe: all that it depends on.
+        density: of the MLPs, as the method was compiled.
+        modules: paths of the layers that have an adapter.
+        parameters: trained, in all.
+        windows: trained on.
+        held_out: windows that were not, on which the qualities were measured.
+        losses: KL(dense || sparse) of each iteration, in nats per token.
+        dense: the dense model's quality.
+        before: the sparse model's without the adapter.
+        after: and with it.
+        seconds: that the training took, interruptions left out.
+    """
+
+    folder: str
+    recipe: Recipe
+    density: float
+    modules: tuple[str, ...]
+    parameters: int
+    windows: int
+    held_out: int
+    losses: tuple[float, ...]
+    dense: Quality
+    before: Quality
+    after: Quality
+    seconds: float
+
+    @property
+    def passes(self) -> str:
+        """What to compile: the adapter folded, then the pipeline that it was trained for."""
+        from dipc.passes.fuse_lora import FuseLora
+
+        return f"{FuseLora(self.folder)},{self.recipe.pipeline}"
+
+
+def finetune(
+    model: Program | str | Path | nn.Module,
+    passes: str | Sequence[Pass],
+    text: Text | str,
+    out: str | Path,
+    *,
+    rank: int = 32,
+    iterations: int = 1000,
+    batch: int = 1,
+    seq_len: int | None = None,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    calibration: str | Path | None = None,
+    resume: bool = True,
+    save_every_s: float = SAVE_EVERY_S,
+    progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[float], None] | None = None,
+    **capture_options: Any,
+) -> Finetuned:
+    """Train adapters for a method and write them as a PEFT checkpoint.
+
+    The same arguments give the same adapters, bit for bit on the same machine, whether or not the training was cut off
+    and called again.
+
+    Args:
+        model: a Program, or what `capture` takes.
+        passes: the method, as pipeline text or passes; nothing that rounds weights or prunes them for good.
+        text: what to train on; its end is held out.
+        out: the new folder.
+        rank: of the adapters; 32 as in the paper, which trains 1,000 iterations.
+        iterations: updates.
+        batch: windows of an iteration.
+        seq_len: tokens of a window; by default the model's context, at most 256.
+        learning_rate: the largest; it rises over the first twentieth of the iterations and falls to zero.
+        seed: of the adapters' random matrices and of the windows' order.
+        calibration: a file by `dipc calibrate` for every pass that takes one and was given none.
+        resume: go on with a training that was cut off, and take a finished one as it is; otherwise begin anew.
+        save_every_s: seconds after which a training that is cut off has kept its state.
+        progress: called with iterations done and in all.
+        watch: called with the loss of each iteration.
+        **capture_options: for `capture`.
+
+    Raises:
+        UsageError: options out of range, a text of a single window, no method, rounded weights, no weights, or a folder
+            that exists or was begun otherwise.
+        MissingDependency: no peft.
+    """
+    peft_module()
+    out, text = Path(out), Text("text", text) if isinstance(text, str) else text
+    ordered = parse_pipeline(passes) if isinstance(passes, str) else list(passes)
+    ordered = ordered if calibration is None else with_calibration(ordered, str(calibration))
+    if not (resume and (out / RECORD).is_file()):
+        check_output(out)
+    _check_positive(rank=rank, iterations=iterations, batch=batch, learning_rate=learning_rate)
+    program = model if isinstance(model, Program) else capture(model, **capture_options)
+    info = program.info
+    seq_len = min(info.context, 256) if seq_len is None else seq_len
+    recipe = Recipe(
+        model=info.name,
+        digest=info.digest,
+        pipeline=pipeline_text(ordered),
+        passes=passes_digest(ordered),
+        text=text.name,
+        text_digest=text.digest,
+        rank=rank,
+        iterations=iterations,
+        batch=batch,
+        seq_len=seq_len,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    if resume and (out / RECORD).is_file():
+        return _finished(out, recipe)
+    sparse = run_pipeline(program, ordered).program
+    if not info.has_weights:
+        raise UsageError(f"{info.name} was captured from a config alone: it has no weights to train adapters for")
+    adapters = TrainedAdapters(sparse, rank, seed)
+    trained, held_out = _split([w.ids for w in windows(Identity.of(sparse, "eager"), text, seq_len, None, 0)], text)
+    course = Course(iterations, batch, learning_rate, seed)
+    learning = Trainable(sparse, adapters.adapted)
+    training = Training(sparse.reference, learning, adapters.parameters, trained, course)
+    seconds = _train(training, TrainingFile.beside(out), recipe, resume, save_every_s, progress, watch)
+    dense, before, after = compare(sparse.reference, [Trainable(sparse, {}), learning], held_out)
+    result = Finetuned(
+        folder=str(out),
+        recipe=recipe,
+        density=sparse.method.density,
+        modules=adapters.modules,
+        parameters=sum(p.numel() for p in adapters.parameters.values()),
+        windows=len(trained),
+        held_out=len(held_out),
+        losses=tuple(training.losses),
+        dense=dense,
+        before=before,
+        after=after,
+        seconds=seconds,
+    )
+    _write(result, adapters, out)
+    TrainingFile.beside(out).remove()
+    return result
+
+
+def _check_positive(**options: float) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise UsageError(f"{name} is {value:g}; it must be above 0")
+
+
+def _split(rows: list[Tensor], text: Text) -> tuple[list[Tensor], list[Tensor]]:
+    """Windows to train on, and those at the end that are held out."""
+    count = min(MOST_HELD_OUT, max(1, int(HELD_OUT * len(rows))))
+    if len(rows) < 2:
+        raise UsageError(f"{text.name}: one window is all of it, and one has to be held out; give more text")
+    return rows[:-count], rows[-count:]
+
+
+def _train(
+    training: Training,
+    file: TrainingFile,
+    recipe: Recipe,
+    resume: bool,
+    save_every_s: float,
+    progress: Callable[[int, int], None] | None,
+    watch: Callable[[float], None] | None,
+) -> float:
+    """Train to the end, from where the file says; the seconds that it took."""
+    if not resume:
+        file.remove()
+    held = file.load(recipe)
+    if held is not None:
+        training.restore(held[0])
+    before = 0.0 if held is None else held[1]
+    start = saved = time.perf_counter()
+    while len(training.losses) < recipe.iterations:
+        loss = training.step()
+        now = time.perf_counter()
+        if now - saved >= save_every_s:
+            file.save(recipe, training.tensors(), before + now - start)
+            saved = now
+        if watch is not None:
+            watch(loss)
+        if progress is not None:
+            progress(len(training.losses), recipe.iterations)
+    return before + time.perf_counter() - start
+
+
+def _write(result: Finetuned, adapters: TrainedAdapters, out: Path) -> None:
+    """The folder, whole or not at all."""
+    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        staging.mkdir()
+        adapters.save(staging, result.recipe.model)
+        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "folder"}
+        record = json.dumps(document("adapter", **fields), indent=1, allow_nan=False)
+        (staging / RECORD).write_text(record, "utf-8")
+        check_output(out)
+        staging.rename(out)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _finished(out: Path, recipe: Recipe) -> Finetuned:
+    """The result that a folder holds. UsageError if it was made from something else."""
+    from pydantic import TypeAdapter, ValidationError
+
+    record = read_record(out)
+    fields = {f.name: record.get(f.name) for f in dataclasses.fields(Finetuned)}
+    try:
+        found = TypeAdapter(Finetuned).validate_python({**fields, "folder": str(out)})
+    except ValidationError as error:
+        raise BadFile(f"{out / RECORD}: {error.errors()[0]['msg']}") from None
+    if difference := recipe.differs(found.recipe):
+        raise UsageError(f"{out} holds an adapter with {difference}; choose another folder or remove it")
+    return found

@@ -1,0 +1,154 @@
+"""`calibrate`: measure a dense model on text, once, for all that the methods need to know of it.
+
+The text is read in windows, one at a time; of each only sums and counts are kept, so of the text nothing but its tokens
+is held as a whole.
+
+Shape legend: N windows of T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dipc.backends._session import Identity
+from dipc.calibration.file import PARTS, Calibration
+from dipc.errors import UnknownName, UsageError
+from dipc.ir.program import Program
+from dipc.pipeline.runner import make_pass, run_pipeline
+from dipc.text import Text, sample_text, windows
+from dipc.tuning.activity import Activity, Watcher
+from dipc.tuning.jacobian import SensitivityStudy
+from dipc.tuning.magnitudes import MagnitudeStudy
+from dipc.tuning.predictors import EPOCHS, HIDDEN, train_predictors
+from dipc.version import __version__
+
+MAX_TOKENS = 131_072
+"""Of the text, unless told otherwise: so the memory that its tokens take does not grow with it."""
+SAMPLE_WINDOWS = 64
+SAMPLE_TOKENS = 512
+
+Progress = Callable[[str, int, int], None]
+
+
+def calibrate(
+    program: Program,
+    text: Text | str | None = None,
+    *,
+    parts: Sequence[str] = PARTS,
+    max_tokens: int | None = MAX_TOKENS,
+    seq_len: int | None = None,
+    hidden: int = HIDDEN,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Measure a model on text.
+
+    Args:
+        program: with weights and a tokenizer. What is measured is its dense form (`Program.reference`).
+        text: what to measure on; by default the sample that comes with dipc, which is small.
+        parts: what to measure, of `dipc.calibration.file.PARTS`.
+        max_tokens: use only so many tokens from the start of the text; None for all of it.
+        seq_len: tokens of a window; by default the model's context, at most 2,048. A last window that is not full is
+            left out.
+        hidden: the predictors' hidden width.
+        epochs: passes over the text that the predictors take at most.
+        seed: of the probes, the predictors and the sample of windows.
+        progress: called with what is going on, how much of it is done and how much there is.
+
+    Raises:
+        UsageError: no weights, no tokenizer, an unknown part, or a text shorter than a window.
+        UnsupportedModel: the model has no gated MLP.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise UnknownName("part of a calibration", part, PARTS)
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; it must be at least 0")
+    dense = dense_form(program)
+    text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
+    model = Identity.of(dense, "eager")
+    seq_len = model.usual_context if seq_len is None else seq_len
+    rows = full_windows(model, text, seq_len, max_tokens)
+    sample = _sample(rows, seed)
+    tensors = {"windows": sample, **_study(dense, rows, parts, seed, progress)}
+    if "predictors" in parts:
+        tensors |= train_predictors(dense, rows, hidden=hidden, epochs=epochs, seed=seed, progress=progress)
+    if "allocation" in parts:
+        tensors |= _allocation(dense, sample, progress)
+    meta: dict[str, str | int | float] = {
+        "model": model.name,
+        "digest": model.digest,
+        "text": text.name,
+        "text_digest": text.digest,
+        "tokens": len(rows) * seq_len,
+        "seq_len": seq_len,
+        "seed": seed,
+        "dipc": __version__,
+    }
+    return Calibration(meta, tensors)
+
+
+def dense_form(program: Program) -> Program:
+    """The program before any method, with `glu` nodes."""
+    dense = program.reference
+    if not dense.info.has_weights:
+        raise UsageError(f"{dense.info.name} was captured from a config alone: it has no weights to calibrate")
+    return dense if dense.mlps else run_pipeline(dense, [make_pass("outline-glu", {})]).program
+
+
+def full_windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None) -> list[Tensor]:
+    """Token ids [T] of every window of a text that is full; UsageError where none is."""
+    found = [window.ids for window in windows(model, text, seq_len, max_tokens, 0)]
+    full = [ids for ids in found if len(ids) == seq_len]
+    if not full:
+        raise UsageError(
+            f"{text.name}: its {len(found[0])} tokens are less than a window of {seq_len}; give more text or a "
+            "smaller seq_len"
+        )
+    return full
+
+
+def _sample(rows: Sequence[Tensor], seed: int) -> Tensor:
+    """i64[N, T]: one window from each of up to 64 stretches of equal length, its first 512 tokens."""
+    count = min(SAMPLE_WINDOWS, len(rows))
+    within = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    chosen = ((torch.arange(count) + within) * len(rows) / count).long()
+    return torch.stack([rows[i][:SAMPLE_TOKENS] for i in chosen.tolist()])
+
+
+def _study(
+    dense: Program, rows: Sequence[Tensor], parts: Sequence[str], seed: int, progress: Progress | None
+) -> dict[str, Tensor]:
+    """The parts that one pass over the text gives."""
+    studies: list[MagnitudeStudy | SensitivityStudy] = []
+    if "thresholds" in parts:
+        studies.append(MagnitudeStudy())
+    if "sensitivity" in parts:
+        studies.append(SensitivityStudy(seed))
+    if not studies:
+        return {}
+
+    def see(activity: Activity) -> None:
+        for study in studies:
+            study.see(activity)
+
+    watcher = Watcher(dense, see)
+    for done, ids in enumerate(rows, 1):
+        watcher.read(ids)
+        if progress is not None:
+            progress("activations", done, len(rows))
+    return {name: tensor for study in studies for name, tensor in study.tensors().items()}
+
+
+def _allocation(dense: Program, sample: Tensor, progress: Progress | None) -> dict[str, Tensor]:
+    from dipc.tuning.search import search
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("density allocation", done, total)
+
+    return search(dense, sample, progress=report).to_tensors()
