@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dipc.artifact.artifact as _artifact
+import dipc.artifact.writer as _artifact
 from dipc.backends.cost import Estimate, estimate
 from dipc.calibration.file import Calibration
 from dipc.errors import UnknownName

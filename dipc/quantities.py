@@ -1,9 +1,10 @@
-"""Sizes and bandwidths as people write them: a number and its unit, never a bare number."""
+"""Quantities as people write and read them: sizes and rates with their units, numbers with three to four digits."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_HALF_UP, Decimal
 
 from dipc.errors import UsageError
@@ -27,6 +28,9 @@ _JOULES_PER_UNIT = {
     "mJ": Decimal("1e-3"),
     "J": Decimal(1),
 }
+NONE = "-"
+NO_BREAK = "\u2800"
+"""A blank at which no line is broken, printed as a plain space; rich breaks lines at U+00A0 too."""
 _PRINTED_UNITS = ("B", "kB", "MB", "GB", "TB")
 # Fifteen digits stay exact in a float and are far past any device; more of them is a slip or an attack.
 _QUANTITY = re.compile(r"\s*([+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([^\s0-9.].*?)?\s*")
@@ -117,3 +121,37 @@ def _correction(number: str, unit: str, suffix: str, example: Callable[[str], st
     if bare in _BYTES_PER_UNIT:  # a size where a bandwidth belongs, or the other way round
         return f'write "{number} {bare}{suffix}"'
     return example(number)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A count in full, a measure with so many significant digits; "-" for None."""
+    if value is None:
+        return NONE
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}".rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """A density with three significant digits and no zeros at its end: "0.5", "1"; "-" for None."""
+    return NONE if value is None else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """A share of 1 as a percentage with one decimal; "-" for None."""
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """`[0, 1, 2, 5]` -> `0-2,5`."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -9,17 +9,32 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dipc.backends._session import Identity
 from dipc.errors import UsageError
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
+
+
+class Tokenized(Protocol):
+    """What reads text: a model's name for messages, its context in tokens, and its tokenizer, None without one."""
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a sequence."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The one of transformers that came with the model."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class Tokens:
         return [Window(ids[s : s + seq_len], ends[s : s + seq_len]) for s in starts]
 
 
-def tokens_of(model: Identity, text: Text, max_tokens: int | None = None) -> Tokens:
+def tokens_of(model: Tokenized, text: Text, max_tokens: int | None = None) -> Tokens:
     """The text as the model's tokenizer has it.
 
     Raises:
@@ -113,7 +128,7 @@ def tokens_of(model: Identity, text: Text, max_tokens: int | None = None) -> Tok
     return found
 
 
-def windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None, head: int) -> list[Window]:
+def windows(model: Tokenized, text: Text, seq_len: int, max_tokens: int | None, head: int) -> list[Window]:
     """Rows of at most `seq_len` tokens.
 
     Where the tokenizer starts a text with a token of its own, so does each row. Rows of no more than `head` tokens,
@@ -157,7 +172,7 @@ def encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, I
     return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
 
 
-def tokenizer_of(model: Identity) -> Any:
+def tokenizer_of(model: Tokenized) -> Any:
     """The model's tokenizer. UsageError if it came without one."""
     if model.tokenizer is None:
         raise UsageError(f"{model.name} came without a tokenizer; it can be inspected and estimated, not run on text")

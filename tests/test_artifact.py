@@ -14,9 +14,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import dipc.artifact.artifact as artifact
-from dipc.artifact.artifact import add_report, check_output, dump_name, is_artifact, load, save
+import dipc.artifact.writer as artifact
+from dipc.artifact.writer import add_report, dump_name, is_artifact, load, save
 from dipc.errors import BadFile, UsageError
+from dipc.files import check_output
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import Program
 from dipc.pipeline.numeric_check import probe_logits

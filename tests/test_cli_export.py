@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from clitools import Cli, cli, model, out  # noqa: F401
 
-from dipc.artifact.artifact import load
+from dipc.artifact.writer import load
 from dipc.errors import UnsupportedModel
 
 
@@ -89,7 +89,7 @@ def test_without_the_extra_nothing_is_begun(
 ) -> None:
     monkeypatch.setitem(sys.modules, absent, None)
     monkeypatch.setattr("dipc.api.capture", None)
-    monkeypatch.setattr("dipc.artifact.artifact.load", None)
+    monkeypatch.setattr("dipc.artifact.writer.load", None)
     wanted = f"exporting needs {absent}: pip install 'dipc[onnx]'"
     cli("export", out, "-o", tmp_path / "out").fails(6, wanted)
     cli("compile", model, "-p", "dip", "-o", tmp_path / "out", "--backend", "onnx").fails(6, wanted)

@@ -14,8 +14,9 @@ from test_eager import TEXT, Letters, lettered
 from torch import Tensor
 
 from dipc.api import evaluate, perplexity
-from dipc.backends._session import Identity, Step
+from dipc.backends._session import Step
 from dipc.errors import UsageError
+from dipc.ir.identity import Identity
 from dipc.ir.program import Method
 from dipc.text import Text
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from dipc.api import compile as compile_program
 from dipc.api import to_dict
+from dipc.documents import document
 from dipc.ir.pattern import Mismatch
 from dipc.pipeline.runner import Pass, PassLog
+from dipc.quantities import NO_BREAK, number, percent, ranges, share
 from dipc.report import compiled_dict, estimate_dict, score_dict
 from dipc.report.compiled import deviation_text, operators_text
 from dipc.report.diff import changes, layer_of
 from dipc.report.explain import verdicts
-from dipc.report.figures import NO_BREAK, document, number, percent, ranges, share
 from dipc.report.passes import attributes, options, summary
 
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipc.errors import MissingDependency, UnknownName, UsageError
+from dipc.files import file_lock
 from dipc.memory.flash import Reads
 from dipc.studies.study import workers
 from dipc.studies.study.asked import Increase, asked, increase
-from dipc.studies.study.claims import claimed
 from dipc.studies.study.findings import findings
 from dipc.studies.study.result import Cost, Point, Study
 from dipc.studies.study.search import EXACT, bracket, next_density
@@ -263,7 +263,7 @@ def test_a_claim_lets_one_in_at_a_time(tmp_path: Path) -> None:
     def work() -> None:
         nonlocal inside, most
         for _ in range(5):
-            with claimed(path):
+            with file_lock(path):
                 inside += 1
                 most = max(most, inside)
                 time.sleep(0.001)

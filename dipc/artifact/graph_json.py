@@ -29,7 +29,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import fx
 
-from dipc.artifact.graph_names import check_weight_names, first_problem, resolve_target, target_text
+from dipc.artifact.graph_names import check_weight_names, resolve_target, target_text
+from dipc.documents import first_problem
 from dipc.errors import BadFile, DipcError, UnsupportedModel
 from dipc.ir.program import Port, PortKind, Program, TensorType
 

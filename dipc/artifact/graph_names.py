@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import fx
 
 from dipc.errors import BadFile, DipcError
@@ -74,11 +73,3 @@ def target_text(target: Any) -> str:
     if resolve_target(text) is not target:
         raise BadFile(f"{target} is not the operator {text!r}")
     return text
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with a file, as one line: where and what."""
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part)[:80] for part in problem["loc"])
-    what = "unknown key" if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument") else problem["msg"]
-    return f"{where}: {what[:1].lower()}{what[1:]}" if where else what

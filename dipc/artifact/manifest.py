@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dipc.artifact.graph_names import first_problem
+from dipc.documents import first_problem, read_json
 from dipc.errors import BadFile
 from dipc.ir.program import Method, Mlp, ModelInfo
 from dipc.pipeline.runner import PassLog
@@ -55,29 +55,6 @@ class Manifest(BaseModel):
 
 def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()
-
-
-def read_json(raw: bytes, where: object) -> dict[str, Any]:
-    """A JSON object from bytes; BadFile, with `where` in front, for everything else."""
-    try:
-        data = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise BadFile(f"{where}: not valid JSON: {reason[:200]}") from None
-    if not isinstance(data, dict):
-        raise BadFile(f"{where}: must hold a JSON object")
-    return data
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,41 +6,13 @@ Shape legend: T tokens of a call, V vocabulary, U units of a site.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from dipc.errors import UsageError
-from dipc.ir.program import Method, Program
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What runs, as every result names it, and what text needs.
-
-    `backend` is `eager`, `onnx-bodies` (ONNX Runtime by itself) or `onnx-kernels` (with dipc's library registered).
-    """
-
-    name: str
-    digest: str
-    context: int
-    method: Method
-    backend: str
-    tokenizer: Any = field(default=None, compare=False)
-    vocab: int = field(default=0, compare=False)
-    """Of the model; 0 where it is not known."""
-
-    @property
-    def usual_context(self) -> int:
-        """Tokens of a window unless told otherwise: the model's context, at most 2,048."""
-        return min(self.context, 2048)
-
-    @classmethod
-    def of(cls, program: Program, backend: str) -> Identity:
-        """A program's."""
-        info = program.info
-        return cls(info.name, info.digest, info.context, program.method, backend, program.tokenizer, info.vocab)
+from dipc.ir.identity import Identity
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from dipc.backends._session import Identity, Step, check_call, rewound
+from dipc.backends._session import Step, check_call, rewound
 from dipc.errors import UsageError
+from dipc.ir.identity import Identity
 from dipc.ir.placement import device_of
 from dipc.ir.program import Program
 from dipc.ir.verify import empty_port

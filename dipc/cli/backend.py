@@ -36,7 +36,7 @@ def open_running(
     Raises:
         UsageError: an exported model or `--no-kernels` without `--backend onnx`, or `--device` with it.
     """
-    from dipc.artifact.artifact import is_artifact
+    from dipc.artifact.writer import is_artifact
     from dipc.cli.target import open_target
     from dipc.evaluation.sessions import is_exported
 

@@ -87,9 +87,8 @@ def command(
 
 
 def _print(out: Path, made: Calibration, seconds: float, json: bool) -> None:
-    from dipc.quantities import format_bytes
+    from dipc.quantities import format_bytes, number
     from dipc.report.calibration import calibration_dict, calibration_tables
-    from dipc.report.figures import number
 
     size = out.stat().st_size
     if json:

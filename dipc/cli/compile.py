@@ -65,9 +65,10 @@ def command(
     if out is None:
         raise UsageError("compile: give -o OUT, the folder to write, or --dry-run")
     from dipc import api
-    from dipc.artifact import artifact
+    from dipc.artifact import writer as artifact
+    from dipc.files import check_output
 
-    artifact.check_output(out)
+    check_output(out)
     if backend is not None:
         from dipc.backends.onnx.export import require_libraries
 

@@ -14,8 +14,9 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnx
 def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """Show versions, processor and plug-ins."""
     from dipc.backends.onnx.runtime import describe_kernels
+    from dipc.documents import document
     from dipc.native import describe
-    from dipc.report.figures import NONE, document
+    from dipc.quantities import NONE
     from dipc.report.table import facts
     from dipc.studies.bench.machine import processor_name
     from dipc.version import __version__

@@ -31,8 +31,8 @@ def command(
 
     It runs in every ONNX Runtime, and faster where dipc's library is registered.
     """
-    from dipc.artifact.artifact import check_output
     from dipc.backends.onnx.export import require_libraries
+    from dipc.files import check_output
 
     check_output(out)
     require_libraries()

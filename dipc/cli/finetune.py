@@ -62,7 +62,7 @@ def command(
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
-    from dipc.artifact.artifact import check_output
+    from dipc.files import check_output
     from dipc.pipeline.runner import parse_pipeline
     from dipc.text import read_text
     from dipc.tuning.lora.adapter import RECORD, peft_module
@@ -72,7 +72,7 @@ def command(
         check_output(out)
     peft_module()
     from dipc import api
-    from dipc.report.figures import number
+    from dipc.quantities import number
     from dipc.report.finetuned import finetuned_dict, finetuned_tables
     from dipc.report.table import stack
 

@@ -55,8 +55,8 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Check a device file; every problem is named with its line."""
+    from dipc.documents import document
     from dipc.hardware.device import validate_device
-    from dipc.report.figures import document
 
     problems = validate_device(file)
     if json:

@@ -63,7 +63,7 @@ def _calibration(file: str, json: bool) -> None:
 def _require_artifact(target: str) -> None:
     from pathlib import Path
 
-    from dipc.artifact.artifact import is_artifact
+    from dipc.artifact.writer import is_artifact
 
     if not is_artifact(Path(target)):
         raise UsageError(f"inspect: --diff needs a compiled folder, and {target} is none; compile it first")
@@ -79,9 +79,9 @@ def _sites(opened: Opened, layer: int | None, json: bool) -> None:
 
 
 def _graph(program: Program, layer: int | None, json: bool) -> None:
+    from dipc.documents import document
     from dipc.ir.printer import sections
     from dipc.report.diff import layer_of
-    from dipc.report.figures import document
 
     text = program.text()
     if layer is not None:

@@ -31,7 +31,7 @@ def command(
     Charts, tables, findings, sources and everything the figures depend on, in one file that loads nothing else and can
     be mailed.
     """
-    from dipc.report.figures import document
+    from dipc.documents import document
     from dipc.report.html import write_report
 
     with working("writing the report"):

@@ -63,14 +63,14 @@ def _stream(text: str) -> None:
 
 
 def _document(made: Generation) -> dict[str, object]:
-    from dipc.report.figures import document
+    from dipc.documents import document
 
     fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
     return document("generation", **fields, tokens_per_second=made.tokens_per_second)
 
 
 def _summary(made: Generation) -> str:
-    from dipc.report.figures import number
+    from dipc.quantities import number
 
     speed = f"{number(made.tokens_per_second, 3)} tokens/s on this machine" if made.new_tokens > 1 else "one token"
     method = made.method

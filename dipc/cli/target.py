@@ -28,7 +28,7 @@ def open_target(target: str, **capture_options: Any) -> Opened:
     """Load an artifact, or capture a model and outline its MLPs."""
     with working(f"opening {target}"):
         from dipc import api
-        from dipc.artifact import artifact
+        from dipc.artifact import writer as artifact
 
         if artifact.is_artifact(Path(target)):
             found = artifact.load(Path(target))

@@ -95,7 +95,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def show(parts: Iterable[RenderableType]) -> None:
     """Print tables and text to stdout, without blanks at the ends of lines."""
-    from dipc.report.figures import NO_BREAK
+    from dipc.quantities import NO_BREAK
 
     screen = console()
     with screen.capture() as capture:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from dipc.backends._session import Identity, Session
+from dipc.backends._session import Session
 from dipc.errors import UsageError
 from dipc.evaluation.decoding import for_decoding
 from dipc.evaluation.sessions import Backend, Kernels, open_session
+from dipc.ir.identity import Identity
 from dipc.ir.placement import device_of, place
 from dipc.ir.program import Method, Program
 from dipc.text import tokenizer_of

@@ -18,11 +18,12 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from dipc.backends._session import Identity, Session
+from dipc.backends._session import Session
 from dipc.errors import UsageError
 from dipc.evaluation.recorder import Recording
 from dipc.evaluation.sessions import Backend, Kernels, open_session
 from dipc.evaluation.windows import Piece, Reading, plan_reading
+from dipc.ir.identity import Identity
 from dipc.ir.placement import place
 from dipc.ir.program import Method, Program
 from dipc.memory.lowering import cache_aware

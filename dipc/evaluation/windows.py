@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dipc.backends._session import Identity
 from dipc.errors import UsageError
 from dipc.evaluation.protocol import Protocol, choose_protocol
+from dipc.ir.identity import Identity
 from dipc.text import Text, Window, sample_text, tokens_of
 
 MOST_LOGITS = 2**26

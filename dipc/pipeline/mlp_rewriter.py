@@ -186,7 +186,7 @@ class Glu:
         return sizes[where]
 
     def site(self, where: str) -> str:
-        """The site's name in traces and reports, claimed once: two selections at one place could not be told apart."""
+        """The site's name in traces and reports, file_lock once: two selections at one place could not be told apart."""
         name = f"{self.mlp.site_prefix}.{where}"
         if name in self.sites:
             raise UsageError(f"a method may select once at {where!r} of each MLP; {name} is taken")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes, format_chunk
-from dipc.report.figures import NONE, document, json_value, number, percent
+from dipc.documents import document, json_value
+from dipc.quantities import NONE, format_bytes, format_chunk, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dipc.documents import document
+from dipc.quantities import NONE, number
 from dipc.report.bench import failures_table, machine_table, rules_table, times_dict, times_text
-from dipc.report.figures import NONE, document, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes
+from dipc.documents import document
+from dipc.quantities import NONE, format_bytes, number, percent
 from dipc.report.bench import failures_table, machine_table, ratio_text, rules_table, scan_dict, scan_table, times_dict
-from dipc.report.figures import NONE, document, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NONE, document, number, percent, share
+from dipc.documents import document
+from dipc.quantities import NONE, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

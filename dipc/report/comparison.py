@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes
-from dipc.report.figures import NO_BREAK, NONE, document, number, percent, share
+from dipc.documents import document
+from dipc.quantities import NO_BREAK, NONE, format_bytes, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NO_BREAK, NONE, document, number
+from dipc.documents import document
+from dipc.quantities import NO_BREAK, NONE, number
 
 if TYPE_CHECKING:
     from rich.console import Group

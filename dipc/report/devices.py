@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from dipc.documents import document
 from dipc.quantities import format_bandwidth, format_bytes
-from dipc.report.figures import document
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import document, ranges
+from dipc.documents import document
+from dipc.quantities import ranges
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

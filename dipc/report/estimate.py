@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes
-from dipc.report.figures import NONE, document, number, percent, share
+from dipc.documents import document
+from dipc.quantities import NONE, format_bytes, number, percent, share
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import document, share
+from dipc.documents import document
+from dipc.quantities import share
 from dipc.report.sites import SiteRow, site_rows
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import document
+from dipc.documents import document
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NONE, document, json_value, number, percent, share
+from dipc.documents import document, json_value
+from dipc.quantities import NONE, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import Group

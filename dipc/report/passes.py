@@ -9,7 +9,8 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dipc.report.figures import NONE, document
+from dipc.documents import document
+from dipc.quantities import NONE
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes
-from dipc.report.figures import NONE, document, number, percent, share
+from dipc.documents import document
+from dipc.quantities import NONE, format_bytes, number, percent, share
 from dipc.report.study import place_text, point_dict, study_facts
 
 if TYPE_CHECKING:

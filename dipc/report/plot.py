@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dipc.errors import MissingDependency
-from dipc.report.figures import number
+from dipc.quantities import number
 
 if TYPE_CHECKING:
     from dipc.studies.compare import Comparison, Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import document
+from dipc.documents import document
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes
+from dipc.documents import document
+from dipc.quantities import NONE, format_bytes, number, ranges, share
 from dipc.report.compiled import pass_dict, pass_table
-from dipc.report.figures import NONE, document, number, ranges, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

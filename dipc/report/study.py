@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bandwidth, format_bytes
-from dipc.report.figures import NONE, document, number, percent, share
+from dipc.documents import document
+from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
 from dipc.studies.study.findings import middle_flash
 from dipc.studies.study.result import Cost
 

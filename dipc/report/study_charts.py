@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dipc.quantities import format_bandwidth, format_bytes
+from dipc.quantities import format_bandwidth, format_bytes, number, share
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, plain
-from dipc.report.figures import number, share
 from dipc.report.study_tradeoffs import gamma_charts, pareto_chart, policy_charts
 from dipc.report.study_view import ORACLES, Setting, View, distinct, increase_text, name, said, setting
 

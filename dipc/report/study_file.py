@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dipc.documents import SCHEMA
 from dipc.errors import BadFile, UsageError
-from dipc.report.figures import SCHEMA
 
 if TYPE_CHECKING:
     from dipc.studies.study.result import Study

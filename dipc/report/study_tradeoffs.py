@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from dipc.quantities import number
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, Rule, plain
-from dipc.report.figures import number
 from dipc.report.study_view import AWARE, ORACLES, Setting, View, distinct, front, increase_text, name, said, setting
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from dipc.quantities import format_bandwidth, format_bytes
+from dipc.quantities import format_bandwidth, format_bytes, number, percent, share
 from dipc.report.chart import DENSE
-from dipc.report.figures import number, percent, share
 
 if TYPE_CHECKING:
     from dipc.studies.study.result import Point, Study, Target

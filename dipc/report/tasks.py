@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NONE, document, number
+from dipc.documents import document
+from dipc.quantities import NONE, number
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dipc.report.figures import NONE, document, number, percent, share
+from dipc.documents import document
+from dipc.quantities import NONE, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

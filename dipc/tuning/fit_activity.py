@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dipc.backends._session import Identity
+from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.memory.synthetic.activity import ActivityModel, Fitted, SiteActivity
 from dipc.memory.synthetic.normal import Floats, latent_correlation, shares

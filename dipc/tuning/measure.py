@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dipc.backends._session import Identity
 from dipc.calibration.file import PARTS, Calibration
 from dipc.errors import UnknownName, UsageError
+from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.pipeline.runner import make_pass, run_pipeline
 from dipc.text import Text, sample_text, windows

@@ -7,8 +7,6 @@ a stock runtime runs it; where dipc's library is registered, its kernels run ins
 from __future__ import annotations
 
 import importlib.util
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dipc.artifact.artifact import check_output
 from dipc.backends.onnx.file import EXTERNAL_DATA_BYTES, finish, write
 from dipc.backends.onnx.fusions import fuse
 from dipc.backends.onnx.graph import expand_glus, in_float32, lowered
 from dipc.backends.onnx.matmul_nbits import use_matmul_nbits
 from dipc.backends.onnx.names import input_names, metadata, output_names
 from dipc.errors import MissingDependency, UnsupportedModel, UsageError
+from dipc.files import check_output, whole_folder
 from dipc.frontend.tracer import first_line, quiet
 from dipc.ir.onnx_form import OPSET, OnnxForm
 from dipc.ir.program import Program
@@ -72,19 +70,11 @@ def export(
     require_libraries()
     if not program.info.has_weights:
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to export")
-    staging = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir()
+    with whole_folder(folder) as staging:
         model, operators = to_ir(program, pipeline=pipeline)
         write(model, staging / MODEL, external_data_bytes)
         if program.tokenizer is not None:
             program.tokenizer.save_pretrained(str(staging))
-        check_output(folder)
-        staging.rename(folder)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Export(
         folder,
         {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()},

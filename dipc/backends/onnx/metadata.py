@@ -18,9 +18,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from dipc.artifact.graph_names import first_problem
-from dipc.backends._session import Identity
+from dipc.documents import first_problem
 from dipc.errors import BadFile, MissingDependency
+from dipc.ir.identity import Identity
 from dipc.ir.program import Method
 
 DOMAIN = "ai.dipc"

@@ -176,6 +176,6 @@ def _check_inputs(path: Path, session: onnxruntime.InferenceSession, metadata: M
 def _tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         return None
-    from dipc.artifact.artifact_reader import read_tokenizer
+    from dipc.artifact.reader import read_tokenizer
 
     return read_tokenizer(folder)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dipc.backends._session import Identity
 from dipc.errors import DipcError
+from dipc.ir.identity import Identity
 from dipc.ir.program import Method
 
 

@@ -18,8 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dipc.artifact.graph_names import first_problem
-from dipc.artifact.manifest import read_json
+from dipc.documents import first_problem, read_json
 from dipc.errors import BadFile
 from dipc.files import write_whole
 from dipc.memory.synthetic.normal import GRID_G

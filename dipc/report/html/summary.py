@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dipc.quantities import format_bytes
-from dipc.report.figures import NONE, number
+from dipc.quantities import NONE, format_bytes, number
 from dipc.report.html.markup import Markup, element, joined
 from dipc.report.html.tables import assumptions_table, facts
 from dipc.report.study_view import ORACLES, View, distinct, increase_text, name, setting

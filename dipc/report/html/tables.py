@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dipc.memory.timeline import TRACKS, Timeline
-from dipc.quantities import format_bandwidth, format_bytes
-from dipc.report.figures import NONE, number, percent, share
+from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
 from dipc.report.html.markup import Markup, element, joined
 from dipc.report.study_view import increase_text
 

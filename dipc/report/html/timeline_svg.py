@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dipc.memory.timeline import TRACKS, ReadEvent, Timeline
-from dipc.quantities import format_bytes
-from dipc.report.figures import number
+from dipc.quantities import format_bytes, number
 from dipc.report.html.chart_svg import Size, drawing, text
 from dipc.report.html.markup import Markup, element, joined
 from dipc.report.html.scale import Scale, ticks

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from dipc.backends._session import Session
-from dipc.digests import described
 from dipc.errors import CalibrationNeeded, DipcError, UnsupportedModel, UsageError
 from dipc.frontend.tracer import first_line
 from dipc.ir.program import Program
+from dipc.pipeline.fingerprint import described
 from dipc.pipeline.runner import Pass, parse_pipeline, run_pipeline, with_calibration
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.entries import ADAPTER, LORA, Entry

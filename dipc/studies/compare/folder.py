@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dipc.documents import json_bytes
 from dipc.errors import BadFile, UsageError
 from dipc.files import write_whole
 
@@ -108,13 +109,6 @@ def file_stem(label: str, depends_on: Mapping[str, Any]) -> str:
     """A label, to be found by people, and the hash of what is behind it."""
     digest = hashlib.sha256(json.dumps(_plain(depends_on), sort_keys=True).encode()).hexdigest()[:16]
     return f"{re.sub(r'[^a-z0-9.]+', '-', label.lower()).strip('-')[:60]}-{digest}"
-
-
-def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """Readable JSON; a number that is not finite becomes its name."""
-    from dipc.report.figures import json_value
-
-    return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

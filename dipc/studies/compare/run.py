@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
-from dipc.backends._session import Identity
 from dipc.calibration.file import calibration_for
+from dipc.documents import json_bytes
 from dipc.errors import MissingDependency, UsageError
 from dipc.evaluation.sessions import open_session
 from dipc.frontend.hugging_face import capture
+from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.pipeline.runner import parse_pipeline, run_pipeline
 from dipc.report.plot import perplexity_plot
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.cells import Cells, Progress
 from dipc.studies.compare.entries import choose
-from dipc.studies.compare.folder import Folder, json_bytes
+from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.measure import Remembered
 from dipc.studies.compare.prepare import Training
 from dipc.studies.compare.prepare import calibration as made_calibration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dipc.report.figures import number, percent
+from dipc.quantities import number, percent
 from dipc.studies.compare.result import SLACK, Comparison, Figures
 
 PAPER = "the paper (models of 4 to 14 B parameters) has it the other way"

@@ -9,8 +9,7 @@ from statistics import mean, median
 from typing import Any, TypeVar
 
 from dipc.cache.policy import get_policy
-from dipc.quantities import format_bytes
-from dipc.report.figures import number, share
+from dipc.quantities import format_bytes, number, share
 from dipc.studies.study.result import Point, Study, Target
 from dipc.studies.study.variants import DENSE
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from dipc.digests import code_digest, described
 from dipc.errors import BadFile, VerificationFailed
 from dipc.evaluation.perplexity import evaluate, perplexity
 from dipc.evaluation.sessions import open_session
+from dipc.files import code_digest, file_lock
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import ModelInfo, Program
 from dipc.memory.lowering import with_capacities
 from dipc.memory.trace import Trace
+from dipc.pipeline.fingerprint import described
 from dipc.pipeline.runner import Pass, parse_pipeline, run_pipeline
 from dipc.studies.compare.folder import Folder, Layout
 from dipc.studies.compare.measure import Remembered
-from dipc.studies.study.claims import claimed
 from dipc.text import Text
 from dipc.version import __version__
 
@@ -139,7 +139,7 @@ class Store:
 
     def claim(self, run: Run) -> Any:
         """A context in which no other process makes this run."""
-        return claimed(self._file(run).with_suffix(".lock"))
+        return file_lock(self._file(run).with_suffix(".lock"))
 
     def _file(self, run: Run) -> Path:
         return self._folder.file(run.label, self._depends_on(run))

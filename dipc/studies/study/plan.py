@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dipc.cache.policy import get_policy
+from dipc.documents import json_bytes
 from dipc.errors import UsageError
 from dipc.files import write_whole
 from dipc.hardware.device import Device, device_for
 from dipc.ir.program import Program
 from dipc.pipeline.runner import parse_pipeline, pipeline_text
-from dipc.quantities import format_bandwidth, format_bytes, parse_bytes
-from dipc.report.figures import number
+from dipc.quantities import format_bandwidth, format_bytes, number, parse_bytes
 from dipc.studies.compare.entries import choose
-from dipc.studies.compare.folder import json_bytes
 from dipc.studies.study.asked import increase
 from dipc.studies.study.making import Progress
 from dipc.studies.study.result import Point, Study

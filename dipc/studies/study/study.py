@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dipc.documents import json_bytes
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.hardware.device import Device, device_for
@@ -20,7 +21,7 @@ from dipc.memory.flash import Reads
 from dipc.memory.lowering import mean_bits
 from dipc.pipeline.runner import parse_pipeline, run_pipeline
 from dipc.registry import plugin_files
-from dipc.studies.compare.folder import Folder, json_bytes
+from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.measure import REMEMBERED_BYTES
 from dipc.studies.study.asked import asked
 from dipc.studies.study.findings import findings

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from dipc.report.figures import number
+from dipc.quantities import number
 from dipc.studies.study.result import Point, Target
 from dipc.studies.study.search import bracket
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dipc.artifact.manifest import read_json
+from dipc.documents import read_json
 from dipc.errors import BadFile
 from dipc.frontend.tracer import first_line, quiet
 from dipc.tuning.lora.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton

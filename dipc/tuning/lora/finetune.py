@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dipc.artifact.artifact import check_output
-from dipc.backends._session import Identity
-from dipc.digests import passes_digest
+from dipc.documents import document
 from dipc.errors import BadFile, UsageError
+from dipc.files import check_output, whole_folder
 from dipc.frontend.hugging_face import capture
+from dipc.ir.identity import Identity
 from dipc.ir.program import Program
+from dipc.pipeline.fingerprint import passes_digest
 from dipc.pipeline.runner import Pass, parse_pipeline, pipeline_text, run_pipeline, with_calibration
-from dipc.report.figures import document
 from dipc.text import Text, windows
 from dipc.tuning.lora.adapter import RECORD, peft_module
 from dipc.tuning.lora.adapter_file import read_record
@@ -232,19 +230,11 @@ def _train(
 
 def _write(result: Finetuned, adapters: TrainedAdapters, out: Path) -> None:
     """The folder, whole or not at all."""
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir()
+    with whole_folder(out) as staging:
         adapters.save(staging, result.recipe.model)
         fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "folder"}
         record = json.dumps(document("adapter", **fields), indent=1, allow_nan=False)
         (staging / RECORD).write_text(record, "utf-8")
-        check_output(out)
-        staging.rename(out)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _finished(out: Path, recipe: Recipe) -> Finetuned:

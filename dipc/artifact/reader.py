@@ -1,4 +1,4 @@
-"""Reading an artifact: every file is compared with its hash, and nothing in the folder is run (see dipc.artifact.artifact)."""
+"""Reading an artifact: every file is compared with its hash, and nothing in the folder is run (see dipc.artifact.writer)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from dipc.artifact.graph_json import graph_from_json
-from dipc.artifact.graph_names import check_weight_names, first_problem
-from dipc.artifact.manifest import NAME, FileRecord, Manifest, read_json, read_manifest
+from dipc.artifact.graph_names import check_weight_names
+from dipc.artifact.manifest import NAME, FileRecord, Manifest, read_manifest
 from dipc.artifact.mapped_weights import map_weights
+from dipc.documents import first_problem, read_json
 from dipc.errors import BadFile, DipcError, UsageError
 from dipc.ir.program import Method, Program
 from dipc.ir.verify import torch_dtype, verify_structure

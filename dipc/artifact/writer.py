@@ -24,40 +24,28 @@ under `onnx/`.
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
 import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dipc.artifact.artifact_reader import Artifact, file_record, is_artifact, list_files, load
 from dipc.artifact.graph_json import graph_to_json
 from dipc.artifact.manifest import NAME, Manifest, read_manifest
+from dipc.artifact.reader import Artifact, file_record, is_artifact, list_files, load
+from dipc.documents import json_bytes
 from dipc.errors import BadFile, UnsupportedModel, UsageError
+from dipc.files import whole_folder, writing
 from dipc.ir.program import Program
 from dipc.pipeline.runner import Compiled
 from dipc.version import __version__
 
-__all__ = ["Artifact", "add_report", "check_output", "dump_name", "is_artifact", "load", "save"]
+__all__ = ["Artifact", "add_report", "dump_name", "is_artifact", "load", "save"]
 
 _FILE_NAME = re.compile(r"[\w-][\w.-]{0,79}", re.ASCII)
-
-
-def check_output(out: Path) -> None:
-    """UsageError unless an artifact can be written at `out`: nothing there, and a folder above that takes files."""
-    if os.path.lexists(out):
-        raise UsageError(f"{out} exists; choose another folder or remove it")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}; create it first")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{out}: nothing can be written in {out.parent}; choose another folder")
 
 
 def dump_name(index: int, name: str) -> str:
@@ -84,28 +72,8 @@ def save(
         UsageError: `out` exists or cannot be written.
         UnsupportedModel: the program calls an operator that an artifact cannot hold.
     """
-    out = Path(out)
-    check_output(out)
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        with _writing(out):
-            staging.mkdir()
-            _write(compiled, staging, dumps or {}, reports or {})
-            check_output(out)
-            staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _writing(where: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{where}: cannot be written: {reason}") from error
+    with whole_folder(Path(out)) as staging:
+        _write(compiled, staging, dumps or {}, reports or {})
 
 
 def _write(
@@ -127,7 +95,7 @@ def _write(
         (folder / "graph" / f"{_checked(name)}.txt").write_text(text, "utf-8")
     (folder / "reports").mkdir()
     for name, report in reports.items():
-        (folder / "reports" / f"{_checked(name)}.json").write_bytes(_report_bytes(report))
+        (folder / "reports" / f"{_checked(name)}.json").write_bytes(json_bytes(report))
     (folder / NAME).write_bytes(_manifest(compiled, program, folder).to_bytes())
 
 
@@ -197,11 +165,11 @@ def add_report(path: Path, name: str, report: Mapping[str, Any]) -> None:
     Raises UsageError for a name that cannot be a file's or a folder that cannot be written, BadFile for no artifact.
     """
     path = Path(path)
-    key, content = f"reports/{_checked(name)}.json", _report_bytes(report)
+    key, content = f"reports/{_checked(name)}.json", json_bytes(report)
     if not is_artifact(path):
         raise BadFile(f"{path}: not an artifact, it has no {NAME}")
     manifest = read_manifest(path)
-    with _writing(path):
+    with writing(path):
         (path / "reports").mkdir(exist_ok=True)
         if manifest.files.pop(key, None) is not None:
             _replace(path, NAME, manifest.to_bytes())
@@ -219,15 +187,3 @@ def _replace(folder: Path, name: str, content: bytes) -> None:
         part.replace(folder / name)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _report_bytes(report: Mapping[str, Any]) -> bytes:
-    return (json.dumps(_finite(report), indent=2, allow_nan=False) + "\n").encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

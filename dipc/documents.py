@@ -1,0 +1,71 @@
+"""JSON documents: what a result is written as, and how a file that somebody else may have written is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dipc.errors import BadFile
+from dipc.version import __version__
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+SCHEMA = 1
+
+
+def document(kind: str, **content: Any) -> dict[str, Any]:
+    """Return a result's dict: its schema, what it is, the version that made it, then its content."""
+    return {"schema": SCHEMA, "kind": kind, "dipc": __version__, **json_value(content)}
+
+
+def json_value(value: Any) -> Any:
+    """Return dataclasses, tuples and mappings as JSON holds them; a float that is not finite becomes its name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): json_value(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return readable JSON; a number that is not finite becomes its name."""
+    return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(raw: bytes, where: object) -> dict[str, Any]:
+    """Return a JSON object from bytes; BadFile, with `where` in front, for everything else."""
+    try:
+        data = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise BadFile(f"{where}: not valid JSON: {reason[:200]}") from None
+    if not isinstance(data, dict):
+        raise BadFile(f"{where}: must hold a JSON object")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a file, as one line: where and what."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part)[:80] for part in problem["loc"])
+    what = "unknown key" if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument") else problem["msg"]
+    return f"{where}: {what[:1].lower()}{what[1:]}" if where else what
