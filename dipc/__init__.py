@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from dipc.version import __version__
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
         Compiled,
         Estimate,
         Finetuned,
+        FlashReadOptions,
         Generation,
         OwnScore,
         Plan,
         Program,
-        Reads,
         Score,
         Study,
         TaskScores,
@@ -54,11 +55,11 @@ __all__ = [
     "Compiled",
     "Estimate",
     "Finetuned",
+    "FlashReadOptions",
     "Generation",
     "OwnScore",
     "Plan",
     "Program",
-    "Reads",
     "Score",
     "Study",
     "TaskScores",
@@ -87,9 +88,15 @@ __all__ = [
     "write_report",
 ]
 
+_RENAMED = {"Reads": "FlashReadOptions"}
+"""Old public names, which still work and say so."""
+
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when first asked for, so that `import dipc` stays quick."""
+    if name in _RENAMED:
+        warnings.warn(f"dipc.{name} is called dipc.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in __all__:
         raise AttributeError(f"module 'dipc' has no attribute {name!r}")
     module = "dipc.native.onnx_library" if name == "onnx_library_path" else "dipc.api"

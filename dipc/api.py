@@ -20,7 +20,7 @@ from dipc.evaluation.tasks.run import run_tasks
 from dipc.evaluation.tasks.scores import TaskScores
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import Program
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.memory.synthetic import ActivityModel, synthetic_trace
 from dipc.memory.trace import Trace
 from dipc.pipeline.runner import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
@@ -46,11 +46,11 @@ __all__ = [
     "Compiled",
     "Estimate",
     "Finetuned",
+    "FlashReadOptions",
     "Generation",
     "OwnScore",
     "Plan",
     "Program",
-    "Reads",
     "Score",
     "Study",
     "TaskScores",

@@ -11,7 +11,8 @@ import pytest
 import dipc
 from dipc.backends.cost import Estimate
 from dipc.errors import UsageError
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
+from dipc.memory.flash.options import gap_bytes
 from dipc.memory.trace import Trace
 from dipc.report.estimate import estimate_dict, write_timeline
 
@@ -34,7 +35,7 @@ def estimated(program: dipc.Program, trace: Trace, **options: Any) -> Estimate:
 
 def test_options_show_beside_the_usual_reads(program: dipc.Program, trace: Trace) -> None:
     usual = estimated(program, trace)
-    joined = estimated(program, trace, reads=Reads.from_texts(over_read="8 KiB", layout="co-activation"))
+    joined = estimated(program, trace, reads=FlashReadOptions(over_read_bytes=8192, layout="co-activation"))
     assert usual.sparse and joined.sparse and joined.usual and usual.usual is None
     assert joined.usual.throughput == usual.sparse.throughput
     assert joined.sparse.reads_per_token < usual.sparse.reads_per_token
@@ -60,9 +61,9 @@ def test_what_cannot_be_asked_is_one_line(program: dipc.Program, trace: Trace, t
     with pytest.raises(UsageError, match="lfu does not rank by popularity"):
         estimated(program, trace, calibration=tmp_path / "none")
     with pytest.raises(UsageError, match=r"a18 gives no flash\.page"):
-        estimated(program, trace, hw="a18", reads=Reads(align=True))
+        estimated(program, trace, hw="a18", reads=FlashReadOptions(align=True))
     with pytest.raises(UsageError, match="has no unit"):
-        Reads.from_texts(over_read="8")
+        gap_bytes("8")
     with pytest.raises(UsageError, match=r"t\.json: cannot be written"):
         write_timeline(estimated(program, trace), tmp_path / "none" / "t.json")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dipc.cache import get_policy
 from dipc.errors import UsageError
 from dipc.hardware.device import Access, Device, Energy, Figure, Flash, FlashPoint, load_device
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.memory.flash.layout import order_of
 from dipc.memory.flash.reads import Placement, SiteReads, seconds_per_read, selected_reads
 from dipc.memory.pricing import Case, Price, price, price_many
@@ -106,7 +106,7 @@ def test_reads_are_those_of_a_plain_loop(
 ) -> None:
     missed = np.array(masks, dtype=np.uint8)
     placement = Placement(missed.shape[1], float(piece), copies, page, over)
-    timing = seconds_per_read(device((1, 1e6), (1000, 1e8)), Reads())
+    timing = seconds_per_read(device((1, 1e6), (1000, 1e8)), FlashReadOptions())
     found = selected_reads(np.packbits(missed, axis=1), None, placement, [timing, lambda _: 1.0])
     for token, mask in enumerate(missed):
         size_bytes, count, seconds = plain_loop(mask, placement, timing)
@@ -169,7 +169,7 @@ def groups(tokens: int = 60, units: int = 64) -> Trace:
     return Trace.from_masks({"a": (np.arange(units) % 8 == chosen[:, :, None]).any(axis=1)}, {})
 
 
-def priced(reads: Reads, dev: Device | None = None, policy: str = "lru") -> Price:
+def priced(reads: FlashReadOptions, dev: Device | None = None, policy: str = "lru") -> Price:
     traffic = one_site()
     allocation = allocate(traffic, 16 * 1024, 0)
     slow_at_random = device((1024, 1e8), (65536, 2e9))
@@ -177,8 +177,8 @@ def priced(reads: Reads, dev: Device | None = None, policy: str = "lru") -> Pric
 
 
 def test_a_layout_by_co_activation_makes_few_long_reads_of_many_short_ones() -> None:
-    alone, joined = priced(Reads()), priced(Reads(over_read_bytes=0))
-    together = priced(Reads(over_read_bytes=0, layout="co-activation"))
+    alone, joined = priced(FlashReadOptions()), priced(FlashReadOptions(over_read_bytes=0))
+    together = priced(FlashReadOptions(over_read_bytes=0, layout="co-activation"))
     for cost in (alone, joined, together):
         assert cost.flash_bytes.tolist() == alone.flash_bytes.tolist() and cost.read_amplification == 1
         assert cost.hit_rate == alone.hit_rate
@@ -187,8 +187,8 @@ def test_a_layout_by_co_activation_makes_few_long_reads_of_many_short_ones() -> 
 
 
 def test_pages_amplify_what_is_read() -> None:
-    whole = priced(Reads(), device((4096, 1e9), (65536, 2e9), page=4096))
-    exact = priced(Reads(align=False), device((4096, 1e9), (65536, 2e9), page=4096))
+    whole = priced(FlashReadOptions(), device((4096, 1e9), (65536, 2e9), page=4096))
+    exact = priced(FlashReadOptions(align=False), device((4096, 1e9), (65536, 2e9), page=4096))
     assert exact.read_amplification == 1 < whole.read_amplification <= 4
     assert whole.flash_bytes.sum() == whole.read_amplification * exact.flash_bytes.sum()
     assert "pages of 4 KiB" in whole.reads and "any bytes" in exact.reads
@@ -196,21 +196,21 @@ def test_pages_amplify_what_is_read() -> None:
 
 def test_matrices_apart_double_the_reads() -> None:
     dev = device((512, 5e7), (65536, 2e9))
-    apart, together = priced(Reads(bundling="matrix"), dev), priced(Reads(), dev)
+    apart, together = priced(FlashReadOptions(bundling="matrix"), dev), priced(FlashReadOptions(), dev)
     assert apart.reads_per_token == 2 * together.reads_per_token
     assert apart.flash_bytes.tolist() == together.flash_bytes.tolist() and apart.throughput < together.throughput
 
 
 def test_overlap_can_be_asked_for() -> None:
-    assert priced(Reads()).overlap and not priced(Reads(overlap=False)).overlap
-    assert priced(Reads(overlap=False)).throughput < priced(Reads()).throughput
+    assert priced(FlashReadOptions()).overlap and not priced(FlashReadOptions(overlap=False)).overlap
+    assert priced(FlashReadOptions(overlap=False)).throughput < priced(FlashReadOptions()).throughput
 
 
 @pytest.mark.parametrize("policy", ["none", "lru", "belady", "static"])
 def test_defaults_need_no_look_at_the_masks_and_agree_with_one(policy: str) -> None:
-    alone = priced(Reads(), policy=policy)
+    alone = priced(FlashReadOptions(), policy=policy)
     # Pages of a unit's size: every missed unit is still a read of its own, found from the masks.
-    looked = priced(Reads(), device((1024, 1e8), (65536, 2e9), page=1024), policy)
+    looked = priced(FlashReadOptions(), device((1024, 1e8), (65536, 2e9), page=1024), policy)
     np.testing.assert_array_equal(alone.flash_bytes, looked.flash_bytes)
     np.testing.assert_allclose(alone.flash_s, looked.flash_s)
     assert alone.reads_per_token == looked.reads_per_token
@@ -237,7 +237,7 @@ def test_cases_of_many_devices_and_reads_are_those_priced_alone() -> None:
         for dram in (8, 24)
         for dev in (device(), paged, paged.with_flash_bandwidth(5e8))
         for policy in ("lru", "belady")
-        for reads in (Reads(), Reads(over_read_bytes=2048, layout="popularity"))
+        for reads in (FlashReadOptions(), FlashReadOptions(over_read_bytes=2048, layout="popularity"))
     ]
     for case, found in zip(cases, price_many(traffic, cases, trace, warmup=20), strict=True):
         alone = price(traffic, case.allocation, case.device, case.policy, trace, warmup=20, reads=case.reads)
@@ -247,11 +247,11 @@ def test_cases_of_many_devices_and_reads_are_those_priced_alone() -> None:
 
 def test_energy_is_of_all_bytes_read() -> None:
     dev = dataclasses.replace(device(), energy=Energy(figure(2e-12), figure(50e-12)))
-    cost = priced(Reads(), dev)
+    cost = priced(FlashReadOptions(), dev)
     assert cost.energy_j_per_token == pytest.approx(
         2e-12 * cost.dram_bytes_per_token + 50e-12 * cost.flash_bytes_per_token
     )
-    assert priced(Reads()).energy_j_per_token is None
+    assert priced(FlashReadOptions()).energy_j_per_token is None
 
 
 @pytest.mark.parametrize(
@@ -266,15 +266,15 @@ def test_energy_is_of_all_bytes_read() -> None:
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Reads(**options)
+        FlashReadOptions(**options)
 
 
 def test_what_a_device_has_no_figures_for_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the file of a18 gives no flash\.page"):
-        priced(Reads(align=True))
+        priced(FlashReadOptions(align=True))
     with pytest.raises(UsageError, match="a18 has no figures by queue depth"):
-        priced(Reads(queue_depth=8))
+        priced(FlashReadOptions(queue_depth=8))
     traffic = one_site()
-    reads, allocation = Reads(over_read_bytes=0, layout="popularity"), allocate(traffic, 9999, 0)
+    reads, allocation = FlashReadOptions(over_read_bytes=0, layout="popularity"), allocate(traffic, 9999, 0)
     with pytest.raises(UsageError, match="made from the warm-up tokens"):
         price(traffic, allocation, device(), get_policy("lru"), groups(), reads=reads)

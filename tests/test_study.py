@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dipc.errors import MissingDependency, UnknownName, UsageError
 from dipc.files import file_lock
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.studies.study import workers
 from dipc.studies.study.asked import Increase, asked, increase
 from dipc.studies.study.findings import findings
@@ -187,7 +187,7 @@ def ask(**options: Any) -> Any:
         "flash": (),
         "max_ppl_increase": (),
         "step": 0.02,
-        "reads": Reads(),
+        "reads": FlashReadOptions(),
         "calibration": None,
         "model_bytes": lambda: 1e9,
     }
@@ -214,7 +214,7 @@ def ask(**options: Any) -> Any:
         ({"max_ppl_increase": ("0",)}, '"0" is no increase'),
         ({"max_ppl_increase": ("much",)}, '"much" is no increase'),
         ({"step": 1.0}, "step is 1"),
-        ({"reads": Reads(align=True)}, "gives no flash.page"),
+        ({"reads": FlashReadOptions(align=True)}, "gives no flash.page"),
     ],
 )
 def test_what_cannot_be_asked(options: dict[str, Any], part: str) -> None:

@@ -21,7 +21,7 @@ from dipc.errors import UnsupportedModel, UsageError
 from dipc.evaluation.perplexity import Score, evaluate
 from dipc.hardware.device import Device, device_for
 from dipc.ir.program import Method, Program
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.memory.lowering import cache_aware, capacities_text, lower, mean_bits, popularities, with_capacities
 from dipc.memory.pricing import Case, Price, price, price_many
 from dipc.memory.synthetic import ActivityModel, synthetic_trace
@@ -46,7 +46,7 @@ class Estimate:
     dense: Price
     sparse: Price | None
     score: Score | None
-    reads: Reads
+    reads: FlashReadOptions
     """How misses become reads, as asked."""
     usual: Price | None
     """The sparse program with each missed unit a read of its own; None where nothing else was asked."""
@@ -73,7 +73,7 @@ def estimate(
     max_tokens: int = 2048,
     warmup: int | None = None,
     seed: int = 0,
-    reads: Reads | None = None,
+    reads: FlashReadOptions | None = None,
     calibration: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
@@ -120,7 +120,7 @@ def estimate(
         raise UsageError(
             f"policy {name}: the program selects for {next(iter(aware.values()))[0]}; compile it with policy={name}"
         )
-    reads = reads or Reads()
+    reads = reads or FlashReadOptions()
     reads.check(device)
     popularity = _popularity(program, traffic, rule, calibration)
     room = allocate(dense_traffic, device.dram_available, context)
@@ -143,7 +143,7 @@ def estimate(
             source = str(trace.meta["source"])
         assert trace is not None
         warm = trace.tokens // 4 if warmup is None else warmup
-        ways = [reads] if reads == Reads() else [reads, Reads()]
+        ways = [reads] if reads == FlashReadOptions() else [reads, FlashReadOptions()]
         cases = [Case(allocation, device, rule, way) for way in ways]
         sparse, *others = price_many(traffic, cases, trace, warmup=warm, popularity=popularity)
         usual = next(iter(others), None)

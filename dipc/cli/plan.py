@@ -9,27 +9,24 @@ import typer
 
 from dipc.cli.compare import cells, listed
 from dipc.cli.eval import SeqLen, TextFile
+from dipc.cli.options import grouped
 from dipc.cli.study import (
-    Align,
     Bits,
-    Bundling,
     Calibration,
     Cluster,
     Context,
     Jobs,
-    Layout,
     MaxTokens,
     Model,
-    Overlap,
-    OverRead,
-    QueueDepth,
     Step,
     Warmup,
     numbers,
 )
 from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json
+from dipc.memory.flash import FlashReadOptions
 
 
+@grouped
 def command(
     model: Model,
     hw: Annotated[str, typer.Option("--hw", metavar="DEVICE", help="A device's name (`dipc hw list`) or file.")],
@@ -56,12 +53,7 @@ def command(
     warmup: Warmup = None,
     context: Context = None,
     bits_per_weight: Bits = None,
-    bundling: Bundling = "unit",
-    layout: Layout = "file",
-    over_read: OverRead = None,
-    align: Align = None,
-    queue_depth: QueueDepth = None,
-    overlap: Overlap = None,
+    reads: FlashReadOptions = FlashReadOptions(),
     calibration: Calibration = None,
     jobs: Jobs = 1,
     cluster: Cluster = None,
@@ -76,7 +68,6 @@ def command(
 
     The method, density and gamma to compile with, what to expect beside the dense model, and what would help.
     """
-    from dipc.memory.flash import Reads
     from dipc.registry import load_installed_plugins
     from dipc.studies.study.workers import check_cluster
     from dipc.text import read_text
@@ -107,7 +98,7 @@ def command(
             seq_len=seq_len,
             max_tokens=max_tokens,
             warmup=warmup,
-            reads=Reads.from_texts(bundling, layout, over_read, align, queue_depth, overlap),
+            reads=reads,
             calibration=calibration,
             jobs=jobs,
             cluster=cluster,

@@ -9,8 +9,10 @@ import typer
 
 from dipc.cli.compare import cells, listed
 from dipc.cli.eval import SeqLen, TextFile
+from dipc.cli.options import grouped
 from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json
 from dipc.errors import DipcError, UsageError
+from dipc.memory.flash import FlashReadOptions
 
 if TYPE_CHECKING:
     from dipc.studies.study import Study
@@ -36,30 +38,12 @@ Warmup = Annotated[
     int | None, typer.Option(metavar="N", min=0, help="Tokens that fill the caches first; by default a quarter.")
 ]
 Calibration = Annotated[Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote for this model.")]
-Bundling = Annotated[
-    str, typer.Option(metavar="NAME", help="What lies together in flash: all of a unit, or each matrix.")
-]
-Layout = Annotated[
-    str, typer.Option(metavar="NAME", help="Order of units in flash: file, popularity or co-activation.")
-]
-OverRead = Annotated[
-    str | None, typer.Option(metavar="SIZE", help='Join reads that are at most this far apart; "0 B": neighbours.')
-]
-Align = Annotated[
-    bool | None, typer.Option("--align/--no-align", help="Read whole pages; by default if the device has pages.")
-]
-QueueDepth = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Reads under way at once; by default the device's most.")
-]
-Overlap = Annotated[
-    bool | None,
-    typer.Option("--overlap/--no-overlap", help="Flash and DRAM at the same time; by default as the device."),
-]
 Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="Processes that run the model.")]
 Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="ray: run the model on a Ray cluster instead.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of made-up activity.")]
 
 
+@grouped
 def command(
     model: Model,
     out: Annotated[
@@ -83,12 +67,7 @@ def command(
     warmup: Warmup = None,
     context: Context = None,
     bits_per_weight: Bits = None,
-    bundling: Bundling = "unit",
-    layout: Layout = "file",
-    over_read: OverRead = None,
-    align: Align = None,
-    queue_depth: QueueDepth = None,
-    overlap: Overlap = None,
+    reads: FlashReadOptions = FlashReadOptions(),
     calibration: Calibration = None,
     seed: Seed = 0,
     jobs: Jobs = 1,
@@ -106,7 +85,6 @@ def command(
     once per DRAM where its selection follows the cache; everything else is priced from that. If a run fails, the others
     are shown and the exit code is 1.
     """
-    from dipc.memory.flash import Reads
     from dipc.registry import load_installed_plugins
     from dipc.studies.study.workers import check_cluster
     from dipc.text import read_text
@@ -136,7 +114,7 @@ def command(
             warmup=warmup,
             context=context,
             bits_per_weight=bits_per_weight,
-            reads=Reads.from_texts(bundling, layout, over_read, align, queue_depth, overlap),
+            reads=reads,
             calibration=calibration,
             seed=seed,
             jobs=jobs,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dipc.cache.policy import Policy
 from dipc.hardware.device import Device
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.memory.traffic import Allocation
 
 Ints = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ class Case:
     """Its bandwidths, and whether flash and DRAM transfers overlap."""
     policy: Policy
     """The eviction policy of all sites."""
-    reads: Reads = field(default_factory=Reads)
+    reads: FlashReadOptions = field(default_factory=FlashReadOptions)
     """How misses become reads."""
 
     @property

@@ -19,7 +19,7 @@ from dipc.cache.policy import Policy, clamp_capacity
 from dipc.cache.replay import full_hits, replay_site
 from dipc.errors import UsageError
 from dipc.hardware.device import Device
-from dipc.memory.flash import Layout, Reads
+from dipc.memory.flash import FlashReadOptions, Layout
 from dipc.memory.flash.layout import order_of
 from dipc.memory.flash.reads import Placement, full_reads, seconds_per_read, selected_reads, separate_reads
 from dipc.memory.price import Case, Floats, Ints, Price, SitePrice
@@ -38,10 +38,10 @@ def price(
     *,
     warmup: int = 0,
     popularity: Mapping[str, Ints] | None = None,
-    reads: Reads | None = None,
+    reads: FlashReadOptions | None = None,
 ) -> Price:
     """One case of `price_many`, which explains the arguments."""
-    case = Case(allocation, device, policy, reads or Reads())
+    case = Case(allocation, device, policy, reads or FlashReadOptions())
     return price_many(traffic, [case], trace, warmup=warmup, popularity=popularity)[0]
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dipc.memory.flash.options import Bundling, Layout, Reads
+from dipc.memory.flash.options import Bundling, FlashReadOptions, Layout
 
-__all__ = ["Bundling", "Layout", "Reads"]
+__all__ = ["Bundling", "FlashReadOptions", "Layout"]

@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, get_args
 
 from dipc.errors import UsageError
 from dipc.hardware.device import Device
+from dipc.options import Flag, Options
 from dipc.quantities import format_chunk, parse_bytes
 
 Bundling = Literal["unit", "matrix"]
 Layout = Literal["file", "popularity", "co-activation"]
 
 
+def gap_bytes(text: str) -> int:
+    """Return a size such as "8 KiB" in bytes; "0 B" is one here."""
+    return 0 if text.strip() in ("0", "0 B") else parse_bytes(text)
+
+
 @dataclass(frozen=True)
-class Reads:
+class FlashReadOptions(Options):
     """How missed units become reads; by default each is one read, rounded out to the device's pages if it has any.
 
     Raises:
         UsageError: an option has no such value, or has no effect without another.
     """
 
-    bundling: Bundling = "unit"
+    bundling: Annotated[
+        Bundling, Flag("What lies together in flash: all of a unit, or each matrix.", metavar="NAME")
+    ] = "unit"
     """`unit`: what one mask decides (columns of up and gate) lies together; `matrix`: each matrix by itself."""
-    layout: Layout = "file"
+    layout: Annotated[Layout, Flag("Order of units in flash: file, popularity or co-activation.", metavar="NAME")] = (
+        "file"
+    )
     """The order of a site's units in flash: as in the model, by popularity, or often read together side by side."""
-    over_read_bytes: int | None = None
+    over_read_bytes: Annotated[
+        int | None,
+        Flag(
+            'Join reads that are at most this far apart; "0 B": neighbours.',
+            metavar="SIZE",
+            name="--over-read",
+            parse=gap_bytes,
+        ),
+    ] = None
     """Join reads that are at most this far apart, and read the gap; 0 joins neighbours; None joins none."""
-    align: bool | None = None
+    align: Annotated[bool | None, Flag("Read whole pages; by default if the device has pages.")] = None
     """Round every read out to the device's pages; by default where its file gives a page."""
-    queue_depth: int | None = None
+    queue_depth: Annotated[
+        int | None, Flag("Reads under way at once; by default the device's most.", metavar="N", min=1)
+    ] = None
     """Reads under way at once; by default the greatest that the device's file has figures for."""
-    overlap: bool | None = None
+    overlap: Annotated[bool | None, Flag("Flash and DRAM at the same time; by default as the device.")] = None
     """Whether flash and DRAM are read at the same time; by default as the device's file says."""
-
-    @classmethod
-    def from_texts(
-        cls,
-        bundling: str = "unit",
-        layout: str = "file",
-        over_read: str | None = None,
-        align: bool | None = None,
-        queue_depth: int | None = None,
-        overlap: bool | None = None,
-    ) -> Reads:
-        """The options as a command line has them: `over_read` is a size such as "8 KiB", or "0 B"."""
-        none = over_read is not None and over_read.strip() in ("0", "0 B")
-        over_read_bytes = 0 if none else None if over_read is None else parse_bytes(over_read)
-        return cls(cast(Bundling, bundling), cast(Layout, layout), over_read_bytes, align, queue_depth, overlap)
 
     def __post_init__(self) -> None:
         for option, value, known in (("bundling", self.bundling, Bundling), ("layout", self.layout, Layout)):

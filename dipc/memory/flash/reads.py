@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipc.hardware.device import Access, Device
-from dipc.memory.flash.options import Reads
+from dipc.memory.flash.options import FlashReadOptions
 from dipc.memory.traffic import Site
 
 Ints = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Placement:
     over_read_bytes: int | None
 
     @classmethod
-    def of(cls, site: Site, reads: Reads, device: Device) -> Placement:
+    def of(cls, site: Site, reads: FlashReadOptions, device: Device) -> Placement:
         """The placement of a site on a device."""
         copies = len(site.matrices) if reads.bundling == "matrix" else 1
         page_bytes = reads.page_bytes(device)
@@ -73,12 +73,12 @@ class Placement:
         return np.floor(pages).astype(np.int64), np.ceil(pages).astype(np.int64)
 
 
-def seconds_per_read(device: Device, reads: Reads, access: Access = "random") -> Seconds:
+def seconds_per_read(device: Device, reads: FlashReadOptions, access: Access = "random") -> Seconds:
     """The time of one read by its bytes."""
     return lambda size_bytes: size_bytes / device.flash_bandwidth(size_bytes, access, reads.queue_depth)
 
 
-def full_reads(site: Site, hits: int, reads: Reads, device: Device) -> tuple[float, int, float]:
+def full_reads(site: Site, hits: int, reads: FlashReadOptions, device: Device) -> tuple[float, int, float]:
     """Bytes, reads and seconds of a token at a site that is read in full: its missed units are one stretch.
 
     What is read in full for every token misses the same units each time, and these can lie in order.

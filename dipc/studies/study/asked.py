@@ -10,7 +10,7 @@ from typing import TypeVar
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware.device import Device, device_for
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.quantities import parse_bandwidth
 from dipc.studies.study.pricing import Place
 from dipc.studies.study.variants import Variant, variants, works_online
@@ -50,7 +50,7 @@ class Asked:
     places: tuple[Place, ...]
     increases: tuple[Increase, ...]
     step: float
-    reads: Reads
+    reads: FlashReadOptions
 
     @property
     def dense_policy(self) -> str:
@@ -69,7 +69,7 @@ def asked(
     flash: Sequence[str],
     max_ppl_increase: Sequence[str | float],
     step: float,
-    reads: Reads,
+    reads: FlashReadOptions,
     calibration: str | None,
     model_bytes: Callable[[], float],
 ) -> Asked:

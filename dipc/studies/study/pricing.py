@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware.device import Device
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.memory.price import Case, Price
 from dipc.memory.pricing import price_many
 from dipc.memory.trace import Trace
@@ -46,7 +46,7 @@ def priced(
     places: Iterable[Place],
     policies: Sequence[str],
     context: int,
-    reads: Reads,
+    reads: FlashReadOptions,
     trace: Trace | None,
     warmup: int,
 ) -> Iterator[Priced]:

@@ -17,7 +17,7 @@ from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.hardware.device import Device, device_for
 from dipc.ir.program import Program
-from dipc.memory.flash import Reads
+from dipc.memory.flash import FlashReadOptions
 from dipc.memory.lowering import mean_bits
 from dipc.pipeline.runner import parse_pipeline, run_pipeline
 from dipc.registry import plugin_files
@@ -57,7 +57,7 @@ def run_study(
     warmup: int | None = None,
     context: int | None = None,
     bits_per_weight: float | None = None,
-    reads: Reads | None = None,
+    reads: FlashReadOptions | None = None,
     calibration: str | Path | None = None,
     seed: int = 0,
     jobs: int = 1,
@@ -122,7 +122,7 @@ def run_study(
         flash=flash,
         max_ppl_increase=max_ppl_increase,
         step=step,
-        reads=reads or Reads(),
+        reads=reads or FlashReadOptions(),
         calibration=_path(calibration, cluster),
         model_bytes=lambda: opened().lowered("").traffic.total_bytes,
     )

@@ -1,0 +1,120 @@
+"""Groups of options on the command line: those that the library declares, and those that only commands have.
+
+A command is a function whose parameters are its arguments, its own options, and groups of them; `grouped` makes one
+option of each field of a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+from typer.models import OptionInfo
+
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode
+from dipc.errors import UsageError
+from dipc.options import Flag, Options, groups_of
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class OutputOptions(Options):
+    """What every command takes that prints a result and shows progress."""
+
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+    plugin: Plugins = None
+
+
+@dataclass(frozen=True)
+class CaptureOptions(Options):
+    """How a model is opened, where the target is one."""
+
+    dtype: Dtype = "auto"
+    trust_remote_code: TrustRemoteCode = False
+
+
+def grouped(command: Callable[..., R]) -> Callable[..., R]:
+    """Offer the fields of a command's groups as options; the command gets the groups."""
+    groups = groups_of(command)
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _offered(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def call(**given: Any) -> R:
+        for name, default in groups.items():
+            given[name] = _gathered(default, given)
+        return command(**given)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
+
+
+def _offered(default: Any) -> list[inspect.Parameter]:
+    """Return a parameter for each field of a group that has a `Flag`, or an option of typer's."""
+    hints, found = get_type_hints(type(default), include_extras=True), []
+    for field in dataclasses.fields(default):
+        kind, *extras = get_args(hints[field.name]) if hasattr(hints[field.name], "__metadata__") else (None,)
+        extra = next((e for e in extras if isinstance(e, (Flag, OptionInfo))), None)
+        if extra is None:
+            continue
+        option = _option(kind, extra) if isinstance(extra, Flag) else Annotated[kind, extra]
+        value = getattr(default, field.name)
+        found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=option))
+    return found
+
+
+def _option(kind: Any, flag: Flag) -> Any:
+    """Return the annotation that typer takes for a field; a choice stays text, which the group itself checks."""
+    options = [kind] if get_origin(kind) is not UnionType else [k for k in get_args(kind) if k is not NoneType]
+    taken = str if flag.parse is not None or get_origin(options[0]) is Literal else options[0]
+    names = [] if flag.name is None else [flag.name]
+    made = typer.Option(*names, metavar=flag.metavar, help=flag.help, min=flag.min, max=flag.max)
+    return Annotated[taken if options == [kind] and flag.parse is None else taken | None, made]
+
+
+def _gathered(default: Any, given: dict[str, Any]) -> Any:
+    """Take the fields of a group out of what was given, and return the group."""
+    values = {}
+    for parameter in _offered(default):
+        value = given.pop(parameter.name)
+        extras = get_args(get_type_hints(type(default), include_extras=True)[parameter.name])[1:]
+        parse = next((e.parse for e in extras if isinstance(e, Flag)), None)
+        values[parameter.name] = parse(value) if parse is not None and isinstance(value, str) else value
+    return dataclasses.replace(default, **values)
+
+
+def listed(option: str, text: str) -> list[str]:
+    """Return the items of a list with commas, each once. UsageError for an empty one."""
+    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise UsageError(f"--{option} {text!r} lists nothing")
+    return items
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of a list with commas, each once. UsageError for anything else."""
+    try:
+        return tuple(dict.fromkeys(float(item) for item in listed(option, text)))
+    except ValueError:
+        raise UsageError(f"--{option} {text!r} is no list of numbers such as 1,0.5,0.25") from None
+
+
+TextFile = Annotated[
+    Path | None, typer.Option("--text", metavar="FILE", help="UTF-8 text; by default the sample that comes with dipc.")
+]
