@@ -11,33 +11,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dipc.artifact.writer as _artifact
-from dipc.backends.cost import Estimate, estimate
+from dipc.backends import BACKENDS, Export
 from dipc.calibration.file import Calibration
 from dipc.errors import UnknownName
-from dipc.evaluation.generation import Generation, generate
-from dipc.evaluation.perplexity import OwnScore, Score, evaluate, perplexity
-from dipc.evaluation.tasks.run import run_tasks
+from dipc.evaluation import estimate as _estimate
+from dipc.evaluation import generation as _generation
+from dipc.evaluation import perplexity as _perplexity
+from dipc.evaluation.estimate import Estimate
+from dipc.evaluation.generation import Generation
+from dipc.evaluation.perplexity import OwnScore, Score
+from dipc.evaluation.tasks import run as _tasks
 from dipc.evaluation.tasks.scores import TaskScores
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import Program
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.synthetic import ActivityModel, synthetic_trace
 from dipc.memory.trace import Trace
-from dipc.pipeline.runner import Compiled, Pass, parse_pipeline, run_pipeline, with_calibration
+from dipc.options import flat
+from dipc.pipeline.pass_ import Pass
+from dipc.pipeline.runner import Compiled, run_pipeline, with_calibration
+from dipc.pipeline.text import parse_pipeline
 from dipc.report.html import write_report
 from dipc.studies.compare import Comparison, compare
 from dipc.studies.study.plan import Plan, plan
 from dipc.studies.study.result import Study
 from dipc.studies.study.study import run_study
 from dipc.text import Text
-from dipc.tuning.fit_activity import fit_activity
-from dipc.tuning.lora.finetune import Finetuned, finetune
-from dipc.tuning.measure import calibrate
+from dipc.tuning import fit_activity as _fit_activity
+from dipc.tuning import measure as _measure
+from dipc.tuning.lora import finetune as _finetune
+from dipc.tuning.lora.finetune import Finetuned
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dipc.backends.onnx.export import Export
 
 __all__ = [
     "ActivityModel",
@@ -78,8 +85,14 @@ __all__ = [
 ]
 
 
-EXPORTS = ("onnx",)
-"""What `export` writes."""
+calibrate = flat(_measure.calibrate)
+estimate = flat(_estimate.estimate)
+evaluate = flat(_perplexity.evaluate)
+finetune = flat(_finetune.finetune)
+fit_activity = flat(_fit_activity.fit_activity)
+generate = flat(_generation.generate)
+perplexity = flat(_perplexity.perplexity)
+run_tasks = flat(_tasks.run_tasks)
 
 
 def compile(
@@ -120,23 +133,25 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
 
     Args:
         result: a program with weights, or a compilation with its log.
-        to: what to write; there is `onnx`.
+        to: a backend that exports.
         folder: a new folder, written whole or not at all.
-        pack: store the matrices of pruned products unit by unit first (the pass `pack`), as the kernels want them.
+        pack: lower the program as the backend's kernels want it first (of `onnx` the pass `pack`: the matrices of pruned
+            products are stored unit by unit).
 
     Raises:
         UsageError: another format, no weights, or the folder exists.
-        UnsupportedModel: an operator or an eviction policy that has no ONNX form.
-        MissingDependency: no onnx or onnxscript.
+        UnsupportedModel: an operator or an eviction policy that has no form there.
+        MissingDependency: a package is absent.
     """
-    from dipc.backends.onnx import export as onnx
-    from dipc.passes.pack import Pack
-
-    if to not in EXPORTS:
-        raise UnknownName("export format", to, EXPORTS)
+    formats = [name for name in BACKENDS.names() if "export" in BACKENDS.get(name).abilities()]
+    if to not in formats:
+        raise UnknownName("export format", to, formats)
+    backend = BACKENDS.get(to)()
     program = result.program if isinstance(result, Compiled) else result
     pipeline = result.pipeline if isinstance(result, Compiled) else ""
-    return onnx.export(Pack().run(program).program if pack else program, Path(folder), pipeline=pipeline)
+    if pack and backend.lowering:
+        program = run_pipeline(program, parse_pipeline(backend.lowering), allow_noop=True).program
+    return backend.export(program, Path(folder), pipeline=pipeline)
 
 
 def to_dict(

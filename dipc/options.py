@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 R = TypeVar("R")
+MOST_SEED = 2**63 - 1
+"""The largest that torch's generators take with whatever is added to it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Flag:
         min: the least number.
         max: the greatest number.
         parse: makes the value from text, where it is not what the flag takes.
+        bare: the value that the flag stands for by itself, where it takes none.
     """
 
     help: str
@@ -35,6 +38,7 @@ class Flag:
     min: float | None = None
     max: float | None = None
     parse: Callable[[str], Any] | None = None
+    bare: Any = None
 
 
 def groups_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Finding passes, policies, operators and devices by name: a built-in one is a file, a plug-in is a file elsewhere.
+"""Find things by name: passes, policies, operators, backends and devices.
 
-File name = registry name (`dip_ca.py` is `dip-ca`). Plug-ins come from `--plugin FILE` (a `.py` or a device's `.yaml`)
-and from installed distributions with an entry point in the group `dipc.plugins`, which names a module or a package:
-each of its modules is one plug-in file (but for those whose name begins with `_`), each `.yaml` a device. A plug-in's
-code runs only because the user named the file or installed the distribution.
+A built-in thing is a file of its kind's folder, a plug-in a file elsewhere, and the file's name is the thing's
+(`dip_ca.py` is `dip-ca`). Plug-ins come from `--plugin FILE` and from installed distributions with an entry point in the
+group `dipc.plugins`, which names a module or a package: each of its modules is one plug-in file (but for those whose
+name begins with `_`), and so is each file of a kind that is no Python, as a device's `.yaml`. A plug-in's code runs only
+because the user named the file or installed the distribution.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dipc.errors import BadFile, UnknownName, UsageError
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Registry[Any]")
 
 
 def registry_name(module: str) -> str:
@@ -47,47 +49,42 @@ def name_of(kind: type) -> str:
 
 
 @cache
-def _files(package: str) -> list[str]:
+def _modules(package: str) -> list[str]:
     """The modules of a package, looked for once: every node of a graph asks for its operator."""
     return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
 @dataclass
 class Registry(Generic[T]):
-    """The things of one kind: the files of a package, imported when asked for, and what plug-ins added.
-
-    `find` takes a module and gives the one thing of this kind that it defines, or None.
-    """
+    """The things of one kind by name: what comes with dipc, and what plug-ins added."""
 
     kind: str
-    package: str
-    find: Callable[[ModuleType], T | None]
-    added: dict[str, tuple[T, str]] = field(default_factory=dict)
+    added: dict[str, tuple[T, str]] = field(default_factory=dict, kw_only=True)
+    """What plug-ins brought: the thing and the file that it stands in."""
 
     def builtin(self) -> dict[str, str]:
-        """Registry name -> module, without importing any."""
-        names = (n for n in _files(self.package) if n[0] != "_")
-        return {registry_name(n): f"{self.package}.{n}" for n in names}
+        """Return name -> where it is, of what comes with dipc."""
+        raise NotImplementedError
+
+    def read(self, name: str, where: str) -> T:
+        """Return a thing that comes with dipc."""
+        raise NotImplementedError
 
     def names(self) -> list[str]:
-        """Every name that `get` knows."""
+        """Return every name that `get` knows, sorted."""
         load_installed_plugins()
         return sorted({*self.builtin(), *self.added})
 
     def get(self, name: str) -> T:
-        """The thing of that name; UnknownName lists the names and guesses what was meant."""
-        if name in self.added:
-            return self.added[name][0]
-        modules = self.builtin()
-        if name in modules:
-            found = self.find(importlib.import_module(modules[name]))
-            if found is None:
-                raise BadFile(f"{modules[name]} defines no {self.kind}")
-            return found
-        load_installed_plugins()
-        if name in self.added:
-            return self.added[name][0]
-        raise UnknownName(self.kind, name, self.names())
+        """Return the thing of that name; UnknownName lists the names and guesses what was meant."""
+        builtin = self.builtin()
+        if name not in self.added and name in builtin:
+            return self.read(name, builtin[name])
+        if name not in self.added:
+            load_installed_plugins()
+        if name not in self.added:
+            raise UnknownName(self.kind, name, self.names())
+        return self.added[name][0]
 
     def add(self, name: str, thing: T, where: str) -> None:
         """Register a plug-in's thing; a name that is taken is an error."""
@@ -97,6 +94,59 @@ class Registry(Generic[T]):
         if taken is not None:
             raise UsageError(f"{where}: the {self.kind} {name!r} is already defined by {taken}; rename the file")
         self.added[name] = (thing, where)
+
+
+@dataclass
+class ModuleRegistry(Registry[T]):
+    """Things that Python modules define; a module is imported when its thing is asked for.
+
+    `find` takes a module and gives the one thing of this kind that it defines, or None.
+    """
+
+    package: str
+    find: Callable[[ModuleType], T | None]
+
+    def builtin(self) -> dict[str, str]:
+        """Return name -> module, without importing any."""
+        return {registry_name(n): f"{self.package}.{n}" for n in _modules(self.package) if n[0] != "_"}
+
+    def read(self, name: str, where: str) -> T:
+        """Import a module. BadFile if it defines no thing of this kind."""
+        found = self.find(importlib.import_module(where))
+        if found is None:
+            raise BadFile(f"{where} defines no {self.kind}")
+        return found
+
+
+@dataclass
+class FileRegistry(Registry[Path]):
+    """Things that are files of another kind than Python; `get` gives the path."""
+
+    folder: Path
+    suffixes: tuple[str, ...]
+
+    def builtin(self) -> dict[str, str]:
+        """Return name -> file."""
+        return {path.stem: str(path) for path in sorted(self.folder.iterdir()) if path.suffix in self.suffixes}
+
+    def read(self, name: str, where: str) -> Path:
+        """Return the file's path."""
+        return Path(where)
+
+    def add_file(self, path: Path) -> None:
+        """Register a plug-in's file under its name.
+
+        Raises UsageError if it is no such file or there is none, BadFile if another has its name.
+        """
+        if path.suffix not in self.suffixes:
+            raise UsageError(f"{path}: a {self.kind} file is named NAME{self.suffixes[0]}")
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        where = str(path.resolve())
+        known = self.builtin().get(path.stem) or self.added.get(path.stem, (None, where))[1]
+        if Path(known).resolve() != Path(where):
+            raise BadFile(f"{path}: a {self.kind} named {path.stem!r} exists already: {known}; rename one of the files")
+        self.added[path.stem] = (path, where)
 
 
 def defined_here(module: ModuleType, base: type[T]) -> type[T] | None:
@@ -117,29 +167,38 @@ def defined_here(module: ModuleType, base: type[T]) -> type[T] | None:
     return next(iter(own.values()), None)
 
 
-REGISTRIES: list[Registry[object]] = []
+REGISTRIES: list[Registry[Any]] = []
+"""The kinds that are known so far; each stands where its things are used, and registers itself."""
+
+_KINDS = ("dipc.pipeline.pass_", "dipc.cache.policy", "dipc.ir.operators", "dipc.backends", "dipc.hardware.find")
+"""Where the kinds stand: imported only when a plug-in comes, which may be of any."""
 
 
-def register_kind(registry: Registry[T]) -> Registry[T]:
+def register_kind(registry: R) -> R:
     """Make a kind known to plug-ins."""
-    REGISTRIES.append(registry)  # type: ignore[arg-type]
+    REGISTRIES.append(registry)
     return registry
 
 
-def _kinds() -> Iterator[Registry[object]]:
-    for module in ("dipc.pipeline.runner", "dipc.ir.operators", "dipc.cache.policy"):
+def _kinds() -> list[Registry[Any]]:
+    for module in _KINDS:
         importlib.import_module(module)
-    yield from REGISTRIES
+    return REGISTRIES
 
 
 def _adopt(module: ModuleType) -> int:
     """Register what a plug-in's module defines; how many things that was."""
     file = getattr(module, "__file__", None)  # A package without an __init__.py has none.
     where = str(Path(file).resolve()) if file else module.__name__
-    found = [(registry, thing) for registry in _kinds() if (thing := registry.find(module)) is not None]
+    kinds = [registry for registry in _kinds() if isinstance(registry, ModuleRegistry)]
+    found = [(registry, thing) for registry in kinds if (thing := registry.find(module)) is not None]
     for registry, thing in found:
         registry.add(name_of_module(module), thing, where)
     return len(found)
+
+
+def _file_kinds(suffix: str) -> list[FileRegistry]:
+    return [kind for kind in _kinds() if isinstance(kind, FileRegistry) and suffix in kind.suffixes]
 
 
 def _is_loaded(path: Path) -> bool:
@@ -148,7 +207,7 @@ def _is_loaded(path: Path) -> bool:
 
 
 def plugin_files() -> list[Path]:
-    """The plug-in files of code that are loaded here, for another process to load too."""
+    """Return the plug-in files of code that are loaded here, for another process to load too."""
     known = {where for registry in REGISTRIES for _, where in registry.added.values()}
     return sorted(Path(where) for where in known if where.endswith(".py"))
 
@@ -158,12 +217,11 @@ def load_plugin(path: Path) -> str:
 
     Raises UsageError if there is no such file or its name is taken, BadFile if it defines nothing or cannot be run.
     """
-    from dipc.hardware import device as hardware
-
     if not path.is_file():
         raise UsageError(f"--plugin {path}: there is no such file")
-    if path.suffix in (".yaml", ".yml"):
-        hardware.register_device_file(path)
+    kinds = _file_kinds(path.suffix)
+    if kinds:
+        kinds[0].add_file(path)
         return path.stem
     if path.suffix != ".py":
         raise UsageError(f"--plugin {path}: a plug-in is a .py file or a device's .yaml")
@@ -178,8 +236,13 @@ def load_plugin(path: Path) -> str:
     except Exception as error:
         raise BadFile(f"{path}: {type(error).__name__}: {error}") from error
     if not _adopt(module):
-        raise BadFile(f"{path}: defines no single pass, cache policy or operator; see dipc/passes/README.md")
+        kinds_text = _either([kind.kind for kind in _kinds() if isinstance(kind, ModuleRegistry)])
+        raise BadFile(f"{path}: defines no {kinds_text}; docs/extend.md says what each looks like")
     return name_of_module(module)
+
+
+def _either(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 @cache
@@ -193,8 +256,6 @@ def load_installed_plugins() -> None:
 
 
 def _load_entry_point(entry: EntryPoint) -> None:
-    from dipc.hardware import device as hardware
-
     label = f"plug-in {entry.name} ({entry.value})"
     try:
         named = entry.load()
@@ -209,8 +270,10 @@ def _load_entry_point(entry: EntryPoint) -> None:
     if not isinstance(named, ModuleType):
         raise BadFile(f"{label}: an entry point must name a module or a package, and this is a {type(named).__name__}")
     found = sum(_adopt(module) for module in modules)
-    devices = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
-    for file in devices:
-        hardware.register_device_file(file)
-    if not found and not devices:
-        raise BadFile(f"{label}: brings no pass, cache policy, operator or device; mend or uninstall the distribution")
+    files = [
+        (kind, file) for folder in folders for file in sorted(folder.iterdir()) for kind in _file_kinds(file.suffix)
+    ]
+    for kind, file in files:
+        kind.add_file(file)
+    if not found and not files:
+        raise BadFile(f"{label}: brings no {_either([k.kind for k in _kinds()])}; mend or uninstall the distribution")

@@ -15,7 +15,8 @@ from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.ir.codes import QuantizedTensor, round_to_nearest
 from dipc.ir.program import Program
-from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline, with_calibration
+from dipc.pipeline.runner import Compiled, run_pipeline, with_calibration
+from dipc.pipeline.text import parse_pipeline
 
 WINDOWS = random_ids(8 * 48).view(8, 48)
 

@@ -12,7 +12,8 @@ from helpers import one_glu, tiny_llama, tiny_model
 from dipc.ir.program import Program
 from dipc.memory.lowering import lower
 from dipc.ops.dequantize import OPERATOR
-from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline
+from dipc.pipeline.runner import Compiled, run_pipeline
+from dipc.pipeline.text import parse_pipeline
 
 DEQUANTIZE = OPERATOR.target
 

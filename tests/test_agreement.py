@@ -35,7 +35,7 @@ ort = pytest.importorskip("onnxruntime")
 from dipc.backends.onnx.export import export  # noqa: E402
 from dipc.backends.onnx.functions import functions  # noqa: E402
 from dipc.backends.onnx.graph import in_float32  # noqa: E402
-from dipc.backends.onnx.session import OnnxSession, Options  # noqa: E402
+from dipc.backends.onnx.session import OnnxSession, RuntimeOptions  # noqa: E402
 
 LIBRARY = native.library() is not None
 CONTEXT = 256
@@ -125,7 +125,7 @@ def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int,
 
 def onnx_sessions(folder: Path, record: bool) -> list[OnnxSession]:
     kernels = (False, True)[: 1 + LIBRARY]
-    return [OnnxSession(folder, record=record, options=Options(k, threads=1)) for k in kernels]
+    return [OnnxSession(folder, record=record, options=RuntimeOptions(k, threads=1)) for k in kernels]
 
 
 def in_float32_throughout(program: Program) -> Program:

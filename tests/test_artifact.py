@@ -21,7 +21,8 @@ from dipc.files import check_output
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import Program
 from dipc.pipeline.numeric_check import probe_logits
-from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline
+from dipc.pipeline.runner import Compiled, run_pipeline
+from dipc.pipeline.text import parse_pipeline
 
 PIPELINES = ("dip", "dip-ca{scope=decode}")
 

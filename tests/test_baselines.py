@@ -12,16 +12,16 @@ from baselines import compiled, once
 from helpers import SHARED, outlined, random_ids, tiny_llama
 
 import dipc
-from dipc.backends.eager import EagerSession
+from dipc.backends.eager import EagerSession, packed_for
 from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UnsupportedModel, UsageError
-from dipc.evaluation.decoding import for_decoding
 from dipc.memory.lowering import lower, mean_bits, program_density
 from dipc.passes.gptq import Gptq
 from dipc.passes.pack import Pack
 from dipc.passes.sparsegpt import Sparsegpt
 from dipc.pipeline.numeric_check import probe_logits
-from dipc.pipeline.runner import make_pass, parse_pipeline, run_pipeline
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import make_pass, parse_pipeline
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
 
@@ -72,7 +72,7 @@ def test_kernels_leave_what_they_cannot_read(calibration: str) -> None:
     ):
         program = once(pipeline, calibration).program
         assert [m.reason for m in Pack().run(program).mismatches] == [reason] * 6
-        assert torch.equal(probe_logits(for_decoding(program, 100)), probe_logits(program))
+        assert torch.equal(probe_logits(packed_for(program, 100)), probe_logits(program))
     assert len(Pack().run(once("gptq{group=32},dip", calibration).program).matches) == 2
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
+from dipc.api import calibrate
 from dipc.calibration.file import Calibration
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.ir.program import Program
@@ -27,7 +28,6 @@ from dipc.text import encode
 from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.jacobian import SensitivityStudy
 from dipc.tuning.magnitudes import Histogram
-from dipc.tuning.measure import calibrate
 from dipc.tuning.predictors import train_predictors
 
 TEXT = " ".join(f"{i} {WORDS}" for i in range(40))

@@ -11,7 +11,7 @@ import pytest
 from clitools import Cli, cli, model, text  # noqa: F401
 
 from dipc.errors import MissingDependency
-from dipc.pipeline.runner import PASSES
+from dipc.pipeline.pass_ import PASSES
 from dipc.studies.compare import run
 
 BROKEN = '''

@@ -176,7 +176,7 @@ def test_an_internal_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError("a slip\nin two lines")
 
-    monkeypatch.setattr("dipc.hardware.device.device_names", fail)
+    monkeypatch.setattr("dipc.hardware.find.device_names", fail)
     cli("hw", "list").fails(1, "internal error: ZeroDivisionError: a slip in two lines", "--debug")
     shown = cli("hw", "list", "--debug")
     assert shown.code == 1
@@ -187,7 +187,7 @@ def test_an_interruption(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dipc.hardware.device.device_names", interrupt)
+    monkeypatch.setattr("dipc.hardware.find.device_names", interrupt)
     cli("hw", "list").fails(130, "interrupted")
 
 

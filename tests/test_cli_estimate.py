@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import dipc
-from dipc.backends.cost import Estimate
 from dipc.errors import UsageError
+from dipc.evaluation.estimate import Estimate
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.flash.options import gap_bytes
 from dipc.memory.trace import Trace
@@ -36,8 +36,8 @@ def estimated(program: dipc.Program, trace: Trace, **options: Any) -> Estimate:
 def test_options_show_beside_the_usual_reads(program: dipc.Program, trace: Trace) -> None:
     usual = estimated(program, trace)
     joined = estimated(program, trace, reads=FlashReadOptions(over_read_bytes=8192, layout="co-activation"))
-    assert usual.sparse and joined.sparse and joined.usual and usual.usual is None
-    assert joined.usual.throughput == usual.sparse.throughput
+    assert usual.sparse and joined.sparse and joined.baseline and usual.usual is None
+    assert joined.baseline.throughput == usual.sparse.throughput
     assert joined.sparse.reads_per_token < usual.sparse.reads_per_token
     found = estimate_dict(joined)
     assert found["reads"]["over_read_bytes"] == 8192

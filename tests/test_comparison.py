@@ -13,10 +13,9 @@ import pytest
 from clitools import WORDS, model  # noqa: F401
 from torch import fx
 
-from dipc.api import Program, Text, capture, compare, compile
+from dipc.api import Program, Text, capture, compare, compile, evaluate
 from dipc.errors import MissingDependency, UsageError
-from dipc.evaluation.perplexity import evaluate
-from dipc.pipeline.runner import PASSES
+from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 from dipc.studies.compare import Comparison, measure, run
 from dipc.studies.compare.folder import Folder

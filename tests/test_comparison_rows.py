@@ -12,12 +12,11 @@ from clitools import byte_tokenizer
 from helpers import outlined, random_ids
 from torch import fx
 
-from dipc.api import Program, compile
+from dipc.api import Program, compile, evaluate
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
-from dipc.evaluation.perplexity import evaluate
-from dipc.pipeline.runner import PASSES
+from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 from dipc.studies.compare.entries import choose, known
 from dipc.studies.compare.measure import Remembered, bytes_read

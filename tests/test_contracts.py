@@ -19,14 +19,15 @@ from dipc.backends.eager import EagerSession
 from dipc.cache import get_policy, policy_names
 from dipc.cache.policy import POLICIES
 from dipc.errors import UsageError
-from dipc.hardware.device import device_names, load_device
+from dipc.hardware.find import device_names, load_device
 from dipc.ir.operators import OPERATORS, Operator, operator_of
 from dipc.ir.program import Program
 from dipc.ir.verify import verify_structure
 from dipc.memory.lowering import active_units, lower, program_density, selections
 from dipc.pipeline.numeric_check import deviation
-from dipc.pipeline.runner import PASSES, Pass, make_pass, parse_pipeline
+from dipc.pipeline.pass_ import PASSES, Pass
 from dipc.pipeline.sparsity_pass import SparsityPass
+from dipc.pipeline.text import make_pass, parse_pipeline
 from dipc.registry import registry_name
 
 OPERATOR_NAMES = OPERATORS.names()

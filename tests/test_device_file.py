@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipc.errors import BadFile
-from dipc.hardware.device import load_device, validate_device
+from dipc.hardware.find import load_device, validate_device
 
 GOOD = """\
 name: x

@@ -16,12 +16,12 @@ from helpers import one_glu, random_ids, relative, tiny_model
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from dipc.api import Program, capture, compile
+from dipc.api import Program, capture, compile, finetune
 from dipc.errors import BadFile, UsageError
 from dipc.passes.dip import Dip
-from dipc.pipeline.runner import PASSES
+from dipc.pipeline.pass_ import PASSES
 from dipc.tuning.lora.distillation import Course, Training, compare, dense_logits
-from dipc.tuning.lora.finetune import Finetuned, finetune
+from dipc.tuning.lora.finetune import Finetuned
 from dipc.tuning.lora.trainable import Adapted, Trainable, divergence
 from dipc.tuning.lora.trained_adapters import TrainedAdapters
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from dipc.cache import get_policy
 from dipc.errors import UsageError
-from dipc.hardware.device import Access, Device, Energy, Figure, Flash, FlashPoint, load_device
+from dipc.hardware.device import Device, Energy
+from dipc.hardware.figure import Figure
+from dipc.hardware.find import load_device
+from dipc.hardware.flash_curve import Access, Flash, FlashPoint
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.flash.layout import order_of
 from dipc.memory.flash.reads import Placement, SiteReads, seconds_per_read, selected_reads

@@ -12,8 +12,10 @@ import pytest
 import torch
 from helpers import one_glu
 
-from dipc.pipeline.runner import PASSES, parse_pipeline, run_pipeline
+from dipc.pipeline.pass_ import PASSES
+from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.sparsity_pass import SparsityPass
+from dipc.pipeline.text import parse_pipeline
 
 GOLDEN = Path(__file__).parent / "golden"
 BUILT_IN = [n for n in PASSES.builtin() if issubclass(PASSES.get(n), SparsityPass)]

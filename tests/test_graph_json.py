@@ -22,7 +22,8 @@ from dipc.frontend.hugging_face import capture
 from dipc.ir.program import ModelInfo, Port, Program, TensorType
 from dipc.ir.verify import verify_structure
 from dipc.pipeline.numeric_check import probe_logits
-from dipc.pipeline.runner import parse_pipeline, run_pipeline
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import parse_pipeline
 
 ATEN = torch.ops.aten
 INFO = ModelInfo("tiny", "none", 1, 4, 8, 16, 32.0, "0", has_weights=True)

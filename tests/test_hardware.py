@@ -13,21 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipc.errors import BadFile, UnknownName, UsageError
-from dipc.hardware import device as hardware
-from dipc.hardware.device import (
-    Access,
-    Device,
-    Dram,
-    Figure,
-    Flash,
-    FlashPoint,
-    Kind,
-    device_names,
-    device_path,
-    load_device,
-    register_device_file,
-    validate_device,
-)
+from dipc.hardware.device import Device, Dram
+from dipc.hardware.figure import Figure, Kind
+from dipc.hardware.find import DEVICES, device_names, device_path, load_device, validate_device
+from dipc.hardware.flash_curve import Access, Flash, FlashPoint
 
 GOOD = """\
 name: x
@@ -55,11 +44,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_plugins() -> Iterator[None]:
-    before = dict(hardware.extra_device_files)
-    hardware.extra_device_files.clear()
+    before = dict(DEVICES.added)
+    DEVICES.added.clear()
     yield
-    hardware.extra_device_files.clear()
-    hardware.extra_device_files.update(before)
+    DEVICES.added.clear()
+    DEVICES.added.update(before)
 
 
 # The devices that ship: a new file is tested the day it appears.
@@ -264,8 +253,8 @@ def test_a_folder_is_no_device(here: Path) -> None:
 
 def test_a_registered_file_is_found_by_its_name(here: Path, no_plugins: None) -> None:
     Path("x.yaml").write_text(GOOD)
-    register_device_file("x.yaml")
-    register_device_file(here / "x.yaml")  # the same file: a plug-in may be loaded twice
+    DEVICES.add_file(Path("x.yaml"))
+    DEVICES.add_file(here / "x.yaml")  # the same file: a plug-in may be loaded twice
     assert "x" in device_names()
     assert load_device("x").description == "A device of the tests"
 
@@ -273,7 +262,7 @@ def test_a_registered_file_is_found_by_its_name(here: Path, no_plugins: None) ->
 def test_two_devices_of_one_name(here: Path, no_plugins: None) -> None:
     Path("a18.yaml").write_text(GOOD)
     with pytest.raises(BadFile) as raised:
-        register_device_file("a18.yaml")
+        DEVICES.add_file(Path("a18.yaml"))
     built_in = device_path("a18")
     assert str(raised.value) == (f"a18.yaml: a device named 'a18' exists already: {built_in}; rename one of the files")
     assert device_path("a18") == built_in
@@ -281,9 +270,9 @@ def test_two_devices_of_one_name(here: Path, no_plugins: None) -> None:
 
 def test_only_yaml_files_that_exist_are_registered(here: Path, no_plugins: None) -> None:
     with pytest.raises(UsageError, match=r"^x\.yaml: no such file$"):
-        register_device_file("x.yaml")
+        DEVICES.add_file(Path("x.yaml"))
     with pytest.raises(UsageError, match=r"^x\.txt: a device file is named NAME\.yaml$"):
-        register_device_file("x.txt")
+        DEVICES.add_file(Path("x.txt"))
 
 
 def test_importing_hardware_loads_neither_torch_nor_yaml() -> None:

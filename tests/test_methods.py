@@ -28,7 +28,7 @@ from dipc.passes.gate import GatePruning
 from dipc.passes.glu import GluPruning
 from dipc.passes.up import UpPruning
 from dipc.passes.wina import Wina
-from dipc.pipeline.runner import make_pass
+from dipc.pipeline.text import make_pass
 
 # --- By hand: one of four hidden units is kept, and of the inputs two, by the methods that choose among them ---
 

@@ -25,7 +25,8 @@ from dipc.passes.cats import Cats
 from dipc.passes.dip import Dip
 from dipc.passes.gate import GatePruning
 from dipc.passes.wina import Wina
-from dipc.pipeline.runner import parse_pipeline, with_calibration
+from dipc.pipeline.runner import with_calibration
+from dipc.pipeline.text import parse_pipeline
 
 META = {"model": "by hand", "digest": "0"}
 

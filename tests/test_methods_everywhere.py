@@ -16,7 +16,7 @@ from dipc.backends.eager import EagerSession
 from dipc.ir.operator import weight_name
 from dipc.memory.lowering import active_units, lower
 from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
-from dipc.pipeline.runner import PASSES
+from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import SparsityPass
 
 METHODS = [name for name in PASSES.builtin() if issubclass(PASSES.get(name), SparsityPass)]
@@ -81,11 +81,11 @@ def test_in_onnx_runtime(text: str, tmp_path: Path) -> None:
     """Exported and run by function bodies in stock ONNX Runtime: the same masks and logits as in torch."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from dipc.backends.onnx.session import OnnxSession, Options
+    from dipc.backends.onnx.session import OnnxSession, RuntimeOptions
 
     program = compiled(text.replace("SCOPE", "scope=decode"))
     dipc.export(program, "onnx", tmp_path / "onnx", pack=False)
-    theirs = OnnxSession(tmp_path / "onnx", record=True, options=Options(False, threads=1))
+    theirs = OnnxSession(tmp_path / "onnx", record=True, options=RuntimeOptions(False, threads=1))
     mine = EagerSession(program, record=True)
     for ids, dense in ((IDS[:12], program.method.scope == "decode"), (IDS[12:], False)):
         got, expected = theirs.step(ids, dense=dense), mine.step(ids, dense=dense)

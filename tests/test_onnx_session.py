@@ -20,10 +20,10 @@ from helpers import outlined, random_ids, relative
 import dipc
 from dipc import native
 from dipc.api import compile
+from dipc.backends import RunOptions, get_backend
 from dipc.backends.eager import EagerSession
-from dipc.backends.onnx.session import OnnxSession, Options
+from dipc.backends.onnx.session import OnnxSession, RuntimeOptions
 from dipc.errors import BadFile, MissingDependency, UsageError
-from dipc.evaluation.sessions import open_session
 from dipc.ir.program import Program
 
 onnx = pytest.importorskip("onnx")
@@ -31,7 +31,7 @@ pytest.importorskip("onnxruntime")
 
 from dipc.backends.onnx.export import export  # noqa: E402
 
-BODIES, KERNELS = Options(kernels=False, threads=1), Options(kernels=True, threads=1)
+BODIES, KERNELS = RuntimeOptions(kernels=False, threads=1), RuntimeOptions(kernels=True, threads=1)
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"native library {native.describe()}")
 # float32 on both sides, with sums in another order; measured 3e-7 of the largest logit.
 ROUNDING = 1e-5
@@ -250,7 +250,7 @@ def test_evaluation_runs_both_models_in_onnxruntime(out: Path, exported_out: Pat
 
 
 def test_an_export_of_another_program_is_refused(program: Program, exported_out: Path) -> None:
-    other = open_session(program, "onnx", exported=exported_out)
+    other = get_backend("onnx", "run").open(program, RunOptions(exported=exported_out))
     with pytest.raises(BadFile, match=r"exported model is of tiny with dip-ca.*, not of this program"), other:
         raise AssertionError("opened")
 

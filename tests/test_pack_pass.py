@@ -11,8 +11,8 @@ from torch import fx
 
 from dipc import api, native
 from dipc.api import capture
+from dipc.backends.eager import WORTH_TOKENS, packed_for
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.evaluation.decoding import WORTH_TOKENS, for_decoding
 from dipc.ir.program import Program
 from dipc.memory.lowering import active_units, cache_aware, lower, program_density, selections, with_capacities
 from dipc.ops.gather_linear import OPERATOR as GATHER
@@ -23,8 +23,9 @@ from dipc.ops.row_linear import OPERATOR as ROW
 from dipc.passes.outline_glu import OutlineGlu
 from dipc.passes.pack import Pack
 from dipc.pipeline.numeric_check import deviation
-from dipc.pipeline.runner import parse_pipeline, run_pipeline
+from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.text import parse_pipeline
 
 PIPELINES = (
     "dip",
@@ -244,12 +245,12 @@ def test_an_artifact_holds_a_packed_program(tmp_path: Any) -> None:
 @pytest.mark.skipif(native.library() is None, reason="the native library is absent")
 def test_a_program_that_writes_many_tokens_is_packed_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     floats, codes = compiled("dip"), compiled("dip,int4{group=32}")
-    assert for_decoding(floats, WORTH_TOKENS - 1) is floats
-    assert operators(for_decoding(floats, WORTH_TOKENS)) == {"glu": 2, "gather": 2}
-    assert operators(for_decoding(codes, 1)) == {"gather": 6}
-    assert operators(for_decoding(outlined(), 100)) == {}
+    assert packed_for(floats, WORTH_TOKENS - 1) is floats
+    assert operators(packed_for(floats, WORTH_TOKENS)) == {"glu": 2, "gather": 2}
+    assert operators(packed_for(codes, 1)) == {"gather": 6}
+    assert operators(packed_for(outlined(), 100)) == {}
     monkeypatch.setenv("DIPC_NATIVE", "0")
-    assert for_decoding(codes, 100) is codes
+    assert packed_for(codes, 100) is codes
 
 
 def test_packed_or_not_the_same_text_is_written() -> None:

@@ -20,16 +20,9 @@ from dipc.ir.program import Program
 from dipc.passes.dip import Dip
 from dipc.passes.dip_ca import DipCa
 from dipc.passes.outline_glu import OutlineGlu
-from dipc.pipeline.runner import (
-    PASSES,
-    Pass,
-    PassResult,
-    make_pass,
-    parse_pipeline,
-    pipeline_text,
-    resolve,
-    run_pipeline,
-)
+from dipc.pipeline.pass_ import PASSES, Pass, PassResult
+from dipc.pipeline.runner import resolve, run_pipeline
+from dipc.pipeline.text import make_pass, parse_pipeline, pipeline_text
 from dipc.registry import REGISTRIES, load_plugin
 
 # --- Text ---
@@ -292,7 +285,7 @@ def test_a_plug_in_may_not_take_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "error", "message"),
     [
-        ("nothing.py", "x = 1\n", BadFile, "defines no single pass, cache policy or operator"),
+        ("nothing.py", "x = 1\n", BadFile, "defines no pass, cache policy, operator"),
         ("broken.py", "import\n", BadFile, "broken.py: SyntaxError"),
         ("raises.py", "1 / 0\n", BadFile, "raises.py: ZeroDivisionError: division by zero"),
         ("notes.txt", "", UsageError, "a plug-in is a .py file or a device's .yaml"),

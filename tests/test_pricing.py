@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from dipc.cache import get_policy
 from dipc.errors import UsageError
-from dipc.hardware.device import Device, Figure, Flash, FlashPoint, load_device
+from dipc.hardware.device import Device
+from dipc.hardware.figure import Figure
+from dipc.hardware.find import load_device
+from dipc.hardware.flash_curve import Flash, FlashPoint
 from dipc.memory.pricing import Case, Price, price, price_many
 from dipc.memory.trace import Trace
 from dipc.memory.traffic import Allocation, Site, TrafficProgram, allocate

@@ -21,7 +21,7 @@ from dipc.memory.lowering import lower, mean_bits, program_density
 from dipc.passes.int4 import Int4
 from dipc.passes.int8 import Int8
 from dipc.pipeline.numeric_check import deviation, probe_logits
-from dipc.pipeline.runner import parse_pipeline
+from dipc.pipeline.text import parse_pipeline
 from dipc.report.explain import verdicts
 from dipc.report.sites import program_dict, program_tables
 

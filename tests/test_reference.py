@@ -16,8 +16,9 @@ from dipc.errors import UnsupportedModel, UsageError
 from dipc.frontend.hugging_face import _require_decoder
 from dipc.memory.lowering import cache_aware, lower, program_density
 from dipc.passes.dip import Dip
-from dipc.pipeline.runner import Compiled, parse_pipeline, run_pipeline
+from dipc.pipeline.runner import Compiled, run_pipeline
 from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.text import parse_pipeline
 from dipc.text import encode
 
 

@@ -17,11 +17,13 @@ from dipc.api import compile
 from dipc.cache.policy import POLICIES
 from dipc.errors import BadFile, UsageError
 from dipc.frontend.tracer import quiet
-from dipc.hardware import device as hardware
+from dipc.hardware.find import DEVICES, device_names, device_path
 from dipc.ir.operators import OPERATORS
 from dipc.passes.dip import Dip
 from dipc.passes.outline_glu import OutlineGlu
-from dipc.pipeline.runner import PASSES, Pass, parse_pipeline, resolve
+from dipc.pipeline.pass_ import PASSES, Pass
+from dipc.pipeline.runner import resolve
+from dipc.pipeline.text import parse_pipeline
 from dipc.registry import REGISTRIES, load_installed_plugins, load_plugin
 
 
@@ -179,7 +181,7 @@ Install = Callable[..., Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Puts a distribution on the path: its entry point, and its package's files by name."""
     before = set(sys.modules)
-    monkeypatch.setattr(hardware, "extra_device_files", dict(hardware.extra_device_files))
+    monkeypatch.setattr(DEVICES, "added", dict(DEVICES.added))
 
     def made(entry: str, **files: str) -> Path:
         write(tmp_path / "other-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
@@ -231,11 +233,11 @@ def test_an_installed_file_may_be_named_too(install: Install) -> None:
 
 def test_a_package_of_devices_alone(install: Install) -> None:
     package = install("other_device")
-    a18 = hardware.device_path("a18").read_text(encoding="utf-8")
+    a18 = device_path("a18").read_text(encoding="utf-8")
     write(package / "other_phone.yaml", a18.replace("name: a18", "name: other_phone"))
     load_installed_plugins.cache_clear()
     load_installed_plugins()
-    assert "other_phone" in hardware.device_names()
+    assert "other_phone" in device_names()
 
 
 @pytest.mark.parametrize(

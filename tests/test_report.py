@@ -15,7 +15,8 @@ from dipc.api import compile as compile_program
 from dipc.api import to_dict
 from dipc.documents import document
 from dipc.ir.pattern import Mismatch
-from dipc.pipeline.runner import Pass, PassLog
+from dipc.pipeline.pass_ import Pass
+from dipc.pipeline.runner import PassLog
 from dipc.quantities import NO_BREAK, number, percent, ranges, share
 from dipc.report import compiled_dict, estimate_dict, score_dict
 from dipc.report.compiled import deviation_text, operators_text

@@ -13,11 +13,10 @@ from calibrations import tiny_calibration
 from helpers import random_ids, run_pieces, tiny_llama, tiny_model
 from test_eager import TEXT, Letters
 
-from dipc.api import Program, capture, compile, estimate, export, load, save
+from dipc.api import Program, capture, compile, estimate, evaluate, export, load, save
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import CalibrationNeeded, UsageError
-from dipc.evaluation.perplexity import evaluate
 from dipc.memory.lowering import cache_aware, lower, popularities, with_capacities
 
 METHODS = ("dip-ca", "wina-ca", "sensitivity-ca")
@@ -94,13 +93,13 @@ def test_quantised_weights_take_it_too() -> None:
 def test_it_is_exported(kernels: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from dipc import native
-    from dipc.backends.onnx.session import OnnxSession, Options
+    from dipc.backends.onnx.session import OnnxSession, RuntimeOptions
 
     if kernels and native.library() is None:
         pytest.skip("the native library is not built")
     program = compiled("dip-ca", "scope=decode")
     export(program, "onnx", tmp_path / "onnx")
-    there = OnnxSession(tmp_path / "onnx", record=True, options=Options(kernels, threads=1))
+    there = OnnxSession(tmp_path / "onnx", record=True, options=RuntimeOptions(kernels, threads=1))
     here, ids = EagerSession(program, record=True), random_ids(12)
     for piece, dense in ((ids[:6], True), *((ids[i : i + 1], False) for i in range(6, 12))):
         found, wanted = there.step(piece, dense=dense), here.step(piece, dense=dense)

@@ -13,12 +13,11 @@ import torch
 from helpers import uniform_trace
 
 from dipc import api
-from dipc.api import Program
+from dipc.api import Program, evaluate, fit_activity
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay_site
 from dipc.cache.state import CacheState
 from dipc.errors import BadFile, UsageError
-from dipc.evaluation.perplexity import evaluate
 from dipc.ir import operators
 from dipc.memory.lowering import active_units, lower, with_capacities
 from dipc.memory.synthetic import ActivityModel, default_activity, synthetic_trace
@@ -27,7 +26,7 @@ from dipc.memory.synthetic.normal import GRID_G, Transform, latent_correlation, 
 from dipc.memory.synthetic.scores import Scores
 from dipc.memory.synthetic.statistics import site_statistics
 from dipc.memory.trace import Trace
-from dipc.tuning.fit_activity import LAGS, SiteMoments, fit_activity, log_magnitudes, persistence_of
+from dipc.tuning.fit_activity import LAGS, SiteMoments, log_magnitudes, persistence_of
 
 POLICIES = ("lru", "lfu", "lfu-admission", "belady")
 PARTS = (0.25, 0.5, 0.75)

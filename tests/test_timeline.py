@@ -10,7 +10,8 @@ import pytest
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
-from dipc.hardware.device import Device, load_device
+from dipc.hardware.device import Device
+from dipc.hardware.find import load_device
 from dipc.memory.pricing import Price, price
 from dipc.memory.timeline import RESIDENT, ReadEvent, Timeline, perfetto, timeline
 from dipc.memory.trace import Trace

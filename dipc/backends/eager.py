@@ -1,22 +1,67 @@
-"""The eager backend: run a program in torch, call after call, with its KV cache and its selection state carried along.
+"""Run a program in torch, call after call, with its KV cache and its selection state carried along.
 
 Shape legend: T tokens of a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx
 
-from dipc.backends._session import Step, check_call, rewound
+from dipc import native
+from dipc.backends._backend import Backend, RunOptions
+from dipc.backends._session import Session, Step, check_call, rewound
 from dipc.errors import UsageError
 from dipc.ir.identity import Identity
-from dipc.ir.placement import device_of
+from dipc.ir.placement import device_of, place
 from dipc.ir.program import Program
 from dipc.ir.verify import empty_port
+from dipc.ir.weight_parts import parameters_per_entry
 from dipc.memory.lowering import selections
+from dipc.pipeline.text import make_pass
+
+WORTH_TOKENS = 32
+"""Packing float weights takes about as long as it saves in so many tokens; codes, in any number."""
+
+
+class Eager(Backend):
+    """Runs a program in torch, on the CPU or a GPU."""
+
+    flags = frozenset({"device"})
+
+    def prepare(self, program: Program, options: RunOptions, *, new_tokens: int | None = None) -> Program:
+        """Return the program on the device that is asked for and, on a CPU, packed for writing where that pays."""
+        if options.device is not None:
+            program = place(program, options.device)
+        if new_tokens is None or options.kernels is False or device_of(program).type != "cpu":
+            return program
+        return packed_for(program, new_tokens)
+
+    @contextmanager
+    def open(self, program: Program, options: RunOptions | None = None, *, record: bool = False) -> Iterator[Session]:
+        """Give a session; see `EagerSession`."""
+        yield EagerSession(program, record=record)
+
+
+def packed_for(program: Program, tokens: int) -> Program:
+    """Return the program with its pruned products packed, where the native library is there and it pays.
+
+    The weights of the program given are not changed: while it is kept, those of the MLPs are in memory twice.
+
+    Measured on a Llama of d_model 1024, d_ff 2816 and 8 layers with one thread, the best of seven runs, in ms a token:
+    float32 dense 35, dip at density 0.5 as written 40 and packed 28, at 0.25 packed 22; with int4 MLPs dip as written
+    190 and packed 19. The demo model, which is tiny, gains too: dense 4.5, dip as written 5.6 and packed 4.6.
+
+    Args:
+        program: with weights.
+        tokens: how many will be written.
+    """
+    if native.library() is None or (tokens < WORTH_TOKENS and not parameters_per_entry(program.graph)):
+        return program
+    return make_pass("pack", {}).run(program).program
 
 
 class EagerSession:

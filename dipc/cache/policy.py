@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from dipc.errors import UsageError
-from dipc.registry import Registry, defined_here, name_of, register_kind
+from dipc.registry import ModuleRegistry, defined_here, name_of, register_kind
 
 KEY_BITS = 50
 """A policy's key lies in [0, 2**KEY_BITS); the tier (0 to 3) stands above it in one int64."""
@@ -84,7 +84,7 @@ def _find(module: ModuleType) -> type[Policy] | None:
     return defined_here(module, Policy)  # type: ignore[type-abstract]
 
 
-POLICIES = register_kind(Registry("cache policy", "dipc.cache.policies", _find))
+POLICIES = register_kind(ModuleRegistry("cache policy", "dipc.cache.policies", _find))
 """Eviction policies by name: the files of `policies/`, and what plug-ins add."""
 
 

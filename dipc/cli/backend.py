@@ -1,62 +1,63 @@
-"""What runs a target, for the commands that run one: torch or ONNX Runtime, and with which kernels."""
+"""What runs a target, for the commands that run one: by which backend, and how."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING
 
-import typer
-
+from dipc.cli.options import CaptureOptions
 from dipc.errors import UsageError
+from dipc.options import Flag
 
 if TYPE_CHECKING:
-    from dipc.backends.onnx.session import OnnxSession
+    from dipc.backends import RunOptions
+    from dipc.backends._session import Session
     from dipc.ir.program import Program
 
-BackendName = Annotated[
-    Literal["eager", "onnx"],
-    typer.Option("--backend", help="Run in torch (eager) or in ONNX Runtime; the latter runs an exported folder too."),
-]
-NoKernels = Annotated[
-    bool, typer.Option("--no-kernels", help="With --backend onnx: only what is in the file, no kernel of dipc.")
-]
-Device = Annotated[
-    str,
-    typer.Option("--device", metavar="NAME", help="Of torch: auto (a GPU where there is one), cpu, cuda or cuda:N."),
-]
-EXPORT = "onnx"
-"""The folder of an artifact in which its export is looked for."""
 
-
-def open_running(
-    target: str, backend: str, no_kernels: bool, device: str = "auto", **capture_options: Any
-) -> tuple[Program | OnnxSession, dict[str, Any]]:
-    """A target as a program, with the options of the library's call that run it, or an exported model by itself.
+def open_running(target: str, runner: RunOptions, model: CaptureOptions) -> tuple[Program | Session, RunOptions]:
+    """Return a target as a program, or an exported model by itself as a session; and how to run it.
 
     Raises:
-        UsageError: an exported model or `--no-kernels` without `--backend onnx`, or `--device` with it.
+        UsageError: an exported model for another backend than its own, or a flag that says nothing to the backend.
     """
-    from dipc.artifact.writer import is_artifact
+    from dipc.artifact.reader import is_artifact
+    from dipc.backends import exporter_of, get_backend
     from dipc.cli.target import open_target
-    from dipc.evaluation.sessions import is_exported
+    from dipc.registry import load_installed_plugins
 
-    kernels: Any = False if no_kernels else "auto"
-    exported = is_exported(Path(target)) and not is_artifact(Path(target))
-    if backend != "onnx":
-        if no_kernels:
-            raise UsageError("--no-kernels: this is for --backend onnx")
-        if exported:
-            raise UsageError(f"{target}: this is an exported model; run it with --backend onnx")
-        from dipc.ir.placement import choose_device, place
+    load_installed_plugins()
+    path, backend = Path(target), get_backend(runner.backend, "run")
+    exporter = None if is_artifact(path) else exporter_of(path)
+    if exporter is not None and exporter.name != backend.name:
+        raise UsageError(f"{target}: this is an exported model; run it with --backend {exporter.name}")
+    _check_flags(runner, backend.flags)
+    if exporter is not None:
+        return backend.open_export(path, runner), runner
+    program = open_target(target, **vars(model)).program
+    beside = path / backend.name
+    if "exported" in backend.flags and backend.recognises(beside):
+        runner = dataclasses.replace(runner, exported=beside)
+    return program, runner
 
-        where = choose_device(device)
-        return place(open_target(target, **capture_options).program, where), {}
-    if device != "auto":
-        raise UsageError("--device: this is for --backend eager")
-    if exported:
-        from dipc.backends.onnx.session import OnnxSession, Options
 
-        return OnnxSession(target, options=Options(kernels)), {}
-    beside = Path(target) / EXPORT
-    options = {"backend": "onnx", "kernels": kernels, "exported": beside if is_exported(beside) else None}
-    return open_target(target, **capture_options).program, options
+def _check_flags(runner: RunOptions, known: frozenset[str]) -> None:
+    """UsageError for a flag that was given and says nothing to the backend."""
+    from dipc.backends import BACKENDS
+
+    usual = {"device": "auto"}
+    for field in dataclasses.fields(runner):
+        value = getattr(runner, field.name)
+        if field.name in ("backend", *known) or value in (field.default, usual.get(field.name, field.default)):
+            continue
+        takers = [n for n in BACKENDS.names() if field.name in BACKENDS.get(n).flags]
+        raise UsageError(f"{_flag_name(runner, field.name)}: this is for --backend {' or '.join(takers)}")
+
+
+def _flag_name(runner: RunOptions, field: str) -> str:
+    from typing import get_args, get_type_hints
+
+    extras = get_args(get_type_hints(type(runner), include_extras=True)[field])
+    given = next((extra.name for extra in extras if isinstance(extra, Flag)), None)
+    return given or f"--{field.replace('_', '-')}"

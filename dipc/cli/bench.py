@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.terminal import MOST_SEED, Debug, Json, Plugins, Quiet, counting, show, show_json
+from dipc.cli.terminal import Debug, Json, Plugins, Quiet, counting, show, show_json
 from dipc.errors import UsageError
+from dipc.options import MOST_SEED
 
 app = typer.Typer(no_args_is_help=True, help="Measure the speed on this machine, side by side with others.")
 

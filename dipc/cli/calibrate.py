@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.backend import Device
-from dipc.cli.eval import SeqLen, TextFile
+from dipc.cli.options import CaptureOptions, Device, OutputOptions, TextFile, grouped
 from dipc.cli.target import open_target
-from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, counting, show, show_json
+from dipc.cli.terminal import counting, show, show_json
 from dipc.errors import UnknownName, UsageError
+from dipc.options import MOST_SEED, TextSpec
+from dipc.tuning.options import PredictorOptions
 
 if TYPE_CHECKING:
     from dipc.calibration.file import Calibration
 
 
+@grouped
 def command(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a compiled folder.")
@@ -29,20 +31,12 @@ def command(
         str | None,
         typer.Option(metavar="LIST", help="Of thresholds,sensitivity,predictors,allocation; by default all."),
     ] = None,
-    max_tokens: Annotated[
-        int, typer.Option(metavar="N", min=2, help="Use only so many tokens from the start.")
-    ] = 131_072,
-    seq_len: SeqLen = None,
-    hidden: Annotated[int, typer.Option(metavar="N", min=1, help="Hidden width of the predictors.")] = 1000,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes that they take over the text at most.")] = 20,
+    windows: TextSpec = TextSpec(max_tokens=131_072),
+    predictors: PredictorOptions = PredictorOptions(),
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of all that is drawn.")] = 0,
     device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    capture: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Measure a model on text for the methods that need it.
 
@@ -62,7 +56,7 @@ def command(
     from dipc.ir.placement import choose_device, place
 
     where = choose_device(device)
-    program = place(open_target(model, dtype=dtype, trust_remote_code=trust_remote_code).program, where)
+    program = place(open_target(model, **vars(capture)).program, where)
     start, stage = time.perf_counter(), "activations"
     with counting(lambda: stage) as bar:
 
@@ -75,15 +69,13 @@ def command(
             program,
             given,
             parts=chosen,
-            max_tokens=max_tokens,
-            seq_len=seq_len,
-            hidden=hidden,
-            epochs=epochs,
+            windows=windows,
+            predictors=predictors,
             seed=seed,
             progress=progress,
         )
     made.save(out)
-    return _print(out, made, time.perf_counter() - start, json)
+    return _print(out, made, time.perf_counter() - start, output.json)
 
 
 def _print(out: Path, made: Calibration, seconds: float, json: bool) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipc.cli.bench import densities
-from dipc.cli.eval import SeqLen, TextFile
-from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, settings, show, show_json
+from dipc.cli.options import SeqLen, TextFile
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, settings, show, show_json
 from dipc.errors import DipcError, MissingDependency
+from dipc.options import MOST_SEED
 
 if TYPE_CHECKING:
     from dipc.studies.compare import Comparison

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json, working
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.terminal import show, show_json, working
 from dipc.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dipc.ir.program import Program
-    from dipc.pipeline.runner import Compiled, Pass
+    from dipc.pipeline.pass_ import Pass
+    from dipc.pipeline.runner import Compiled
 
 
+@grouped
 def command(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a config.json (no weights).")
@@ -27,8 +32,6 @@ def command(
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="What `dipc calibrate` wrote, for passes that take it."),
     ] = None,
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the passes with all options; compile and write nothing.")
     ] = False,
@@ -44,15 +47,15 @@ def command(
     ] = False,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What results call the model.")] = None,
     backend: Annotated[
-        Literal["onnx"] | None, typer.Option("--backend", help="Also write what this backend runs, to OUT/onnx.")
+        str | None,
+        typer.Option("--backend", metavar="NAME", help="Also write what this backend runs, such as onnx, to OUT/NAME."),
     ] = None,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    capture: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Compile a model with passes into a folder."""
-    from dipc.pipeline.runner import parse_pipeline, resolve, with_calibration
+    from dipc.pipeline.runner import resolve, with_calibration
+    from dipc.pipeline.text import parse_pipeline
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
@@ -61,38 +64,45 @@ def command(
         ordered = with_calibration(ordered, str(calibration))
     _check_dump(dump_after, ordered)
     if dry_run:
-        return _plan(model, ordered, trust_remote_code, json)
+        return _plan(model, ordered, capture.trust_remote_code, output.json)
     if out is None:
         raise UsageError("compile: give -o OUT, the folder to write, or --dry-run")
     from dipc import api
-    from dipc.artifact import writer as artifact
+    from dipc.backends import get_backend
     from dipc.files import check_output
 
     check_output(out)
     if backend is not None:
-        from dipc.backends.onnx.export import require_libraries
-
-        require_libraries()
-    texts: dict[str, str] = {}
+        get_backend(backend, "export")
     with working(f"capturing {model}") as say:
-        program = api.capture(model, dtype=dtype, trust_remote_code=trust_remote_code, name=name)
-        texts[artifact.dump_name(0, "capture")] = program.text()
-        say(f"{ordered[0].name} on {program.info.name}")
-
-        def watch(index: int, item: Pass, after: Program) -> None:
-            texts[artifact.dump_name(index + 1, item.name)] = after.text()
-            if index + 1 < len(ordered):
-                say(f"{ordered[index + 1].name} on {program.info.name}")
-
-        result = api.compile(program, ordered, allow_noop=allow_noop, check_numerics=verify, watch=watch)
+        program = api.capture(model, **vars(capture), name=name)
+        result, texts = _compiled(program, ordered, allow_noop, verify, say)
         say(f"writing {out}")
         if backend is None:
             api.save(result, out, dumps=texts)
         else:
             _save_with_export(result, backend, out, texts)
     dumps = {n: t for n, t in texts.items() if dump_after == "all" or n.partition("-")[2] == dump_after}
-    _print(result, out, dumps, verify, json)
+    _print(result, out, dumps, verify, output.json)
     return None
+
+
+def _compiled(
+    program: Program, passes: list[Pass], allow_noop: bool, verify: bool, say: Callable[[str], None]
+) -> tuple[Compiled, dict[str, str]]:
+    """Run the passes, saying which; with the program's text after each."""
+    from dipc import api
+    from dipc.artifact.writer import dump_name
+
+    texts = {dump_name(0, "capture"): program.text()}
+    say(f"{passes[0].name} on {program.info.name}")
+
+    def watch(index: int, item: Pass, after: Program) -> None:
+        texts[dump_name(index + 1, item.name)] = after.text()
+        if index + 1 < len(passes):
+            say(f"{passes[index + 1].name} on {program.info.name}")
+
+    return api.compile(program, passes, allow_noop=allow_noop, check_numerics=verify, watch=watch), texts
 
 
 def _save_with_export(result: Compiled, backend: str, out: Path, texts: dict[str, str]) -> None:
@@ -119,7 +129,7 @@ def _check_dump(dump_after: str | None, passes: list[Pass]) -> None:
 
 def _plan(model: str, passes: list[Pass], trust_remote_code: bool, json: bool) -> None:
     from dipc.cli.model import describe_model
-    from dipc.pipeline.runner import pipeline_text
+    from dipc.pipeline.text import pipeline_text
     from dipc.report import passes as report
 
     found = describe_model(model, trust_remote_code)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dipc.cli.options import CaptureOptions, OutputOptions, TextFile, grouped
 from dipc.cli.target import open_target
-from dipc.cli.terminal import MOST_SEED, Target, counting, show, show_json
+from dipc.cli.terminal import Target, counting, show, show_json
 from dipc.memory.budget import MemoryBudget
 from dipc.memory.flash import FlashReadOptions
-from dipc.options import Options, TextSpec
+from dipc.options import MOST_SEED, Options, TextSpec
 
 if TYPE_CHECKING:
+    from dipc.evaluation.estimate import ActivityOptions
     from dipc.hardware.device import Device
 
 
@@ -38,20 +39,21 @@ class ActivityFiles(Options):
         Path | None, typer.Option(metavar="FILE", help="Where the policy static has the units' popularity from.")
     ] = None
 
-    def read(self) -> dict[str, Any]:
-        """Return the files' contents by the names of the fields."""
+    def read(self) -> ActivityOptions:
+        """Return what the files hold."""
+        from dipc.evaluation.estimate import ActivityOptions
         from dipc.memory.synthetic import ActivityModel
         from dipc.memory.trace import Trace
         from dipc.text import read_text
 
-        return {
-            "text": None if self.text is None else read_text(self.text),
-            "trace": None if self.trace is None else Trace.load(self.trace, mapped=True),
-            "activity": None if self.activity is None else ActivityModel.load(self.activity),
-            "warmup": self.warmup,
-            "seed": self.seed,
-            "calibration": self.calibration,
-        }
+        return ActivityOptions(
+            trace=None if self.trace is None else Trace.load(self.trace, mapped=True),
+            activity=None if self.activity is None else ActivityModel.load(self.activity),
+            text=None if self.text is None else read_text(self.text),
+            warmup=self.warmup,
+            seed=self.seed,
+            calibration=self.calibration,
+        )
 
 
 @grouped
@@ -62,6 +64,9 @@ def command(
     activity: ActivityFiles = ActivityFiles(),
     windows: TextSpec = TextSpec(max_tokens=2048),
     reads: FlashReadOptions = FlashReadOptions(),
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="What prices the traffic (`dipc backends list`).")
+    ] = "cost",
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the last token's reads as a trace for ui.perfetto.dev.")
     ] = None,
@@ -72,7 +77,7 @@ def command(
 
     Dense beside sparse; every figure follows from the memory traffic of each token.
     """
-    device = _device(hw, budget)
+    device = _device(hw, budget, backend)
     given = activity.read()
     program = open_target(target, **vars(model)).program
     from dipc import api
@@ -80,7 +85,16 @@ def command(
     from dipc.report.estimate import estimate_dict, estimate_tables, write_timeline
 
     with counting("windows") as progress:
-        found = api.estimate(program, device, **vars(budget), **vars(windows), **given, reads=reads, progress=progress)
+        found = api.estimate(
+            program,
+            device,
+            budget=budget,
+            activity=given,
+            windows=windows,
+            reads=reads,
+            backend=backend,
+            progress=progress,
+        )
     if timeline is not None:
         write_timeline(found, timeline)
     if output.json:
@@ -89,13 +103,15 @@ def command(
         show(estimate_tables(found, device_file(hw)))
 
 
-def _device(hw: str, budget: MemoryBudget) -> Device:
+def _device(hw: str, budget: MemoryBudget, backend: str) -> Device:
     """Return the device; what is misspelt is said before a model is opened, which may take long."""
+    from dipc.backends import get_backend
     from dipc.cache.policy import get_policy
-    from dipc.hardware.device import load_device
+    from dipc.hardware.find import load_device
     from dipc.registry import load_installed_plugins
 
     load_installed_plugins()
+    get_backend(backend, "price")
     if budget.policy is not None:
         get_policy(budget.policy)
     return load_device(hw)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped
 from dipc.cli.target import open_target
-from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show, show_json
+from dipc.cli.terminal import Target, show, show_json
 
 
+@grouped
 def command(
     target: Target,
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    model: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Show what became of every MLP, and why.
 
     For a plain model: which MLPs `outline-glu` finds.
     """
-    opened = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code)
+    opened = open_target(target, **vars(model))
     from dipc.report.explain import explain_dict, explain_tables
 
-    if json:
+    if output.json:
         show_json(explain_dict(opened.program, opened.log))
     else:
         show(explain_tables(opened.program, opened.log))

@@ -8,24 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.terminal import (
-    MOST_SEED,
-    Debug,
-    Dtype,
-    Json,
-    Plugins,
-    Quiet,
-    TrustRemoteCode,
-    counting,
-    show,
-    show_json,
-    working,
-)
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.terminal import counting, show, show_json, working
+from dipc.tuning.options import TrainingOptions
 
 if TYPE_CHECKING:
     from dipc.tuning.lora.finetune import Finetuned
 
 
+@grouped
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a Hugging Face id.")],
     passes: Annotated[
@@ -33,26 +24,12 @@ def command(
     ],
     text: Annotated[Path, typer.Option(metavar="FILE", help="UTF-8 text to train on; its last tenth is held out.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The folder to write.")],
-    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Of the adapters.")] = 32,
-    iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Updates.")] = 1000,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Windows of an iteration.")] = 1,
-    seq_len: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Tokens of a window; by default the context, at most 256.")
-    ] = None,
-    learning_rate: Annotated[
-        float, typer.Option(metavar="RATE", help="The largest: it rises, then falls to 0.")
-    ] = 2e-3,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the whole training.")] = 0,
+    training: TrainingOptions = TrainingOptions(),
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote, for methods that need it.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where a training was cut off.")] = False,
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    capture: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Train LoRA adapters that win back what a method loses.
 
@@ -63,12 +40,12 @@ def command(
 
     load_installed_plugins()
     from dipc.files import check_output
-    from dipc.pipeline.runner import parse_pipeline
+    from dipc.pipeline.text import parse_pipeline
     from dipc.text import read_text
     from dipc.tuning.lora.adapter import RECORD, peft_module
 
     given, ordered = read_text(text), parse_pipeline(passes)
-    if restart or not (out / RECORD).is_file():
+    if not training.resume or not (out / RECORD).is_file():
         check_output(out)
     peft_module()
     from dipc import api
@@ -77,7 +54,7 @@ def command(
     from dipc.report.table import stack
 
     with working(f"capturing {model}"):
-        program = api.capture(model, dtype=dtype, trust_remote_code=trust_remote_code)
+        program = api.capture(model, **vars(capture))
     losses: list[float] = []
     with counting(lambda: f"KL {number(sum(losses[-20:]) / len(losses[-20:]), 3)}" if losses else "KL") as progress:
         result = api.finetune(
@@ -85,18 +62,12 @@ def command(
             ordered,
             given,
             out,
-            rank=rank,
-            iterations=iterations,
-            batch=batch,
-            seq_len=seq_len,
-            learning_rate=learning_rate,
-            seed=seed,
+            training=training,
             calibration=calibration,
-            resume=not restart,
             progress=progress,
             watch=losses.append,
         )
-    if json:
+    if output.json:
         return show_json({**finetuned_dict(result), "next": _next(model, result)})
     show(stack(*finetuned_tables(result)))
     typer.echo(f"\nwrote {out}\nnext: {_next(model, result)}")

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="The devices, and checking a device
 @app.command("list")
 def list_(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """List the devices."""
-    from dipc.hardware.device import device_names, device_path, load_device
+    from dipc.hardware.find import device_names, device_path, load_device
     from dipc.registry import load_installed_plugins
     from dipc.report.devices import devices_dict, devices_table
 
@@ -35,7 +35,7 @@ def show_device(
     debug: Debug = False,
 ) -> None:
     """Show a device with the kind and the source of each figure."""
-    from dipc.hardware.device import load_device
+    from dipc.hardware.find import load_device
     from dipc.registry import load_installed_plugins
     from dipc.report.devices import device_dict, device_file, device_tables
 
@@ -56,7 +56,7 @@ def validate(
 ) -> None:
     """Check a device file; every problem is named with its line."""
     from dipc.documents import document
-    from dipc.hardware.device import validate_device
+    from dipc.hardware.find import validate_device
 
     problems = validate_device(file)
     if json:

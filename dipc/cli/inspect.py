@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped
 from dipc.cli.target import Opened, open_target
-from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show, show_json
+from dipc.cli.terminal import Target, show, show_json
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
     from dipc.ir.program import Program
 
 
+@grouped
 def command(
     target: Target,
     graph: Annotated[bool, typer.Option("--graph", help="Show the program's text.")] = False,
@@ -21,12 +23,8 @@ def command(
     diff: Annotated[
         bool, typer.Option("--diff", help="Show what compiling changed, layer by layer (compiled folders only).")
     ] = False,
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    model: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Show a program: model, passes, selection sites, bytes.
 
@@ -39,16 +37,16 @@ def command(
     if target.endswith(".safetensors"):
         if graph or layer is not None:
             raise UsageError(f"inspect: {target} is no program; leave --graph and --layer out")
-        return _calibration(target, json)
-    opened = open_target(target, dtype=dtype, trust_remote_code=trust_remote_code)
+        return _calibration(target, output.json)
+    opened = open_target(target, **vars(model))
     if layer is not None and layer >= opened.program.info.layers:
         raise UsageError(f"inspect: --layer {layer}: the model has layers 0-{opened.program.info.layers - 1}")
     if diff:
-        _diff(opened, layer, json)
+        _diff(opened, layer, output.json)
     elif graph:
-        _graph(opened.program, layer, json)
+        _graph(opened.program, layer, output.json)
     else:
-        _sites(opened, layer, json)
+        _sites(opened, layer, output.json)
     return None
 
 

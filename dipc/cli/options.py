@@ -74,28 +74,33 @@ def _offered(default: Any) -> list[inspect.Parameter]:
         if extra is None:
             continue
         option = _option(kind, extra) if isinstance(extra, Flag) else Annotated[kind, extra]
-        value = getattr(default, field.name)
+        value = False if isinstance(extra, Flag) and extra.bare is not None else getattr(default, field.name)
         found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=option))
     return found
 
 
 def _option(kind: Any, flag: Flag) -> Any:
     """Return the annotation that typer takes for a field; a choice stays text, which the group itself checks."""
-    options = [kind] if get_origin(kind) is not UnionType else [k for k in get_args(kind) if k is not NoneType]
-    taken = str if flag.parse is not None or get_origin(options[0]) is Literal else options[0]
     names = [] if flag.name is None else [flag.name]
+    if flag.bare is not None:
+        return Annotated[bool, typer.Option(*names, help=flag.help)]
+    given = [k for k in get_args(kind) if k is not NoneType] if get_origin(kind) is UnionType else [kind]
+    taken = str if flag.parse is not None or get_origin(given[0]) is Literal else given[0]
     made = typer.Option(*names, metavar=flag.metavar, help=flag.help, min=flag.min, max=flag.max)
-    return Annotated[taken if options == [kind] and flag.parse is None else taken | None, made]
+    return Annotated[taken if given == [kind] and flag.parse is None else taken | None, made]
 
 
 def _gathered(default: Any, given: dict[str, Any]) -> Any:
     """Take the fields of a group out of what was given, and return the group."""
-    values = {}
-    for parameter in _offered(default):
-        value = given.pop(parameter.name)
-        extras = get_args(get_type_hints(type(default), include_extras=True)[parameter.name])[1:]
-        parse = next((e.parse for e in extras if isinstance(e, Flag)), None)
-        values[parameter.name] = parse(value) if parse is not None and isinstance(value, str) else value
+    hints, values = get_type_hints(type(default), include_extras=True), {}
+    for name in (parameter.name for parameter in _offered(default)):
+        value = given.pop(name)
+        flag = next((extra for extra in get_args(hints[name]) if isinstance(extra, Flag)), None)
+        if flag is not None and flag.bare is not None:
+            value = flag.bare if value else getattr(default, name)
+        elif flag is not None and flag.parse is not None and isinstance(value, str):
+            value = flag.parse(value)
+        values[name] = value
     return dataclasses.replace(default, **values)
 
 
@@ -117,4 +122,12 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
 
 TextFile = Annotated[
     Path | None, typer.Option("--text", metavar="FILE", help="UTF-8 text; by default the sample that comes with dipc.")
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="Of torch: auto (a GPU where there is one), cpu, cuda or cuda:N."),
+]
+SeqLen = Annotated[
+    int | None,
+    typer.Option("--seq-len", metavar="N", min=2, help="Tokens of a window; by default the context, at most 2048."),
 ]

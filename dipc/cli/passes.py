@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="The passes, a sparsification metho
 @app.command("list")
 def list_(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
     """List the passes."""
-    from dipc.pipeline.runner import PASSES
+    from dipc.pipeline.pass_ import PASSES
     from dipc.report.passes import passes_dict, passes_table
 
     kinds = [(name, PASSES.get(name)) for name in PASSES.names()]
@@ -32,7 +32,7 @@ def show_pass(
     debug: Debug = False,
 ) -> None:
     """Show a pass: what it does, and its options."""
-    from dipc.pipeline.runner import PASSES
+    from dipc.pipeline.pass_ import PASSES
     from dipc.report.passes import pass_info_dict, pass_info_tables
 
     kind = PASSES.get(name)

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from dipc.cli.compare import cells, listed
-from dipc.cli.eval import SeqLen, TextFile
-from dipc.cli.options import grouped
+from dipc.cli.options import SeqLen, TextFile, grouped
 from dipc.cli.study import (
     Bits,
     Calibration,

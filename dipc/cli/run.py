@@ -8,30 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.backend import BackendName, Device, NoKernels, open_running
-from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, Target, TrustRemoteCode, show_json
+from dipc.backends import RunOptions
+from dipc.cli.backend import open_running
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.terminal import Target, show_json
+from dipc.evaluation.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from dipc.evaluation.generation import Generation
 
 
+@grouped
 def command(
     target: Target,
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The text to continue.")],
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Stop after so many tokens.")] = 40,
-    temperature: Annotated[
-        float, typer.Option(metavar="X", min=0, help="0 takes the likeliest token; above 0 samples.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of the sampling.")] = 0,
-    backend: BackendName = "eager",
-    no_kernels: NoKernels = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    sampling: SamplingOptions = SamplingOptions(),
+    runner: RunOptions = RunOptions(device="auto"),
+    model: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Continue a prompt.
 
@@ -39,20 +33,12 @@ def command(
     """
     from dipc import api
 
-    model, options = open_running(target, backend, no_kernels, device, dtype=dtype, trust_remote_code=trust_remote_code)
-    made = api.generate(
-        model,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        on_text=None if json else _stream,
-        **options,
-    )
-    if json:
+    running, runner = open_running(target, runner, model)
+    made = api.generate(running, prompt, sampling=sampling, runner=runner, on_text=None if output.json else _stream)
+    if output.json:
         return show_json(_document(made))
     typer.echo("")
-    if not quiet:
+    if not output.quiet:
         typer.echo(_summary(made), err=True)
     return None
 

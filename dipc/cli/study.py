@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipc.cli.compare import cells, listed
-from dipc.cli.eval import SeqLen, TextFile
-from dipc.cli.options import grouped
-from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json
+from dipc.cli.options import SeqLen, TextFile, grouped
+from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, show, show_json
 from dipc.errors import DipcError, UsageError
 from dipc.memory.flash import FlashReadOptions
+from dipc.options import MOST_SEED
 
 if TYPE_CHECKING:
     from dipc.studies.study import Study

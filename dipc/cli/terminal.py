@@ -73,8 +73,6 @@ Plugins = Annotated[
         help="A pass, policy or operator (.py, its code is run) or a device (.yaml); may be repeated.",
     ),
 ]
-MOST_SEED = 2**63 - 1
-"""The largest that torch's generators take with whatever is added to it."""
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="A compiled folder, or a model as `compile` takes it.")]
 Dtype = Annotated[
     str, typer.Option(metavar="DTYPE", help="Compute in auto, float32, bfloat16 or float16 (models only).")

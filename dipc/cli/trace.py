@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.backend import Device
 from dipc.cli.calibrate import check_new_file
-from dipc.cli.eval import SeqLen, TextFile
+from dipc.cli.options import CaptureOptions, Device, OutputOptions, TextFile, grouped
 from dipc.cli.target import open_target
-from dipc.cli.terminal import MOST_SEED, Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, counting, show, show_json
+from dipc.cli.terminal import Debug, Json, counting, show, show_json
+from dipc.options import MOST_SEED, TextSpec
 
 app = typer.Typer(no_args_is_help=True, help="Activity traces, recorded or made up.")
 
@@ -42,23 +42,17 @@ def show_file(
 
 
 @app.command("fit")
+@grouped
 def fit(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a compiled folder.")
     ],
     out: Out,
     text: TextFile = None,
-    max_tokens: Annotated[
-        int, typer.Option(metavar="N", min=2, help="Use only so many tokens from the start.")
-    ] = 16_384,
-    seq_len: SeqLen = None,
+    windows: TextSpec = TextSpec(max_tokens=16_384),
     device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    capture: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Fit a model of activity to a model with weights.
 
@@ -73,16 +67,17 @@ def fit(
     from dipc.tuning.fit_activity import fit_activity
 
     where = choose_device(device)
-    program = place(open_target(model, dtype=dtype, trust_remote_code=trust_remote_code).program, where)
+    program = place(open_target(model, **vars(capture)).program, where)
     with counting("windows") as progress:
-        made = fit_activity(program, given, max_tokens=max_tokens, seq_len=seq_len, progress=progress)
+        made = fit_activity(program, given, windows=windows, progress=progress)
     made.save(out)
-    if json:
+    if output.json:
         return show_json({**activity_dict(made), "out": str(out)})
     return show(activity_tables(made, {"written to": str(out)}))
 
 
 @app.command("make")
+@grouped
 def make(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A compiled folder, of a config too; it is not run.")],
     out: Out,
@@ -91,10 +86,7 @@ def make(
         Path | None, typer.Option(metavar="FILE", help="The model of activity; by default the one of dipc.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of all that is drawn.")] = 0,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Make up a trace, drawn from a model of activity.
 
@@ -109,6 +101,6 @@ def make(
     with counting("sites") as progress:
         made = synthetic_trace(program, seed, tokens, drawn, progress)
     made.save(out)
-    if json:
+    if output.json:
         return show_json({**trace_dict(made), "out": str(out)})
     return show(trace_tables(made, {"written to": str(out)}))

@@ -9,25 +9,26 @@ Shape legend: T tokens of a window, P tokens of a piece, V vocabulary, U units o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
+from dipc.backends import RunOptions, get_backend
 from dipc.backends._session import Session
 from dipc.errors import UsageError
-from dipc.evaluation.recorder import Recording
-from dipc.evaluation.sessions import Backend, Kernels, open_session
-from dipc.evaluation.windows import Piece, Reading, plan_reading
+from dipc.evaluation.recorder import MaskRecorder
+from dipc.evaluation.scoring import ScoringOptions
+from dipc.evaluation.windows import Piece, WindowPlan, plan_windows
 from dipc.ir.identity import Identity
-from dipc.ir.placement import place
 from dipc.ir.program import Method, Program
 from dipc.memory.lowering import cache_aware
 from dipc.memory.trace import Trace
+from dipc.options import TextSpec
 from dipc.text import Text
 
 _CHUNK_LOGITS = 2**20
@@ -86,37 +87,22 @@ def evaluate(
     program: Program,
     text: Text | str | None = None,
     *,
-    seq_len: int | None = None,
-    max_tokens: int | None = None,
-    protocol: str | None = None,
-    prefill: int | None = None,
-    fraction: float | None = None,
-    tokens_per_call: int | None = None,
+    windows: TextSpec = TextSpec(),
+    scoring: ScoringOptions = ScoringOptions(),
+    runner: RunOptions = RunOptions(),
     record: bool = False,
-    backend: Backend = "eager",
-    kernels: Kernels = "auto",
-    exported: Path | None = None,
-    device: str | None = None,
     dense: Session | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
-    """Perplexity and its kin, sparse beside dense.
+    """Measure perplexity and its kin, sparse beside dense.
 
     Args:
         program: with weights and a tokenizer.
         text: what to measure on; by default the sample that comes with dipc.
-        seq_len: tokens of a window; by default the model's context, at most 2,048, and at most the text.
-        max_tokens: use only so many tokens from the start of the text.
-        protocol: a name in `dipc.evaluation.protocol.PROTOCOLS`; by default `dip`, and for a program of `scope=decode` `decode`.
-        prefill: with `decode`, tokens of each window that are left dense and not scored; by default half of it.
-        fraction: with `last-fraction`, the share of each window, at its end, that is sparse.
-        tokens_per_call: feed a window in pieces; by default at once. The selection is the same either way.
+        windows: how much of the text, in which windows.
+        scoring: which tokens are sparse and scored.
+        runner: what runs both, the program and the dense one.
         record: keep the activity trace, for replay and estimates.
-        backend: what runs both, the program and the dense one: `eager` or `onnx`.
-        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
-        exported: with `onnx`: the program's own export; by default made anew and thrown away, as the dense one is.
-        device: with `eager`, what torch runs on (`dipc.ir.placement`): `auto`, `cpu`, `cuda` or `cuda:1`; by default what
-            holds the weights.
         dense: what runs the dense model, for many programs that are measured beside one; by default the program's own
             reference, opened for this call. It is fed a whole window per call.
         progress: called with windows done and windows in all.
@@ -124,73 +110,79 @@ def evaluate(
     Raises:
         UsageError: a protocol that does not fit the program or the text, or nothing to predict in the text.
     """
-    model = Identity.of(program, backend)
-    plan = plan_reading(model, text, seq_len, max_tokens, protocol, prefill, fraction, tokens_per_call)
+    plan = plan_windows(Identity.of(program, runner.backend), text, windows, scoring)
     if record and plan.protocol.overlaps:
         raise UsageError(f"a trace has every token once, and the windows of the protocol {plan.protocol.name} overlap")
-    sums, recording = _Sums(), Recording(program, keep=record)
-    if device is not None:
-        program = place(program, device)
+    sums, recorder, backend = _Sums(), MaskRecorder(program, keep=record), get_backend(runner.backend, "run")
+    program = backend.prepare(program, runner)
     with ExitStack() as stack:
-        sparse = stack.enter_context(open_session(program, backend, kernels=kernels, exported=exported, record=True))
-        beside = dense
+        sparse = stack.enter_context(backend.open(program, runner, record=True))
+        beside = None
         if dense is None and program.dense is not None:
-            beside = stack.enter_context(open_session(program.dense, backend, kernels=kernels))
-        for window in plan.each(progress):
-            sparse.new_sequence()
-            if beside is not None:
-                beside.new_sequence()
-            whole_TV = None if dense is None else dense.step(window.ids).logits
-            for piece in plan.pieces(window):
-                step = sparse.step(piece.ids, dense=piece.dense)
-                if not piece.dense:
-                    recording.add(step.masks)
-                expected_PV = None if whole_TV is None else whole_TV[piece.start : piece.start + len(piece.ids)]
-                if dense is None and beside is not None:
-                    expected_PV = beside.step(piece.ids).logits
-                sums.add(piece, step.logits, expected_PV)
+            alone = dataclasses.replace(runner, exported=None)
+            beside = stack.enter_context(backend.open(program.dense, alone))
+        _feed(plan, sparse, dense, beside, sums, recorder, progress)
         own = sums.score(plan, sparse.identity)
     return Score(
         **vars(own),
         dense_perplexity=sums.perplexity_of(sums.dense_nll),
         dense_bits_per_byte=sums.bits_per_byte_of(sums.dense_nll),
         kl_to_dense=sums.divergence / sums.count,
-        density=recording.density,
-        hit_rate=recording.hit_rate,
+        density=recorder.density,
+        hit_rate=recorder.hit_rate,
         cache_policy=", ".join(sorted({p for p, _ in cache_aware(program).values()})) or "none",
-        trace=recording.trace(plan.meta()),
+        trace=recorder.trace(plan.meta()),
     )
+
+
+def _feed(
+    plan: WindowPlan,
+    sparse: Session,
+    dense: Session | None,
+    beside: Session | None,
+    sums: _Sums,
+    recorder: MaskRecorder,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Run every window; `dense` is fed whole windows, `beside` the same pieces as the sparse program."""
+    for window in plan.each(progress):
+        sparse.new_sequence()
+        if dense is not None:
+            dense.new_sequence()
+        if beside is not None:
+            beside.new_sequence()
+        whole_TV = None if dense is None else dense.step(window.ids).logits
+        for piece in plan.pieces(window):
+            step = sparse.step(piece.ids, dense=piece.dense)
+            if not piece.dense:
+                recorder.add(step.masks)
+            expected_PV = None if whole_TV is None else whole_TV[piece.start : piece.start + len(piece.ids)]
+            if beside is not None:
+                expected_PV = beside.step(piece.ids).logits
+            sums.add(piece, step.logits, expected_PV)
 
 
 def perplexity(
     session: Session,
     text: Text | str | None = None,
     *,
-    seq_len: int | None = None,
-    max_tokens: int | None = None,
-    protocol: str | None = None,
-    prefill: int | None = None,
-    fraction: float | None = None,
-    tokens_per_call: int | None = None,
+    windows: TextSpec = TextSpec(),
+    scoring: ScoringOptions = ScoringOptions(),
     progress: Callable[[int, int], None] | None = None,
 ) -> OwnScore:
-    """Perplexity of something that runs, such as an exported model without the program that it was made from.
+    """Measure the perplexity of something that runs, such as an exported model without the program behind it.
 
     Args:
         session: what runs; it is reset first.
-        text: what to measure on, and the other arguments, as for `evaluate`.
-        seq_len: see `evaluate`.
-        max_tokens: see `evaluate`.
-        protocol: see `evaluate`.
-        prefill: see `evaluate`.
-        fraction: see `evaluate`.
-        tokens_per_call: see `evaluate`.
-        progress: see `evaluate`.
+        text: what to measure on; by default the sample that comes with dipc.
+        windows: how much of the text, in which windows.
+        scoring: which tokens are sparse and scored.
+        progress: called with windows done and windows in all.
 
     Raises:
         UsageError: a protocol that does not fit the model or the text, or nothing to predict in the text.
     """
-    plan = plan_reading(session.identity, text, seq_len, max_tokens, protocol, prefill, fraction, tokens_per_call)
+    plan = plan_windows(session.identity, text, windows, scoring)
     sums = _Sums()
     session.reset()
     for window in plan.each(progress):
@@ -252,7 +244,7 @@ class _Sums:
         """Of the text."""
         return nll / math.log(2) / self.size_bytes
 
-    def score(self, plan: Reading, model: Identity) -> OwnScore:
+    def score(self, plan: WindowPlan, model: Identity) -> OwnScore:
         """The figures with what they depend on. UsageError if there are none."""
         if not self.size_bytes:
             raise UsageError(f"{plan.text.name}: the tokens to predict hold no whole character; give more text")

@@ -22,6 +22,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from dipc.errors import UnknownName, UsageError
+from dipc.evaluation.scoring import ScoringOptions
 from dipc.ir.program import Method
 
 _TEAL = {"seq_len": 2560, "parts": 5}
@@ -75,24 +76,21 @@ class Protocol:
         return "the sparse ones" if self.prefill else "all but the first of each window"
 
 
-def choose_protocol(
-    name: str | None, method: Method, context: int, seq_len: int | None, prefill: int | None, fraction: float | None
-) -> Protocol:
+def choose_protocol(scoring: ScoringOptions, method: Method, context: int, seq_len: int | None) -> Protocol:
     """The protocol of a name, for a method, with the options that were given.
 
     Args:
-        name: in `PROTOCOLS`; by default `decode` for a program of `scope=decode`, else `dip`.
+        scoring: the name, by default `decode` for a program of `scope=decode`, else `dip`; and its options.
         method: of the program.
         context: of the model; what windows may not exceed.
         seq_len: tokens of a window; by default the context, at most 2,048 (or the protocol's own 2,560).
-        prefill: of `decode`; by default half of the window.
-        fraction: of `last-fraction`.
 
     Raises:
         UsageError: an unknown name, an option of another protocol, a size out of range, or a program that can leave no
             token dense.
     """
-    name = name or ("decode" if method.scope == "decode" else "dip")
+    prefill, fraction = scoring.prefill, scoring.fraction
+    name = scoring.protocol or ("decode" if method.scope == "decode" else "dip")
     if name not in PROTOCOLS:
         raise UnknownName("protocol", name, PROTOCOLS)
     if name != "dip" and method.name != "dense" and method.scope != "decode":

@@ -20,7 +20,7 @@ from dipc.memory.lowering import cache_aware, capacities_text, lower, populariti
 from dipc.memory.trace import Trace
 
 
-class Recording:
+class MaskRecorder:
     """Counts the masks of a program.
 
     Args:

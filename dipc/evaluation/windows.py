@@ -12,7 +12,9 @@ from torch import Tensor
 
 from dipc.errors import UsageError
 from dipc.evaluation.protocol import Protocol, choose_protocol
+from dipc.evaluation.scoring import ScoringOptions
 from dipc.ir.identity import Identity
+from dipc.options import TextSpec
 from dipc.text import Text, Window, sample_text, tokens_of
 
 MOST_LOGITS = 2**26
@@ -34,7 +36,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Reading:
+class WindowPlan:
     """What is fed, and how."""
 
     text: Text
@@ -66,26 +68,20 @@ class Reading:
         return about | {"protocol": protocol.name, "prefill": protocol.dense(protocol.seq_len)}
 
 
-def plan_reading(
-    model: Identity,
-    text: Text | str | None,
-    seq_len: int | None,
-    max_tokens: int | None,
-    protocol: str | None,
-    prefill: int | None,
-    fraction: float | None,
-    tokens_per_call: int | None,
-) -> Reading:
-    """How a model reads a text; arguments as of `dipc.evaluation.perplexity.evaluate`.
+def plan_windows(
+    model: Identity, text: Text | str | None, windows: TextSpec = TextSpec(), scoring: ScoringOptions = ScoringOptions()
+) -> WindowPlan:
+    """Return how a model is fed a text; arguments as of `dipc.evaluation.perplexity.evaluate`.
 
     Raises:
         UsageError: a protocol that does not fit the model or the text, or nothing to predict in the text.
     """
+    seq_len, max_tokens, tokens_per_call = windows.seq_len, windows.max_tokens, scoring.tokens_per_call
     text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
     if tokens_per_call is not None and tokens_per_call < 1:
         raise UsageError(f"tokens_per_call is {tokens_per_call}; it must be at least 1")
-    context, given = model.context, (seq_len, prefill, fraction)
-    chosen = choose_protocol(protocol, model.method, context, *given)
+    context = model.context
+    chosen = choose_protocol(scoring, model.method, context, seq_len)
     found = tokens_of(model, text, max_tokens)
     if found.room < chosen.seq_len:
         if seq_len is not None:
@@ -93,10 +89,10 @@ def plan_reading(
                 f"{text.name}: its {found.room} tokens are less than one window of {seq_len}; give more text, or "
                 f"seq_len={found.room}"
             )
-        chosen = choose_protocol(protocol, model.method, context, found.room, prefill, fraction)
+        chosen = choose_protocol(scoring, model.method, context, found.room)
     if chosen.overlaps:
-        windows = found.overlapping(chosen.seq_len, chosen.stride)
+        rows = found.overlapping(chosen.seq_len, chosen.stride)
     else:
-        windows = found.side_by_side(chosen.seq_len, chosen.prefill)
+        rows = found.side_by_side(chosen.seq_len, chosen.prefill)
     most = max(1, MOST_LOGITS // model.vocab) if model.vocab else chosen.seq_len
-    return Reading(text, chosen, windows, tokens_per_call or most)
+    return WindowPlan(text, chosen, rows, tokens_per_call or most)

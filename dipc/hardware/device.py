@@ -1,46 +1,21 @@
 """Devices: how much DRAM there is for the model, how fast DRAM and flash read, and where each figure comes from.
 
-The figures come from one YAML file per device (hwmodels/README.md); `load_device` finds it by name or path.
+The figures come from one YAML file per device (hwmodels/README.md); `find` has it by name or path.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from dipc.errors import BadFile, UnknownName, UsageError
+from dipc.errors import UsageError
 from dipc.hardware.figure import Figure, Kind
 from dipc.hardware.flash_curve import Access, Flash, FlashPoint
-from dipc.quantities import format_bandwidth, format_bytes, format_chunk, format_energy, parse_bandwidth, parse_bytes
+from dipc.quantities import format_bandwidth, format_bytes, format_chunk, format_energy
 
-__all__ = [
-    "Access",
-    "Assumption",
-    "Device",
-    "Dram",
-    "Energy",
-    "Figure",
-    "Flash",
-    "FlashPoint",
-    "Kind",
-    "device_for",
-    "device_names",
-    "device_path",
-    "load_device",
-    "register_device_file",
-    "validate_device",
-]
-
-_BUILT_IN = Path(__file__).parents[1] / "hwmodels"
 _GIVEN_BY_USER = "given by the user"
-
-extra_device_files: dict[str, Path] = {}
-"""Device files that plug-ins have registered, by name; `register_device_file` fills it."""
 
 
 @dataclass(frozen=True)
@@ -143,108 +118,6 @@ class Device:
             raise UsageError(f"the flash bandwidth must be greater than zero, not {bandwidth_bytes_per_s} bytes/s")
         bandwidth = Figure(float(bandwidth_bytes_per_s), _GIVEN_BY_USER, "assumed")
         return dataclasses.replace(self, flash=Flash((FlashPoint(1, bandwidth),), self.flash.page))
-
-
-def load_device(name_or_path: str | Path) -> Device:
-    """The device of that name, or the one in that file (a path, or text that ends in .yaml or has a separator).
-
-    Raises UnknownName, UsageError if there is no such file, and BadFile naming line and key of its first problem.
-    """
-    from dipc.hardware.device_file import read_device
-
-    path = str(name_or_path) if _is_path(name_or_path) else str(device_path(str(name_or_path)))
-    device, problems = read_device(path)
-    if device is None:
-        raise BadFile(problems[0])
-    return device
-
-
-def device_for(hardware: str | Path | Device, dram: str | None, flash: str | None, model_bytes: float) -> Device:
-    """A device as a user asks for it.
-
-    Args:
-        hardware: name, file, or the device itself.
-        dram: DRAM for the model, "4 GB", or a share of the model, "50%"; by default as the device's file says.
-        flash: flash bandwidth, "1 GB/s", instead of the file's.
-        model_bytes: what a share is of.
-
-    Raises UsageError for a quantity that cannot be read or is not there, and what `load_device` raises.
-    """
-    device = hardware if isinstance(hardware, Device) else load_device(hardware)
-    if dram is not None:
-        device = device.with_dram_available(_share_of(dram, model_bytes) if "%" in dram else parse_bytes(dram))
-    return device if flash is None else device.with_flash_bandwidth(parse_bandwidth(flash))
-
-
-def _share_of(text: str, model_bytes: float) -> int:
-    number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
-    if number is None or float(number[1]) == 0:
-        raise UsageError(f'{text!r} is no amount of DRAM; write a size such as "4 GB" or a share of the model, 50%')
-    return round(float(number[1]) / 100 * model_bytes)
-
-
-def validate_device(path: str | Path) -> list[str]:
-    """Every problem of a device file, one line each in the order of the file; empty if it is right.
-
-    Raises UsageError if there is no such file.
-    """
-    from dipc.hardware.device_file import read_device
-
-    return read_device(str(path))[1]
-
-
-def device_names() -> list[str]:
-    """Names of the built-in devices and of those that plug-ins registered, sorted."""
-    _load_plugins()
-    return sorted(_device_files())
-
-
-def device_path(name: str) -> Path:
-    """The file of the device called `name`. Raises UnknownName."""
-    if name not in _device_files():
-        _load_plugins()
-    files = _device_files()
-    if name not in files:
-        raise UnknownName("device", name, files)
-    return files[name]
-
-
-def register_device_file(path: str | Path) -> None:
-    """Make a plug-in's device file known by its file name; the same file may be registered twice.
-
-    Raises UsageError if it is no .yaml file that exists, BadFile if another device has its name.
-    """
-    path = Path(path)
-    if path.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{path}: a device file is named NAME.yaml")
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    known = _device_files().get(path.stem)
-    if known is not None and known.resolve() != path.resolve():
-        raise BadFile(f"{path}: a device named {path.stem!r} exists already: {known}; rename one of the files")
-    extra_device_files[path.stem] = path
-
-
-def _load_plugins() -> None:
-    """Installed plug-ins may bring devices; they are loaded only when a name is not a built-in device's."""
-    from dipc.registry import load_installed_plugins
-
-    load_installed_plugins()
-
-
-def _device_files() -> dict[str, Path]:
-    built_in = {path.stem: path for path in sorted(_BUILT_IN.glob("*.yaml"))}
-    return {**extra_device_files, **built_in}
-
-
-def _is_path(name_or_path: str | Path) -> bool:
-    text = str(name_or_path)
-    separators = {os.sep, "/", os.altsep or os.sep}
-    return (
-        isinstance(name_or_path, Path)
-        or text.endswith((".yaml", ".yml"))
-        or any(separator in text for separator in separators)
-    )
 
 
 def _point_key(point: FlashPoint, points: int) -> str:

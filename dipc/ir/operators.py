@@ -6,7 +6,7 @@ from types import ModuleType
 
 from dipc.errors import BadFile
 from dipc.ir.operator import Operator, Read
-from dipc.registry import Registry, name_of_module, register_kind
+from dipc.registry import ModuleRegistry, name_of_module, register_kind
 
 
 def _find(module: ModuleType) -> Operator | None:
@@ -24,7 +24,7 @@ def _find(module: ModuleType) -> Operator | None:
     return found
 
 
-OPERATORS: Registry[Operator] = register_kind(Registry("operator", "dipc.ops", _find))
+OPERATORS: ModuleRegistry[Operator] = register_kind(ModuleRegistry("operator", "dipc.ops", _find))
 
 
 def target(name: str) -> object:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import fx
 
 from dipc.errors import BadFile, UsageError
-from dipc.pipeline.runner import Pass
+from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.sparsity_pass import CalibratedPass, Glu, check_choice, check_density
 
 Split = Literal["equal", "split", "layers"]

@@ -9,12 +9,12 @@ from torch import Tensor, fx
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
-from dipc.hardware.device import device_for
+from dipc.hardware.find import device_for
 from dipc.ir.program import Program
 from dipc.memory.lowering import cache_aware, check_bits, lower, with_capacities
 from dipc.memory.traffic import allocate
 from dipc.passes.dip import Dip
-from dipc.pipeline.runner import PassResult
+from dipc.pipeline.pass_ import PassResult
 from dipc.pipeline.sparsity_pass import Glu
 
 

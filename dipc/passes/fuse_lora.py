@@ -13,7 +13,7 @@ from torch import fx
 from dipc.errors import BadFile, UsageError
 from dipc.ir.operator import is_stored_in_parts
 from dipc.ir.program import Program
-from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.pass_ import Pass, PassResult
 from dipc.tuning.lora.adapter import adapted_name, linear_layers
 from dipc.tuning.lora.adapter_file import Checkpoint
 

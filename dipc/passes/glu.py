@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import fx
 
 from dipc.pipeline.hidden_unit_pass import HiddenPruning
-from dipc.pipeline.runner import Pass
+from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.sparsity_pass import Glu, check_density
 
 

@@ -14,8 +14,8 @@ from dipc.errors import UsageError
 from dipc.ir.codes import QuantizedTensor
 from dipc.ir.program import Program
 from dipc.ops.dequantize import reference as dequantized
+from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.quantization_pass import QuantizingPass
-from dipc.pipeline.runner import Pass
 from dipc.tuning.solvers.gptq import gptq
 from dipc.tuning.solvers.in_order import solve_in_order, tokens_for
 

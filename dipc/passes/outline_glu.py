@@ -19,7 +19,7 @@ from dipc.ir.pattern import Match, Mismatch, Pattern
 from dipc.ir.program import Mlp, Program
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.glu import OPERATOR as GLU
-from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.pass_ import Pass, PassResult
 
 LINEAR = torch.ops.aten.linear.default
 MUL = torch.ops.aten.mul.Tensor

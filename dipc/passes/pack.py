@@ -21,7 +21,7 @@ from dipc.ir.program import Program
 from dipc.memory.lowering import expected_units
 from dipc.ops._packed import FLOATS, PackedMatrix
 from dipc.ops.glu import ACTIVATIONS
-from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.pass_ import Pass, PassResult
 
 MUL = torch.ops.aten.mul.Tensor
 GATHER, ROW = operators.target("gather_linear"), operators.target("row_linear")

@@ -15,7 +15,7 @@ from dipc.ir.program import Method, Program
 from dipc.memory.lowering import program_density
 from dipc.ops.unmask import OPERATOR as UNMASK
 from dipc.ops.unmask import mask_of
-from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.pass_ import Pass, PassResult
 from dipc.pipeline.sparsity_pass import check_choice, check_density, joined
 from dipc.pipeline.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
 from dipc.tuning.solvers.in_order import solve_in_order, tokens_for

@@ -14,7 +14,7 @@ from dipc.ir.codes import QuantizedTensor, piece_of, round_to_nearest, shared_by
 from dipc.ir.operator import is_unmasked
 from dipc.ir.program import Program
 from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
-from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.pass_ import Pass, PassResult
 from dipc.pipeline.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
 
 GROUPS = (32, 64, 128)

@@ -1,144 +1,21 @@
-"""Passes and the runner that checks them.
-
-A pass is a frozen dataclass whose fields are its options, in a file of its name. A pipeline is text that parses and
-prints back to itself: `outline-glu,dip-ca{density=0.5 gamma=0.2}`.
-"""
+"""Run passes in order, put what they require before them, and check the graph after each."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, ClassVar, get_type_hints
 
-from dipc.errors import UnknownName, UnsupportedModel, UsageError, VerificationFailed
+from dipc.errors import UnsupportedModel, UsageError, VerificationFailed
 from dipc.ir.pattern import Mismatch
 from dipc.ir.printer import op_name
 from dipc.ir.program import Program
 from dipc.ir.verify import verify_structure
-from dipc.registry import Registry, defined_here, name_of, register_kind
-
-
-@dataclass(frozen=True)
-class PassResult:
-    """What a pass did: the new program, the places it rewrote, and the places it did not with the reasons."""
-
-    program: Program
-    matches: tuple[str, ...]
-    mismatches: tuple[Mismatch, ...] = ()
-
-    @property
-    def modified(self) -> bool:
-        """Whether anything was rewritten."""
-        return bool(self.matches)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Base of every pass. Subclasses are frozen dataclasses; their fields are the options of the command line.
-
-    `requires` names passes that must have run before; the runner inserts them. `tolerance` is the largest difference
-    of logits, relative to the largest dense logit, that `exact()` may make; it is checked when asked.
-    """
-
-    requires: ClassVar[tuple[str, ...]] = ()
-    tolerance: ClassVar[float] = 1e-4
-
-    @property
-    def name(self) -> str:
-        """The registry name: the file's."""
-        return name_of(type(self))
-
-    def run(self, program: Program) -> PassResult:
-        """Rewrite the program. Raises UsageError where an option does not fit it."""
-        raise NotImplementedError
-
-    def done(self, program: Program) -> bool:
-        """Whether a program already has what other passes require of this one."""
-        return False
-
-    def exact(self) -> Pass:
-        """This pass with options under which it must not change the numbers: itself, or a method at density 1."""
-        return self
-
-    def __str__(self) -> str:
-        """The pass as pipeline text: its name and the options that differ from their defaults."""
-        given = []
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if value != option.default:
-                given.append(f"{option.name}={_option_text(value)}")
-        return self.name + (f"{{{' '.join(given)}}}" if given else "")
-
-
-def _find(module: ModuleType) -> type[Pass] | None:
-    return defined_here(module, Pass)
-
-
-PASSES: Registry[type[Pass]] = register_kind(Registry("pass", "dipc.passes", _find))
-
-_PASS = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
-_OPTION = re.compile(r"""\s*([A-Za-z_]\w*)\s*=\s*("[^"]*"|[^\s"{}]+)""")
-
-
-def _option_text(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-    text = text.lower() if isinstance(value, bool) else text
-    return f'"{text}"' if re.search(r"[\s,=]", text) or text == "" else text
-
-
-def parse_pipeline(text: str) -> list[Pass]:
-    """`a,b{x=1 y="4 GB"}` -> passes. UsageError says where the text is wrong, or which option a pass lacks."""
-    passes: list[Pass] = []
-    position = 0
-    while position < len(text) or not passes:
-        found = _PASS.match(text, position)
-        if found is None or found.end() == position:
-            raise UsageError(
-                f"pipeline: cannot read {text[position:] or 'an empty pipeline'!r}; write name{{option=value}},..."
-            )
-        if found.end() == len(text) and text.rstrip().endswith(","):
-            raise UsageError(f"pipeline: {text!r} ends in a comma")
-        passes.append(make_pass(found[1], _parse_options(found[1], found[2] or "")))
-        position = found.end()
-    return passes
-
-
-def _parse_options(name: str, text: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    position = 0
-    while text[position:].strip():
-        found = _OPTION.match(text, position)
-        if found is None:
-            raise UsageError(f"{name}: cannot read the options at {text[position:].strip()!r}; write option=value")
-        if found[1] in options:
-            raise UsageError(f"{name}: option {found[1]!r} is given twice")
-        options[found[1]] = found[2].strip('"')
-        position = found.end()
-    return options
-
-
-def make_pass(name: str, options: dict[str, Any]) -> Pass:
-    """A pass by registry name with options as text or values; UsageError for an option it lacks or cannot take."""
-    from pydantic import TypeAdapter, ValidationError
-
-    kind = PASSES.get(name.replace("_", "-"))
-    types = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
-    values = {}
-    for option, value in options.items():
-        if option not in known:
-            raise UnknownName(f"option of {name}", option, known or ["none"])
-        try:
-            values[option] = TypeAdapter(types[option]).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].lower()
-            raise UsageError(f"{name}: {option}={value}: {reason}") from None
-    return kind(**values)
+from dipc.pipeline.numeric_check import deviation
+from dipc.pipeline.pass_ import Pass, PassResult
+from dipc.pipeline.text import make_pass, pipeline_text
 
 
 def with_calibration(passes: Iterable[Pass], path: str) -> list[Pass]:
@@ -153,11 +30,6 @@ def with_calibration(passes: Iterable[Pass], path: str) -> list[Pass]:
         dataclasses.replace(p, calibration=path) if getattr(p, "calibration", path) is None else p  # type: ignore[call-arg]
         for p in passes
     ]
-
-
-def pipeline_text(passes: Iterable[Pass]) -> str:
-    """The inverse of `parse_pipeline`."""
-    return ",".join(map(str, passes))
 
 
 def resolve(passes: Iterable[Pass], program: Program | None = None) -> list[Pass]:
@@ -265,8 +137,6 @@ def _nothing(item: Pass, program: Program, result: PassResult) -> str:
 
 
 def _check_numerics(item: Pass, before: Program) -> float | None:
-    from dipc.pipeline.numeric_check import deviation
-
     if not before.info.has_weights:
         return None
     worst = deviation(before, item.exact().run(before).program)

@@ -18,7 +18,7 @@ from dipc.ir.pattern import Mismatch
 from dipc.ir.program import Method, Port, Program
 from dipc.memory.lowering import kept_units, program_density
 from dipc.pipeline.mlp_rewriter import Glu, Matrix, Scope
-from dipc.pipeline.runner import Pass, PassResult
+from dipc.pipeline.pass_ import Pass, PassResult
 
 if TYPE_CHECKING:
     from dipc.calibration.file import Calibration

@@ -19,7 +19,7 @@ _LONG, _SHORT = 2**30, 4096  # bytes of a read
 
 def device_file(name_or_path: str) -> str:
     """The file that a device's name, or the path to it, stands for."""
-    from dipc.hardware.device import device_names, device_path
+    from dipc.hardware.find import device_names, device_path
 
     return str(device_path(name_or_path)) if name_or_path in device_names() else name_or_path
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from dipc.backends.cost import Estimate
+    from dipc.evaluation.estimate import Estimate
     from dipc.memory.pricing import Price
 
 
@@ -45,7 +45,7 @@ def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[st
         speedup=estimate.speedup,
         score=None if estimate.score is None else score_dict(estimate.score),
         reads=asdict(estimate.reads),
-        usual=None if estimate.usual is None else price_dict(estimate.usual),
+        usual=None if estimate.baseline is None else price_dict(estimate.baseline),
     )
 
 
@@ -103,7 +103,7 @@ def estimate_tables(estimate: Estimate, device_file: str | None = None) -> list[
     """The price, the DRAM's use, the hit rates, then the assumptions and the provenance."""
     from dipc.report.table import facts, stack, table
 
-    prices = [price for price in (estimate.dense, estimate.sparse, estimate.usual) if price]
+    prices = [price for price in (estimate.dense, estimate.sparse, estimate.baseline) if price]
     names = ("dense", estimate.method.name, "usual reads")
     columns = ("", *(f">{name}" for name in names[: len(prices)]))
     title = f"simulated on {estimate.device.name}: {estimate.model}, {format_bytes(estimate.model_bytes)}"

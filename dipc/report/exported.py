@@ -9,7 +9,7 @@ from dipc.documents import document
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.backends.onnx.export import Export
+    from dipc.backends import Export
     from dipc.ir.program import Program
 
 

@@ -15,7 +15,7 @@ from dipc.quantities import NONE
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dipc.pipeline.runner import Pass
+    from dipc.pipeline.pass_ import Pass
 
 _ENTRY = re.compile(r"(\w+): (.*)")
 

@@ -19,6 +19,7 @@ from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.memory.synthetic.activity import ActivityModel, Fitted, SiteActivity
 from dipc.memory.synthetic.normal import Floats, latent_correlation, shares
+from dipc.options import TextSpec
 from dipc.text import Text, sample_text
 from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.measure import dense_form, full_windows
@@ -37,8 +38,7 @@ def fit_activity(
     program: Program,
     text: Text | str | None = None,
     *,
-    max_tokens: int | None = MAX_TOKENS,
-    seq_len: int | None = None,
+    windows: TextSpec = TextSpec(max_tokens=MAX_TOKENS),
     progress: Callable[[int, int], None] | None = None,
 ) -> ActivityModel:
     """Fit an activity model to a model that has weights.
@@ -46,9 +46,7 @@ def fit_activity(
     Args:
         program: what is measured is its dense form.
         text: what to measure on; by default the sample that comes with dipc.
-        max_tokens: use only so many tokens from the start of the text; None for all of it.
-        seq_len: tokens of a window; by default the model's context, at most 2,048. A last window that is not full is
-            left out.
+        windows: how much of the text, in which windows; a last window that is not full is left out.
         progress: called with windows read and in all.
 
     Raises:
@@ -58,8 +56,8 @@ def fit_activity(
     dense = dense_form(program)
     text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
     model = Identity.of(dense, "eager")
-    seq_len = model.usual_context if seq_len is None else seq_len
-    rows = full_windows(model, text, seq_len, max_tokens)
+    seq_len = model.usual_context if windows.seq_len is None else windows.seq_len
+    rows = full_windows(model, text, seq_len, windows.max_tokens)
     sites: dict[tuple[str, int], SiteMoments] = {}
     for again in (False, True):
         _read(dense, rows, sites, again, progress)

@@ -17,12 +17,17 @@ from dipc.calibration.file import PARTS, Calibration
 from dipc.errors import UnknownName, UsageError
 from dipc.ir.identity import Identity
 from dipc.ir.program import Program
-from dipc.pipeline.runner import make_pass, run_pipeline
-from dipc.text import Text, sample_text, windows
+from dipc.options import TextSpec
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import make_pass
+from dipc.text import Text, sample_text
+from dipc.text import windows as windows_of
 from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.jacobian import SensitivityStudy
 from dipc.tuning.magnitudes import MagnitudeStudy
-from dipc.tuning.predictors import EPOCHS, HIDDEN, train_predictors
+from dipc.tuning.options import PredictorOptions
+from dipc.tuning.predictors import train_predictors
+from dipc.tuning.search import search
 from dipc.version import __version__
 
 MAX_TOKENS = 131_072
@@ -38,10 +43,8 @@ def calibrate(
     text: Text | str | None = None,
     *,
     parts: Sequence[str] = PARTS,
-    max_tokens: int | None = MAX_TOKENS,
-    seq_len: int | None = None,
-    hidden: int = HIDDEN,
-    epochs: int = EPOCHS,
+    windows: TextSpec = TextSpec(max_tokens=MAX_TOKENS),
+    predictors: PredictorOptions = PredictorOptions(),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -51,11 +54,8 @@ def calibrate(
         program: with weights and a tokenizer. What is measured is its dense form (`Program.reference`).
         text: what to measure on; by default the sample that comes with dipc, which is small.
         parts: what to measure, of `dipc.calibration.file.PARTS`.
-        max_tokens: use only so many tokens from the start of the text; None for all of it.
-        seq_len: tokens of a window; by default the model's context, at most 2,048. A last window that is not full is
-            left out.
-        hidden: the predictors' hidden width.
-        epochs: passes over the text that the predictors take at most.
+        windows: how much of the text, in which windows; a last window that is not full is left out.
+        predictors: how the predictors are trained.
         seed: of the probes, the predictors and the sample of windows.
         progress: called with what is going on, how much of it is done and how much there is.
 
@@ -71,12 +71,14 @@ def calibrate(
     dense = dense_form(program)
     text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
     model = Identity.of(dense, "eager")
-    seq_len = model.usual_context if seq_len is None else seq_len
-    rows = full_windows(model, text, seq_len, max_tokens)
+    seq_len = model.usual_context if windows.seq_len is None else windows.seq_len
+    rows = full_windows(model, text, seq_len, windows.max_tokens)
     sample = _sample(rows, seed)
     tensors = {"windows": sample, **_study(dense, rows, parts, seed, progress)}
     if "predictors" in parts:
-        tensors |= train_predictors(dense, rows, hidden=hidden, epochs=epochs, seed=seed, progress=progress)
+        tensors |= train_predictors(
+            dense, rows, hidden=predictors.hidden, epochs=predictors.epochs, seed=seed, progress=progress
+        )
     if "allocation" in parts:
         tensors |= _allocation(dense, sample, progress)
     meta: dict[str, str | int | float] = {
@@ -102,7 +104,7 @@ def dense_form(program: Program) -> Program:
 
 def full_windows(model: Identity, text: Text, seq_len: int, max_tokens: int | None) -> list[Tensor]:
     """Token ids [T] of every window of a text that is full; UsageError where none is."""
-    found = [window.ids for window in windows(model, text, seq_len, max_tokens, 0)]
+    found = [window.ids for window in windows_of(model, text, seq_len, max_tokens, 0)]
     full = [ids for ids in found if len(ids) == seq_len]
     if not full:
         raise UsageError(
@@ -145,8 +147,6 @@ def _study(
 
 
 def _allocation(dense: Program, sample: Tensor, progress: Progress | None) -> dict[str, Tensor]:
-    from dipc.tuning.search import search
-
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress("density allocation", done, total)

@@ -20,9 +20,8 @@ from dipc.errors import UsageError
 from dipc.ir.program import Program
 from dipc.pipeline.sparsity_pass import kept_units
 from dipc.tuning.activity import Activity, Watcher
+from dipc.tuning.options import PredictorOptions
 
-HIDDEN = 1000
-EPOCHS = 20
 LARGE = 0.1
 """The share of a token's units that is to be guessed (section 6.1)."""
 RECALLED = (0.1, 0.5)
@@ -36,8 +35,8 @@ def train_predictors(
     program: Program,
     windows: Sequence[Tensor],
     *,
-    hidden: int = HIDDEN,
-    epochs: int = EPOCHS,
+    hidden: int = PredictorOptions.hidden,
+    epochs: int = PredictorOptions.epochs,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ from dipc.ir.operator import argument
 from dipc.ir.program import Program
 from dipc.ir.verify import empty_port
 from dipc.memory.lowering import kept_units
-from dipc.passes.dip import Dip
 from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import make_pass
 
 GRID = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 """Densities at which single sites are measured; it reaches low, as some sites can do with almost nothing."""
@@ -59,7 +59,7 @@ def search(program: Program, windows: Tensor, *, progress: Callable[[int, int], 
     """
     if not program.info.has_weights:
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to run with")
-    sparse = run_pipeline(program, [Dip(density=1.0)]).program
+    sparse = run_pipeline(program, [make_pass("dip", {"density": 1.0})]).program
     chosen = sample(windows)
     tokens = chosen.shape[0] * chosen.shape[1]
     runs = len(chosen) * (len(PAIRS) + len(GRID) * len(SITES) * len(sparse.mlps))

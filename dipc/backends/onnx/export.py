@@ -6,43 +6,30 @@ a stock runtime runs it; where dipc's library is registered, its kernels run ins
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dipc.backends import Export
 from dipc.backends.onnx.file import EXTERNAL_DATA_BYTES, finish, write
 from dipc.backends.onnx.fusions import fuse
 from dipc.backends.onnx.graph import expand_glus, in_float32, lowered
 from dipc.backends.onnx.matmul_nbits import use_matmul_nbits
 from dipc.backends.onnx.names import input_names, metadata, output_names
-from dipc.errors import MissingDependency, UnsupportedModel, UsageError
+from dipc.backends.onnx.runtime import MODEL
+from dipc.errors import UnsupportedModel, UsageError
 from dipc.files import check_output, whole_folder
 from dipc.frontend.tracer import first_line, quiet
-from dipc.ir.onnx_form import OPSET, OnnxForm
+from dipc.ir.onnx_form import OPSET
 from dipc.ir.program import Program
 from dipc.ir.verify import empty_port
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-MODEL = "model.onnx"
 # Sizes of `seq` and `past` to trace with: any but 0 and 1, which torch.export takes for constants.
 _EXAMPLE = (4, 5)
-
-
-@dataclass(frozen=True)
-class Export:
-    """What an export wrote: sizes by file, how often each operator of `ai.dipc` is called, names in and out."""
-
-    folder: Path
-    files: Mapping[str, int]
-    operators: Mapping[str, int]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 def export(
@@ -67,7 +54,6 @@ def export(
     """
     folder = Path(folder)
     check_output(folder)
-    require_libraries()
     if not program.info.has_weights:
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to export")
     with whole_folder(folder) as staging:
@@ -82,13 +68,6 @@ def export(
         tuple(str(v.name) for v in model.graph.inputs),
         tuple(str(v.name) for v in model.graph.outputs),
     )
-
-
-def require_libraries() -> None:
-    """MissingDependency unless what `export` needs is installed."""
-    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if absent:
-        raise MissingDependency(f"exporting needs {' and '.join(absent)}: pip install 'dipc[onnx]'")
 
 
 def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tuple[ir.Model, dict[str, int]]:
@@ -133,6 +112,3 @@ def _translate(program: Program, module: torch.nn.Module, inputs: list[str], out
         raise UnsupportedModel(f"{program.info.name} cannot be exported to ONNX: {first_line(error)}") from error
     model: ir.Model = made.model
     return model
-
-
-__all__ = ["MODEL", "Export", "OnnxForm", "export", "to_ir"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from dipc.backends._backend import Kernels
 from dipc.errors import MissingDependency
 from dipc.native.onnx_library import onnx_library_path
 
-Kernels = Literal["auto"] | bool
+MODEL = "model.onnx"
+"""The file of an export in its folder."""
 
 
 def onnxruntime_module() -> Any:

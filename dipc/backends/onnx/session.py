@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from dipc.backends._backend import Kernels
 from dipc.backends._session import Step, check_call, rewound
 from dipc.backends.onnx.metadata import Metadata, read_metadata, with_masks
-from dipc.backends.onnx.runtime import Kernels, load_problem, onnxruntime_module, register_kernels
+from dipc.backends.onnx.runtime import MODEL, load_problem, onnxruntime_module, register_kernels
 from dipc.errors import BadFile, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-MODEL = "model.onnx"
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
-class Options:
+class RuntimeOptions:
     """How ONNX Runtime runs a model.
 
     Attributes:
@@ -60,9 +60,9 @@ class OnnxSession:
     """
 
     def __init__(
-        self, path: str | Path, *, record: bool = False, options: Options | None = None, tokenizer: Any = None
+        self, path: str | Path, *, record: bool = False, options: RuntimeOptions | None = None, tokenizer: Any = None
     ) -> None:
-        self.path, options = model_file(path), options or Options()
+        self.path, options = model_file(path), options or RuntimeOptions()
         ort = onnxruntime_module()
         settings = ort.SessionOptions()
         library = register_kernels(settings, options.kernels)
@@ -145,7 +145,7 @@ def model_file(path: str | Path) -> Path:
 
 
 def _open(
-    ort: Any, path: Path, settings: onnxruntime.SessionOptions, options: Options, record: bool
+    ort: Any, path: Path, settings: onnxruntime.SessionOptions, options: RuntimeOptions, record: bool
 ) -> tuple[onnxruntime.InferenceSession, dict[str, str]]:
     """The session, and site -> name of the output with its mask if they are recorded."""
     # What goes wrong is raised as well; the log would print it a second time, in colours.

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dipc.backends import RunOptions, get_backend
 from dipc.backends._session import Session
 from dipc.errors import DipcError, MissingDependency, UsageError
-from dipc.evaluation.sessions import Backend, Kernels, open_session
 from dipc.evaluation.tasks.local import LocalData
 from dipc.evaluation.tasks.scores import TaskScore, TaskScores, identity_fields, read_results
 from dipc.ir.program import Program
+from dipc.options import Options
+
+
+@dataclass(frozen=True)
+class TaskOptions(Options):
+    """Which questions of a task are asked."""
+
+    data: Path | None = None
+    """A folder with the tasks' data, laid out as in `dipc.evaluation.tasks.local`; nothing is asked of the hub then."""
+    fewshot: int | None = None
+    """Examples before each question; by default the task's own number, and 5 for MMLU as in the paper."""
+    limit: int | None = None
+    """Only the first so many questions of each task (of MMLU: of each subject)."""
+    seed: int = 0
+    """Of the choice of examples, where a task chooses any."""
+    trust_remote_code: bool = False
+    """Let a task's metric be code from the hub."""
+
+    def __post_init__(self) -> None:
+        if self.fewshot is not None and self.fewshot < 0:
+            raise UsageError(f"fewshot is {self.fewshot}; it must be 0 or more")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit is {self.limit}; it must be at least 1")
 
 
 def run_tasks(
     model: Program | Session,
     tasks: Sequence[str],
     *,
-    data: Path | None = None,
-    fewshot: int | None = None,
-    limit: int | None = None,
+    questions: TaskOptions = TaskOptions(),
     dense: bool = False,
-    backend: Backend = "eager",
-    kernels: Kernels = "auto",
-    exported: Path | None = None,
-    seed: int = 0,
-    trust_remote_code: bool = False,
+    runner: RunOptions = RunOptions(),
     progress: Callable[[int, int], None] | None = None,
 ) -> TaskScores:
-    """Scores of tasks of the LM Evaluation Harness, by the harness's names, prompts and metrics.
+    """Return scores of tasks of the LM Evaluation Harness, by the harness's names, prompts and metrics.
 
     Data come from the Hugging Face hub, or from local files. A task that fails leaves the others' scores as they are.
     What a sparse program's scores mean is said in `dipc.evaluation.tasks.model`.
@@ -39,15 +58,9 @@ def run_tasks(
     Args:
         model: a program with weights and a tokenizer, or a session.
         tasks: tasks, groups or tags, such as `mmlu` and `hellaswag`.
-        data: a folder with the tasks' data, laid out as in `dipc.evaluation.tasks.local`; nothing is asked of the hub then.
-        fewshot: examples before each question; by default the task's own number, and 5 for MMLU as in the paper.
-        limit: only the first so many questions of each task (of MMLU: of each subject).
+        questions: which questions are asked, and where they come from.
         dense: run a sparse program's dense one beside it.
-        backend: what runs a program: `eager` or `onnx`. A session is what it is.
-        kernels: with `onnx`: dipc's kernels where they can be had ("auto"), demanded (True) or left out (False).
-        exported: with `onnx`: the program's own export; by default it is made anew and thrown away.
-        seed: of the choice of examples, where a task chooses any.
-        trust_remote_code: let a task's metric be code from the hub.
+        runner: what runs a program. A session is what it is.
         progress: called with requests done and requests in all, of the task at hand.
 
     Raises:
@@ -55,10 +68,7 @@ def run_tasks(
         UsageError: no such task, or no task could be run: for one, the hub cannot be reached.
         BadFile: local data that are absent or malformed, and no other task could be run.
     """
-    if fewshot is not None and fewshot < 0:
-        raise UsageError(f"fewshot is {fewshot}; it must be 0 or more")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}; it must be at least 1")
+    data, fewshot, limit, seed = questions.data, questions.fewshot, questions.limit, questions.seed
     names = check_tasks(tasks, data)
     from dipc.evaluation.tasks import harness
     from dipc.evaluation.tasks.model import SessionLM
@@ -67,10 +77,10 @@ def run_tasks(
     scores: list[TaskScore] = []
     failures: dict[str, DipcError] = {}
     with ExitStack() as stack:
-        sessions = _sessions(stack, model, dense, backend, kernels, exported)
+        sessions = _sessions(stack, model, dense, runner)
         for name in names:
             try:
-                loaded = harness.load(manager, name, local, trust_remote_code=trust_remote_code)
+                loaded = harness.load(manager, name, local, trust_remote_code=questions.trust_remote_code)
                 results = []
                 for place, session in enumerate(sessions):
                     lm = SessionLM(session, _share(progress, place, len(sessions)))
@@ -115,15 +125,15 @@ def check_tasks(tasks: Sequence[str], data: Path | None = None) -> tuple[str, ..
     return names
 
 
-def _sessions(
-    stack: ExitStack, model: Program | Session, dense: bool, backend: Backend, kernels: Kernels, exported: Path | None
-) -> list[Session]:
-    """What is run: the model, then the dense one if it is wanted beside it."""
+def _sessions(stack: ExitStack, model: Program | Session, dense: bool, runner: RunOptions) -> list[Session]:
+    """Return what is run: the model, then the dense one if it is wanted beside it."""
     if not isinstance(model, Program):
         return [model]
-    found = [stack.enter_context(open_session(model, backend, kernels=kernels, exported=exported))]
-    if dense and model.dense is not None:
-        found.append(stack.enter_context(open_session(model.dense, backend, kernels=kernels)))
+    backend = get_backend(runner.backend, "run")
+    program = backend.prepare(model, runner)
+    found = [stack.enter_context(backend.open(program, runner))]
+    if dense and program.dense is not None:
+        found.append(stack.enter_context(backend.open(program.dense, dataclasses.replace(runner, exported=None))))
     return found
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dipc.hardware.device import Access, Device
+from dipc.hardware.device import Device
+from dipc.hardware.flash_curve import Access
 from dipc.memory.flash.options import FlashReadOptions
 from dipc.memory.traffic import Site
 

@@ -12,7 +12,7 @@ from dipc.studies.bench.case import Case, Cases
 
 if TYPE_CHECKING:
     from dipc.ir.program import Program
-    from dipc.pipeline.runner import Pass
+    from dipc.pipeline.pass_ import Pass
 
 CASE = "token"
 FACTS = "bench.json"
@@ -55,7 +55,7 @@ def pipeline(passes: str, format: str) -> str:
 
     The dense model has its groups along the inputs: only then does ONNX Runtime have a product for it (MatMulNBits).
     """
-    from dipc.pipeline.runner import parse_pipeline, pipeline_text
+    from dipc.pipeline.text import parse_pipeline, pipeline_text
 
     quantised = [] if format == "float32" else parse_pipeline(format)
     if passes != DENSE:
@@ -81,10 +81,10 @@ def decode(*, folder: str, prompt: int, seed: int, threads: int, kernels: bool) 
     """One token after the other, after a prompt, with ONNX Runtime."""
     import torch
 
-    from dipc.backends.onnx.session import OnnxSession, Options
+    from dipc.backends.onnx.session import OnnxSession, RuntimeOptions
 
     facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
-    session = OnnxSession(Path(folder) / "onnx", options=Options(kernels=kernels, threads=threads))
+    session = OnnxSession(Path(folder) / "onnx", options=RuntimeOptions(kernels=kernels, threads=threads))
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(facts["vocab"], (prompt + TOKENS,), generator=generator)
     logits = session.step(ids[:prompt]).logits[-1]

@@ -37,7 +37,7 @@ class Settings:
     def check(self) -> None:
         """UsageError for what cannot be measured, before anything is built."""
         from dipc.frontend.hugging_face import find_model
-        from dipc.pipeline.runner import parse_pipeline
+        from dipc.pipeline.text import parse_pipeline
 
         find_model(self.model)
         if self.max_tokens < 2:

@@ -38,10 +38,10 @@ class Benchmarks:
 
     def run(self, program: Program, task: str, watch: Callable[[int, int], None]) -> dict[str, Accuracy]:
         """What a task gives: its first metric; of a group the whole's, of a tag each of its tasks'."""
-        from dipc.evaluation.tasks.run import run_tasks
+        from dipc.evaluation.tasks.run import TaskOptions, run_tasks
 
-        options: dict[str, Any] = {"fewshot": self.fewshot, "limit": self.limit, "seed": self.seed}
-        scores = run_tasks(program, [task], data=self.data, progress=watch, **options).scores
+        questions = TaskOptions(self.data, self.fewshot, self.limit, self.seed)
+        scores = run_tasks(program, [task], questions=questions, progress=watch).scores
         found: dict[str, Accuracy] = {}
         for score in scores:
             if not score.group:

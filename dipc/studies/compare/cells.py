@@ -17,7 +17,9 @@ from dipc.errors import CalibrationNeeded, DipcError, UnsupportedModel, UsageErr
 from dipc.frontend.tracer import first_line
 from dipc.ir.program import Program
 from dipc.pipeline.fingerprint import described
-from dipc.pipeline.runner import Pass, parse_pipeline, run_pipeline, with_calibration
+from dipc.pipeline.pass_ import Pass
+from dipc.pipeline.runner import run_pipeline, with_calibration
+from dipc.pipeline.text import parse_pipeline
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.entries import ADAPTER, LORA, Entry
 from dipc.studies.compare.folder import Folder, file_stem

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dipc.errors import UnknownName, UsageError
-from dipc.pipeline.runner import PASSES, Pass, parse_pipeline
+from dipc.pipeline.pass_ import PASSES, Pass
 from dipc.pipeline.sparsity_pass import SparsityPass
+from dipc.pipeline.text import parse_pipeline
 
 Kind = Literal["method", "static", "oracle", "lora"]
 DENSITY, ADAPTER = "DENSITY", "ADAPTER"

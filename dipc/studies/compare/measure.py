@@ -17,6 +17,7 @@ from dipc.ir.program import Program, is_buffer
 from dipc.ir.weight_parts import pruned_values, values_per_entry
 from dipc.memory.lowering import lower, reads_of
 from dipc.memory.trace import Trace
+from dipc.options import TextSpec
 from dipc.studies.compare.result import Figures
 from dipc.text import Text
 from dipc.tuning.lora.adapter import adapted_name
@@ -65,7 +66,7 @@ class Remembered:
 
 def of_dense(program: Program, session: Session, text: Text, watch: Watch, **extent: Any) -> Figures:
     """The figures of the dense model; what its session remembers serves all that is measured beside it."""
-    score = perplexity(session, text, progress=watch, **extent)
+    score = perplexity(session, text, progress=watch, windows=TextSpec(**extent))
     return Figures(score.perplexity, score.bits_per_byte, 0.0, 1.0, None, *bytes_read(program, program, None))
 
 
@@ -80,7 +81,7 @@ def measure(program: Program, captured: Program, dense: Session, text: Text, wat
         watch: called with windows done and in all.
         **extent: `seq_len` and `max_tokens`, as for `evaluate`.
     """
-    score = evaluate(program, text, dense=dense, record=True, progress=watch, **extent)
+    score = evaluate(program, text, dense=dense, record=True, progress=watch, windows=TextSpec(**extent))
     own = (score.perplexity, score.bits_per_byte, score.kl_to_dense, score.density, score.hit_rate)
     return Figures(*own, *bytes_read(program, captured, score.trace))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dipc.ir.program import Program
-from dipc.pipeline.runner import Pass
+from dipc.options import TextSpec
+from dipc.pipeline.pass_ import Pass
 from dipc.studies.compare.folder import Folder
 from dipc.text import Text
 
@@ -61,7 +62,7 @@ def calibration(
         def say(what: str, done: int, total: int) -> None:
             progress(f"calibrating, {what} {done}/{total}")
 
-        calibrate(program, text, max_tokens=max_tokens, seq_len=seq_len, seed=seed, progress=say).save(path)
+        calibrate(program, text, windows=TextSpec(seq_len, max_tokens), seed=seed, progress=say).save(path)
     return path
 
 
@@ -75,10 +76,11 @@ def adapter(
 ) -> Path:
     """The adapter of a cell, trained now if it was not; a training that was cut off goes on where it stopped."""
     from dipc.tuning.lora.finetune import finetune
+    from dipc.tuning.options import TrainingOptions
 
     (folder.path / "adapters").mkdir(exist_ok=True)
     path = folder.path / "adapters" / name
     if not path.exists():  # the name says what it was made from
-        options: dict[str, Any] = {"rank": training.rank, "iterations": training.iterations, "seed": training.seed}
-        finetune(program, passes, training.text, path, progress=progress, **options)
+        options = TrainingOptions(rank=training.rank, iterations=training.iterations, seed=training.seed)
+        finetune(program, passes, training.text, path, training=options, progress=progress)
     return path

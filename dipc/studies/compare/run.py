@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
+from dipc.backends import get_backend
 from dipc.calibration.file import calibration_for
 from dipc.documents import json_bytes
 from dipc.errors import MissingDependency, UsageError
-from dipc.evaluation.sessions import open_session
 from dipc.frontend.hugging_face import capture
 from dipc.ir.identity import Identity
 from dipc.ir.program import Program
-from dipc.pipeline.runner import parse_pipeline, run_pipeline
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import parse_pipeline
 from dipc.report.plot import perplexity_plot
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.cells import Cells, Progress
@@ -116,7 +117,7 @@ def compare(
         )
     if file is not None:
         calibration_for(str(file), program)
-    with open_session(program) as session:
+    with get_backend("eager", "run").open(program) as session:
         cells = Cells(
             program=program,
             dense=Remembered(session),

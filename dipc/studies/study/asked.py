@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
-from dipc.hardware.device import Device, device_for
+from dipc.hardware.device import Device
+from dipc.hardware.find import device_for
 from dipc.memory.flash import FlashReadOptions
 from dipc.quantities import parse_bandwidth
 from dipc.studies.study.pricing import Place

@@ -15,16 +15,19 @@ from typing import Any
 
 import torch
 
+from dipc.backends import get_backend
 from dipc.errors import BadFile, VerificationFailed
 from dipc.evaluation.perplexity import evaluate, perplexity
-from dipc.evaluation.sessions import open_session
 from dipc.files import code_digest, file_lock
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import ModelInfo, Program
 from dipc.memory.lowering import with_capacities
 from dipc.memory.trace import Trace
+from dipc.options import TextSpec
 from dipc.pipeline.fingerprint import described
-from dipc.pipeline.runner import Pass, parse_pipeline, run_pipeline
+from dipc.pipeline.pass_ import Pass
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import parse_pipeline
 from dipc.studies.compare.folder import Folder, Layout
 from dipc.studies.compare.measure import Remembered
 from dipc.text import Text
@@ -173,7 +176,7 @@ class Maker:
     def __init__(self, setup: Setup, program: Program, compile: Callable[[str], Program] | None = None) -> None:
         self.setup, self.program, self.store = setup, program, Store(setup, program)
         self._compile = compile or (lambda text: run_pipeline(program, parse_pipeline(text)).program)
-        with open_session(program) as session:
+        with get_backend("eager", "run").open(program) as session:
             self._dense = Remembered(session, setup.remembered_bytes)
 
     def make(self, run: Run, watch: Watch) -> None:
@@ -185,10 +188,10 @@ class Maker:
     def _measure(self, run: Run, watch: Watch) -> tuple[Measured, Trace | None]:
         text, extent = self.setup.text, self.setup.extent
         if not run.pipeline:
-            own = perplexity(self._dense, text, progress=watch, **extent)
+            own = perplexity(self._dense, text, progress=watch, windows=TextSpec(**extent))
             return Measured(own.perplexity, 0.0, 1.0, own.tokens, False), None
         program = with_capacities(self._compile(run.pipeline), dict(run.capacities))
-        score = evaluate(program, text, dense=self._dense, record=True, progress=watch, **extent)
+        score = evaluate(program, text, dense=self._dense, record=True, progress=watch, windows=TextSpec(**extent))
         if not score.perplexity < float("inf"):
             raise VerificationFailed(f"the perplexity is {score.perplexity}")
         traced = score.trace is not None

@@ -14,9 +14,10 @@ from dipc.cache.policy import get_policy
 from dipc.documents import json_bytes
 from dipc.errors import UsageError
 from dipc.files import write_whole
-from dipc.hardware.device import Device, device_for
+from dipc.hardware.device import Device
+from dipc.hardware.find import device_for
 from dipc.ir.program import Program
-from dipc.pipeline.runner import parse_pipeline, pipeline_text
+from dipc.pipeline.text import parse_pipeline, pipeline_text
 from dipc.quantities import format_bandwidth, format_bytes, number, parse_bytes
 from dipc.studies.compare.entries import choose
 from dipc.studies.study.asked import increase

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from dipc.ir.program import Program
 from dipc.memory.lowering import cache_aware, lower, popularities, program_density
 from dipc.memory.traffic import TrafficProgram
-from dipc.pipeline.runner import parse_pipeline, run_pipeline
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import parse_pipeline
 
 KEPT_PROGRAMS = 4
 

@@ -15,11 +15,13 @@ import torch
 from dipc.documents import json_bytes
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
-from dipc.hardware.device import Device, device_for
+from dipc.hardware.device import Device
+from dipc.hardware.find import device_for
 from dipc.ir.program import Program
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.lowering import mean_bits
-from dipc.pipeline.runner import parse_pipeline, run_pipeline
+from dipc.pipeline.runner import run_pipeline
+from dipc.pipeline.text import parse_pipeline
 from dipc.registry import plugin_files
 from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.measure import REMEMBERED_BYTES

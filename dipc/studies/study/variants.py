@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
-from dipc.pipeline.runner import Pass, parse_pipeline, pipeline_text, with_calibration
+from dipc.pipeline.pass_ import Pass
+from dipc.pipeline.runner import with_calibration
+from dipc.pipeline.text import parse_pipeline, pipeline_text
 from dipc.studies.compare.entries import Entry, choose
 
 DENSE = "dense"

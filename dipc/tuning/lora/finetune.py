@@ -24,7 +24,9 @@ from dipc.frontend.hugging_face import capture
 from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.pipeline.fingerprint import passes_digest
-from dipc.pipeline.runner import Pass, parse_pipeline, pipeline_text, run_pipeline, with_calibration
+from dipc.pipeline.pass_ import Pass
+from dipc.pipeline.runner import run_pipeline, with_calibration
+from dipc.pipeline.text import make_pass, parse_pipeline, pipeline_text
 from dipc.text import Text, windows
 from dipc.tuning.lora.adapter import RECORD, peft_module
 from dipc.tuning.lora.adapter_file import read_record
@@ -32,6 +34,7 @@ from dipc.tuning.lora.distillation import Course, Quality, Training, compare
 from dipc.tuning.lora.trainable import Trainable
 from dipc.tuning.lora.trained_adapters import TrainedAdapters
 from dipc.tuning.lora.training_file import Recipe, TrainingFile
+from dipc.tuning.options import TrainingOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 HELD_OUT = 0.1
 """Share of the windows, from the end of the text, that is not trained on."""
 MOST_HELD_OUT = 32
-SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,8 @@ class Finetuned:
     @property
     def passes(self) -> str:
         """What to compile: the adapter folded, then the pipeline that it was trained for."""
-        from dipc.passes.fuse_lora import FuseLora
-
-        return f"{FuseLora(self.folder)},{self.recipe.pipeline}"
+        fold = make_pass("fuse-lora", {"adapter": self.folder})
+        return f"{fold},{self.recipe.pipeline}"
 
 
 def finetune(
@@ -88,15 +89,8 @@ def finetune(
     text: Text | str,
     out: str | Path,
     *,
-    rank: int = 32,
-    iterations: int = 1000,
-    batch: int = 1,
-    seq_len: int | None = None,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
+    training: TrainingOptions = TrainingOptions(),
     calibration: str | Path | None = None,
-    resume: bool = True,
-    save_every_s: float = SAVE_EVERY_S,
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[float], None] | None = None,
     **capture_options: Any,
@@ -111,15 +105,8 @@ def finetune(
         passes: the method, as pipeline text or passes; nothing that rounds weights or prunes them for good.
         text: what to train on; its end is held out.
         out: the new folder.
-        rank: of the adapters; 32 as in the paper, which trains 1,000 iterations.
-        iterations: updates.
-        batch: windows of an iteration.
-        seq_len: tokens of a window; by default the model's context, at most 256.
-        learning_rate: the largest; it rises over the first twentieth of the iterations and falls to zero.
-        seed: of the adapters' random matrices and of the windows' order.
+        training: how.
         calibration: a file by `dipc calibrate` for every pass that takes one and was given none.
-        resume: go on with a training that was cut off, and take a finished one as it is; otherwise begin anew.
-        save_every_s: seconds after which a training that is cut off has kept its state.
         progress: called with iterations done and in all.
         watch: called with the loss of each iteration.
         **capture_options: for `capture`.
@@ -133,37 +120,25 @@ def finetune(
     out, text = Path(out), Text("text", text) if isinstance(text, str) else text
     ordered = parse_pipeline(passes) if isinstance(passes, str) else list(passes)
     ordered = ordered if calibration is None else with_calibration(ordered, str(calibration))
-    if not (resume and (out / RECORD).is_file()):
+    finished = training.resume and (out / RECORD).is_file()
+    if not finished:
         check_output(out)
-    _check_positive(rank=rank, iterations=iterations, batch=batch, learning_rate=learning_rate)
     program = model if isinstance(model, Program) else capture(model, **capture_options)
-    info = program.info
-    seq_len = min(info.context, 256) if seq_len is None else seq_len
-    recipe = Recipe(
-        model=info.name,
-        digest=info.digest,
-        pipeline=pipeline_text(ordered),
-        passes=passes_digest(ordered),
-        text=text.name,
-        text_digest=text.digest,
-        rank=rank,
-        iterations=iterations,
-        batch=batch,
-        seq_len=seq_len,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    if resume and (out / RECORD).is_file():
+    recipe = _recipe(program, ordered, text, training)
+    if finished:
         return _finished(out, recipe)
     sparse = run_pipeline(program, ordered).program
-    if not info.has_weights:
-        raise UsageError(f"{info.name} was captured from a config alone: it has no weights to train adapters for")
-    adapters = TrainedAdapters(sparse, rank, seed)
-    trained, held_out = _split([w.ids for w in windows(Identity.of(sparse, "eager"), text, seq_len, None, 0)], text)
-    course = Course(iterations, batch, learning_rate, seed)
+    if not program.info.has_weights:
+        raise UsageError(
+            f"{program.info.name} was captured from a config alone: it has no weights to train adapters for"
+        )
+    adapters = TrainedAdapters(sparse, recipe.rank, recipe.seed)
+    rows = [w.ids for w in windows(Identity.of(sparse, "eager"), text, recipe.seq_len, None, 0)]
+    trained, held_out = _split(rows, text)
+    course = Course(recipe.iterations, recipe.batch, recipe.learning_rate, recipe.seed)
     learning = Trainable(sparse, adapters.adapted)
-    training = Training(sparse.reference, learning, adapters.parameters, trained, course)
-    seconds = _train(training, TrainingFile.beside(out), recipe, resume, save_every_s, progress, watch)
+    state = Training(sparse.reference, learning, adapters.parameters, trained, course)
+    seconds = _train(state, TrainingFile.beside(out), recipe, training, progress, watch)
     dense, before, after = compare(sparse.reference, [Trainable(sparse, {}), learning], held_out)
     result = Finetuned(
         folder=str(out),
@@ -173,7 +148,7 @@ def finetune(
         parameters=sum(p.numel() for p in adapters.parameters.values()),
         windows=len(trained),
         held_out=len(held_out),
-        losses=tuple(training.losses),
+        losses=tuple(state.losses),
         dense=dense,
         before=before,
         after=after,
@@ -184,10 +159,22 @@ def finetune(
     return result
 
 
-def _check_positive(**options: float) -> None:
-    for name, value in options.items():
-        if not value > 0:
-            raise UsageError(f"{name} is {value:g}; it must be above 0")
+def _recipe(program: Program, passes: Sequence[Pass], text: Text, training: TrainingOptions) -> Recipe:
+    """Return all that the adapter depends on."""
+    return Recipe(
+        model=program.info.name,
+        digest=program.info.digest,
+        pipeline=pipeline_text(passes),
+        passes=passes_digest(passes),
+        text=text.name,
+        text_digest=text.digest,
+        rank=training.rank,
+        iterations=training.iterations,
+        batch=training.batch,
+        seq_len=min(program.info.context, 256) if training.seq_len is None else training.seq_len,
+        learning_rate=training.learning_rate,
+        seed=training.seed,
+    )
 
 
 def _split(rows: list[Tensor], text: Text) -> tuple[list[Tensor], list[Tensor]]:
@@ -202,13 +189,12 @@ def _train(
     training: Training,
     file: TrainingFile,
     recipe: Recipe,
-    resume: bool,
-    save_every_s: float,
+    options: TrainingOptions,
     progress: Callable[[int, int], None] | None,
     watch: Callable[[float], None] | None,
 ) -> float:
     """Train to the end, from where the file says; the seconds that it took."""
-    if not resume:
+    if not options.resume:
         file.remove()
     held = file.load(recipe)
     if held is not None:
@@ -218,7 +204,7 @@ def _train(
     while len(training.losses) < recipe.iterations:
         loss = training.step()
         now = time.perf_counter()
-        if now - saved >= save_every_s:
+        if now - saved >= options.save_every_s:
             file.save(recipe, training.tensors(), before + now - start)
             saved = now
         if watch is not None:

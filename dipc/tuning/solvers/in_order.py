@@ -18,7 +18,7 @@ from dipc.ir.operator import argument, has_argument
 from dipc.ir.program import Program
 from dipc.memory.lowering import selections
 from dipc.ops.glu import ACTIVATIONS
-from dipc.pipeline.runner import Pass
+from dipc.pipeline.pass_ import Pass
 from dipc.tuning.layerwise import Frontier, run_layerwise
 from dipc.tuning.solvers.hessian import hessian_of
 

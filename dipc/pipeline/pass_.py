@@ -1,0 +1,78 @@
+"""What a pass is: a frozen dataclass whose fields are its options, in a file of its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+from dipc.ir.pattern import Mismatch
+from dipc.ir.program import Program
+from dipc.registry import ModuleRegistry, defined_here, name_of, register_kind
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did: the new program, the places it rewrote, and the places it did not with the reasons."""
+
+    program: Program
+    matches: tuple[str, ...]
+    mismatches: tuple[Mismatch, ...] = ()
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything was rewritten."""
+        return bool(self.matches)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of every pass. Subclasses are frozen dataclasses; their fields are the options of the command line.
+
+    `requires` names passes that must have run before; the runner inserts them. `tolerance` is the largest difference
+    of logits, relative to the largest dense logit, that `exact()` may make; it is checked when asked.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    tolerance: ClassVar[float] = 1e-4
+
+    @property
+    def name(self) -> str:
+        """The registry name: the file's."""
+        return name_of(type(self))
+
+    def run(self, program: Program) -> PassResult:
+        """Rewrite the program. Raises UsageError where an option does not fit it."""
+        raise NotImplementedError
+
+    def done(self, program: Program) -> bool:
+        """Whether a program already has what other passes require of this one."""
+        return False
+
+    def exact(self) -> Pass:
+        """This pass with options under which it must not change the numbers: itself, or a method at density 1."""
+        return self
+
+    def __str__(self) -> str:
+        """The pass as pipeline text: its name and the options that differ from their defaults."""
+        given = []
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if value != option.default:
+                given.append(f"{option.name}={_option_text(value)}")
+        return self.name + (f"{{{' '.join(given)}}}" if given else "")
+
+
+def _find(module: ModuleType) -> type[Pass] | None:
+    return defined_here(module, Pass)
+
+
+PASSES: ModuleRegistry[type[Pass]] = register_kind(ModuleRegistry("pass", "dipc.passes", _find))
+
+
+def _option_text(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return f'"{text}"' if re.search(r"[\s,=]", text) or text == "" else text
