@@ -1,12 +1,21 @@
-"""What every test shares: the markers, and the fixtures of files that several tests read."""
+"""What every test shares: the markers, one thread, the command line, and a small model on disk."""
 
 from __future__ import annotations
 
-import pytest
-from baselines import calibration
-from quantizing import config
+from pathlib import Path
+from typing import Any
 
-__all__ = ["calibration", "config"]
+import pytest
+import torch
+
+pytest.register_assert_rewrite("kit")
+
+from dipc.cli import main  # noqa: E402
+from kit.command_line import CONTEXT, WORDS, Cli, byte_tokenizer  # noqa: E402
+from kit.tiny_models import tiny_model  # noqa: E402
+
+# The models are tiny: a second thread costs more than it brings.
+torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -15,3 +24,36 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`dipc` in this process, in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    return Cli(capfd)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small model that reads bytes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    made: Any = tiny_model(vocab_size=257, max_position_embeddings=CONTEXT, eos_token_id=0, bos_token_id=None)
+    made.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that model compiled with `dip-ca`."""
+    folder = tmp_path_factory.mktemp("compiled") / "out"
+    assert main(["compile", str(model), "--passes", "dip-ca{gamma=0.2}", "-o", str(folder), "--json"]) == 0
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A file of words."""
+    file = tmp_path / "words.txt"
+    file.write_text(WORDS * 4, encoding="utf-8")
+    return file

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from helpers import outlined, tiny_llama
 
 from dipc.api import compile
 from dipc.cache.policy import POLICIES
@@ -25,6 +24,7 @@ from dipc.pipeline.pass_ import PASSES, Pass
 from dipc.pipeline.runner import resolve
 from dipc.pipeline.text import parse_pipeline
 from dipc.registry import REGISTRIES, load_installed_plugins, load_plugin
+from kit.tiny_models import outlined, tiny_llama
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,71 @@
+"""The recipe of dipc/ops/README.md, as it stands there: an operator and a method from files, through every command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import dipc
+from dipc.registry import REGISTRIES
+from kit.command_line import Cli
+
+METHOD = """
+from dataclasses import dataclass
+
+from dipc.ir import operators
+from dipc.passes.dip import Dip
+
+
+@dataclass(frozen=True)
+class InPairs(Dip):
+    '''Keep inputs in pairs.'''
+
+    def rewrite(self, glu):
+        rho_in = self.density
+        {kept}
+        gate, up = (glu.gather_linear(glu.x, kept, w) for w in (glu.gate, glu.up))
+        return glu.linear(glu.product(glu.activate(gate), up), glu.down)
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The README's operator, and a method with the README's line in it; what they register is gone after the test."""
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "added", dict(registry.added))
+    readme = (Path(dipc.__file__).parent / "ops" / "README.md").read_text(encoding="utf-8")
+    operator, kept = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    files = tmp_path / "pair_max.py", tmp_path / "in_pairs.py"
+    files[0].write_text(operator, encoding="utf-8")
+    files[1].write_text(METHOD.format(kept=kept.strip()), encoding="utf-8")
+    return files
+
+
+def test_an_artifact_with_a_plug_in_operator(
+    cli: Cli, model: Path, text: Path, tmp_path: Path, plugins: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, method = plugins
+    given, out = ("--plugin", operator), tmp_path / "out"
+    made = cli("compile", model, "-p", "in-pairs", "-o", out, "--plugin", method, *given, *given, "--verify")
+    assert (made.code, made.err) == (0, "")
+
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "added", {k: v for k, v in registry.added.items() if k != "in-pairs"})
+    commands = [
+        ("inspect", out, "--graph"),
+        ("explain", out),
+        ("run", out, "--prompt", "The", "--max-new-tokens", "2", "--quiet"),
+        ("eval", out, "--text", text, "--seq-len", "32", "--max-tokens", "64"),
+        ("estimate", out, "--hw", "a18", "--dram", "90%", "--text", text, "--seq-len", "32", "--context", "0"),
+    ]
+    for command in commands:
+        shown = cli(*command, *given)
+        assert (shown.code, shown.err) == (0, "")
+    assert "dipc.pair_max(%abs_1)" in cli(*commands[0], *given).out
+
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "added", {})
+    for command in commands:
+        cli(*command).fails(5, "program.json: node 'pair_max': no operator 'dipc.pair_max.default'", "load the plug-in")

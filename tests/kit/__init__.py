@@ -1,0 +1,1 @@
+"""What tests share: small models, worked examples and short ways to run things."""
