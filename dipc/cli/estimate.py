@@ -89,7 +89,7 @@ def command(
             program,
             device,
             budget=budget,
-            activity=given,
+            source=given,
             windows=windows,
             reads=reads,
             backend=backend,

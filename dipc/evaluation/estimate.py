@@ -104,7 +104,7 @@ def estimate(
     hardware: str | Device = "a18",
     *,
     budget: MemoryBudget = MemoryBudget(),
-    activity: ActivityOptions = ActivityOptions(),
+    source: ActivityOptions = ActivityOptions(),
     windows: TextSpec = TextSpec(max_tokens=2048),
     reads: FlashReadOptions = FlashReadOptions(),
     backend: str = "cost",
@@ -116,7 +116,7 @@ def estimate(
         program: with its MLPs outlined.
         hardware: a device's name, file, or the device.
         budget: the memory that the program gets, and how it is kept.
-        activity: which units tokens touch.
+        source: where the activity comes from that is priced.
         windows: how much of the text is run; replaying more than 2,048 tokens changes the estimate little.
         reads: how misses become reads; by default each missed unit is one.
         backend: what prices the traffic.
@@ -131,7 +131,7 @@ def estimate(
     pricing = get_backend(backend, "price")
     traffic, dense_traffic = (lower(p, budget.bits_per_weight) for p in (program, program.reference))
     setting = _setting(program, hardware, budget, reads, dense_traffic.total_bytes)
-    popularity = _popularity(program, traffic, setting.policy, activity.calibration)
+    popularity = _popularity(program, traffic, setting.policy, source.calibration)
     (dense,) = pricing.price(dense_traffic, [setting.case(dense_traffic)], None)
     case = setting.case(traffic)
     found, sparse, baseline = _Activity(), None, None
@@ -141,9 +141,9 @@ def estimate(
         if program.dense is not None:
             (sparse,) = pricing.price(traffic, [case], None)
     else:
-        found = _activity(with_capacities(program, case.allocation.capacities), activity, windows, progress)
+        found = _activity(with_capacities(program, case.allocation.capacities), source, windows, progress)
         assert found.trace is not None
-        warmup = found.trace.tokens // 4 if activity.warmup is None else activity.warmup
+        warmup = found.trace.tokens // 4 if source.warmup is None else source.warmup
         cases = [case] if reads == FlashReadOptions() else [case, setting.case(traffic, FlashReadOptions())]
         sparse, *others = pricing.price(traffic, cases, found.trace, warmup=warmup, popularity=popularity)
         baseline = next(iter(others), None)

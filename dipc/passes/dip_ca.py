@@ -28,7 +28,8 @@ class DipCa(Dip):
             calibration.
         capacity: fraction of each site's units that the cache holds, where no device is given.
         hw: a device (name or file) whose DRAM gives the capacity instead.
-        dram: DRAM for the model on that device, such as "4 GB" or "50%" of the model; by default as its file says.
+        dram: DRAM for the model on that device, such as "4 GB", or "50%" of the dense model at its stored width; by default
+            as its file says.
         context: positions of KV cache that stay resident on that device; by default the model's context, at most 2,048.
         bits_per_weight: width at which that device stores weights; by default the checkpoint's.
     """
@@ -89,7 +90,8 @@ class DipCa(Dip):
         if self.hw is None or not result.modified:
             return result
         traffic = lower(result.program, self.bits_per_weight)
-        device = device_for(self.hw, self.dram, None, traffic.total_bytes)
+        dense = lower(result.program.reference, self.bits_per_weight)
+        device = device_for(self.hw, self.dram, None, dense.total_bytes)
         context = program.info.usual_context if self.context is None else self.context
         room = allocate(traffic, device.dram_available, context)
         own = {site: c for site, c in room.capacities.items() if site not in cache_aware(program)}

@@ -13,7 +13,8 @@ import dipc
 from dipc.backends.eager import EagerSession, packed_for
 from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UnsupportedModel, UsageError
-from dipc.memory.lowering import lower, mean_bits, program_density
+from dipc.memory.lowering import cache_aware, lower, mean_bits, program_density
+from dipc.memory.traffic import allocate
 from dipc.passes.gptq import Gptq
 from dipc.passes.pack import Pack
 from dipc.passes.sparsegpt import Sparsegpt
@@ -64,6 +65,18 @@ def test_an_estimate_prices_what_was_pruned_for_good(calibration: str) -> None:
     assert found.sparse is not None and found.speedup > 1.2
     assert found.sparse.allocation.resident_bytes == found.dense.allocation.resident_bytes
     assert dipc.estimate(outlined(), "a18", dram="70%", context=0).sparse is None
+
+
+def test_a_share_of_dram_is_of_the_dense_model_whatever_was_pruned_before(calibration: str) -> None:
+    pipeline = f'sparsegpt{{density=0.5 calibration="{calibration}"}},dip-ca{{hw=a18 dram="70%" context=0}}'
+    program = compiled(pipeline, calibration).program
+    dense = lower(program.reference).total_bytes
+    assert lower(program).total_bytes < 0.9 * dense
+    room = allocate(lower(program), round(0.7 * dense), 0)
+    assert {site: c for site, (_, c) in cache_aware(program).items()} == room.capacities
+    # The capacities that an estimate gives the same program on the same device.
+    price = dipc.estimate(program, "a18", dram="70%", context=0, max_tokens=64).sparse
+    assert price is not None and price.allocation.capacities == room.capacities
 
 
 def test_kernels_leave_what_they_cannot_read(calibration: str) -> None:
