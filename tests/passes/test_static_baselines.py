@@ -75,7 +75,8 @@ def test_a_share_of_dram_is_of_the_dense_model_whatever_was_pruned_before(calibr
     room = allocate(lower(program), round(0.7 * dense), 0)
     assert {site: c for site, (_, c) in cache_aware(program).items()} == room.capacities
     # The capacities that an estimate gives the same program on the same device.
-    price = dipc.estimate(program, "a18", dram="70%", context=0, max_tokens=64).sparse
+    trace = dipc.synthetic_trace(program, 0, 16)
+    price = dipc.estimate(program, "a18", dram="70%", context=0, trace=trace).sparse
     assert price is not None and price.allocation.capacities == room.capacities
 
 
