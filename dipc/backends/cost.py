@@ -1,6 +1,6 @@
 """Price a program's memory traffic on a device. Every figure is simulated.
 
-The traffic is the program's by `dipc.memory.lowering.lower`, the DRAM is shared out by `dipc.memory.traffic.allocate`,
+The traffic is the program's by `dipc.memory.lowering.lower`, the DRAM is shared out by `dipc.memory.allocation.allocate`,
 and a trace of which units each token touched is replayed under the eviction policy (`dipc.memory.pricing`).
 """
 

@@ -18,9 +18,9 @@ from dipc.errors import UsageError
 from dipc.ir.identity import Identity
 from dipc.ir.placement import device_of, place
 from dipc.ir.program import Program
+from dipc.ir.selections import selections
 from dipc.ir.verify import empty_port
 from dipc.ir.weight_parts import parameters_per_entry
-from dipc.memory.lowering import selections
 from dipc.pipeline.text import make_pass
 
 WORTH_TOKENS = 32

@@ -99,7 +99,7 @@ def _check_file(file: Path) -> None:
 
 
 def _check_sites(program: Program) -> None:
-    from dipc.memory.lowering import selections
+    from dipc.ir.selections import selections
 
     if not selections(program):
         raise UsageError(

@@ -22,13 +22,15 @@ from dipc.evaluation.perplexity import Score, evaluate
 from dipc.hardware.device import Device
 from dipc.hardware.find import device_for
 from dipc.ir.program import Method, Program
+from dipc.ir.selections import cache_aware, capacities_text, popularities, with_capacities
+from dipc.memory.allocation import allocate
 from dipc.memory.budget import MemoryBudget
 from dipc.memory.flash import FlashReadOptions
-from dipc.memory.lowering import cache_aware, capacities_text, lower, mean_bits, popularities, with_capacities
+from dipc.memory.lowering import lower, mean_bits
 from dipc.memory.price import Case, Price
 from dipc.memory.synthetic import ActivityModel, synthetic_trace
 from dipc.memory.trace import Trace
-from dipc.memory.traffic import TrafficProgram, allocate
+from dipc.memory.traffic import TrafficProgram
 from dipc.options import Options, TextSpec
 from dipc.text import Text
 
@@ -216,8 +218,8 @@ def _popularity(
     if calibration is None:
         return popularities(program) or None
     found = calibration_for(calibration, program)
-    names = [site.name for site in traffic.sites if not site.full]
-    measured = {name: found.popularity_counts(*name.rsplit(".", 1)).numpy() for name in names}
+    ids = {site.name: site.id for site in traffic.sites if not site.full}
+    measured = {name: found.popularity_counts(site.prefix, site.place).numpy() for name, site in ids.items()}
     return measured | popularities(program)
 
 

@@ -26,7 +26,7 @@ from dipc.evaluation.scoring import ScoringOptions
 from dipc.evaluation.windows import Piece, WindowPlan, plan_windows
 from dipc.ir.identity import Identity
 from dipc.ir.program import Method, Program
-from dipc.memory.lowering import cache_aware
+from dipc.ir.selections import cache_aware
 from dipc.memory.trace import Trace
 from dipc.options import TextSpec
 from dipc.text import Text

@@ -16,7 +16,8 @@ from torch import Tensor
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import Replay
 from dipc.ir.program import Program
-from dipc.memory.lowering import cache_aware, capacities_text, lower, popularities
+from dipc.ir.selections import cache_aware, capacities_text, popularities
+from dipc.memory.lowering import lower
 from dipc.memory.trace import Trace
 
 

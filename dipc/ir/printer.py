@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from dipc.ir.program import Program
+
+class Printable(Protocol):
+    """What is printed of a program (`dipc.ir.program`, which prints itself by this)."""
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The nodes."""
+
+    @property
+    def info(self) -> Any:
+        """Name, family and layers of the model."""
+
+    @property
+    def method(self) -> Any:
+        """Name and density of the method."""
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """The ports."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The outputs' names."""
 
 
 def op_name(target: Any) -> str:
@@ -48,7 +71,7 @@ def _positional(node: fx.Node) -> list[str]:
     return [value_text(v) if isinstance(v, fx.Node) else f"{n}={value_text(v)}" for n, v in pairs]
 
 
-def sections(program: Program) -> list[tuple[str, list[str]]]:
+def sections(program: Printable) -> list[tuple[str, list[str]]]:
     """The nodes as lines, grouped by consecutive module, in program order."""
     groups: list[tuple[str, list[str]]] = []
     for node in program.graph.nodes:
@@ -61,7 +84,7 @@ def sections(program: Program) -> list[tuple[str, list[str]]]:
     return groups
 
 
-def to_text(program: Program) -> str:
+def to_text(program: Printable) -> str:
     """The whole program: a header, the ports, the nodes by module, the outputs."""
     info, method = program.info, program.method
     lines = [

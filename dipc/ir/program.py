@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from dipc.ir.printer import to_text
+from dipc.ir.site import SiteId
+from dipc.ir.weight_parts import parameters_per_entry
+
 if TYPE_CHECKING:
     import torch
     from torch import fx
@@ -67,7 +71,11 @@ class Mlp:
     @property
     def site_prefix(self) -> str:
         """What the names of its sites begin with: `layers.3`, or `layers.3.1` where a layer has several MLPs."""
-        return f"layers.{self.layer}" + ("" if self.place is None else f".{self.place}")
+        return self.site("").prefix
+
+    def site(self, place: str) -> SiteId:
+        """Return the site at a place of this MLP."""
+        return SiteId(self.layer, self.place, place)
 
 
 @dataclass(frozen=True)
@@ -166,8 +174,6 @@ class Program:
         A stored weight counts as what it stands for: two parameters to a byte of 4-bit codes, none to a scale, and one
         to each bit that says whether a weight was kept. A copy in codes of a table that is kept counts nothing.
         """
-        from dipc.ir.weight_parts import parameters_per_entry
-
         held = parameters_per_entry(self.graph)
         return int(sum(w.numel() * held.get(name, 1) for name, w in self.weights.items() if not is_buffer(name)))
 
@@ -177,8 +183,6 @@ class Program:
 
     def text(self) -> str:
         """The program as text: ports, then each module's nodes with their types."""
-        from dipc.ir.printer import to_text
-
         return to_text(self)
 
 

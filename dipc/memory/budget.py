@@ -12,7 +12,9 @@ from dipc.options import Flag, Options
 class MemoryBudget(Options):
     """What of a device's memory a program gets, and what it keeps there."""
 
-    dram: Annotated[str | None, Flag('DRAM for the model: "4 GB", or "50%" of the dense model at its stored width.', metavar="SIZE")] = None
+    dram: Annotated[
+        str | None, Flag('DRAM for the model: "4 GB", or "50%" of the dense model at its stored width.', metavar="SIZE")
+    ] = None
     """A size, or a share of the dense model at its stored width; by default as the device's file says."""
     flash: Annotated[str | None, Flag('Flash bandwidth, such as "1 GB/s", instead of the file\'s.', metavar="RATE")] = (
         None

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from dipc.cache.policy import Policy
 from dipc.hardware.device import Device
+from dipc.memory.allocation import Allocation
 from dipc.memory.flash import FlashReadOptions
-from dipc.memory.traffic import Allocation
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ class Case:
     """One price that is asked for: a program on a device under a policy."""
 
     allocation: Allocation
-    """Of the device's DRAM, by `dipc.memory.traffic.allocate`."""
+    """Of the device's DRAM, by `dipc.memory.allocation.allocate`."""
     device: Device
     """Its bandwidths, and whether flash and DRAM transfers overlap."""
     policy: Policy

@@ -19,12 +19,13 @@ from dipc.cache.policy import Policy, clamp_capacity
 from dipc.cache.replay import full_hits, replay_site
 from dipc.errors import UsageError
 from dipc.hardware.device import Device
+from dipc.memory.allocation import Allocation
 from dipc.memory.flash import FlashReadOptions, Layout
 from dipc.memory.flash.layout import order_of
 from dipc.memory.flash.reads import Placement, full_reads, seconds_per_read, selected_reads, separate_reads
 from dipc.memory.price import Case, Floats, Ints, Price, SitePrice
 from dipc.memory.trace import Trace, accesses_by_token, accesses_by_unit
-from dipc.memory.traffic import Allocation, Site, TrafficProgram
+from dipc.memory.traffic import Site, TrafficProgram
 
 __all__ = ["Case", "Price", "SitePrice", "price", "price_many"]
 

@@ -11,8 +11,9 @@ from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware.find import device_for
 from dipc.ir.program import Program
-from dipc.memory.lowering import cache_aware, check_bits, lower, with_capacities
-from dipc.memory.traffic import allocate
+from dipc.ir.selections import cache_aware, with_capacities
+from dipc.memory.allocation import allocate
+from dipc.memory.lowering import check_bits, lower
 from dipc.passes.dip import Dip
 from dipc.pipeline.pass_ import PassResult
 from dipc.pipeline.sparsity_pass import Glu

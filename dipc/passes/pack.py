@@ -18,7 +18,7 @@ from dipc.ir import operators
 from dipc.ir.operator import argument, is_dequantized, is_unmasked
 from dipc.ir.pattern import Match, Mismatch, Pattern
 from dipc.ir.program import Program
-from dipc.memory.lowering import expected_units
+from dipc.ir.selections import expected_units
 from dipc.ops._packed import FLOATS, PackedMatrix
 from dipc.ops.glu import ACTIVATIONS
 from dipc.pipeline.pass_ import Pass, PassResult

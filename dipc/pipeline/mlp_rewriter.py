@@ -19,7 +19,7 @@ from dipc.errors import UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument, is_stored_in_parts
 from dipc.ir.program import Mlp, Port, Program, TensorType
-from dipc.memory.lowering import kept_units
+from dipc.ir.selections import kept_units
 from dipc.ops.glu import ACTIVATIONS
 
 Scope = Literal["all", "decode"]
@@ -187,7 +187,7 @@ class Glu:
 
     def site(self, where: str) -> str:
         """The site's name in traces and reports, file_lock once: two selections at one place could not be told apart."""
-        name = f"{self.mlp.site_prefix}.{where}"
+        name = str(self.mlp.site(where))
         if name in self.sites:
             raise UsageError(f"a method may select once at {where!r} of each MLP; {name} is taken")
         self.sites.add(name)

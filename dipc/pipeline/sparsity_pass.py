@@ -16,7 +16,8 @@ from dipc.errors import CalibrationNeeded, UsageError
 from dipc.ir import operators
 from dipc.ir.pattern import Mismatch
 from dipc.ir.program import Method, Port, Program
-from dipc.memory.lowering import kept_units, program_density
+from dipc.ir.selections import kept_units
+from dipc.memory.lowering import program_density
 from dipc.pipeline.mlp_rewriter import Glu, Matrix, Scope
 from dipc.pipeline.pass_ import Pass, PassResult
 

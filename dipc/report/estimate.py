@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dipc.documents import document
+from dipc.ir.site import SiteId
 from dipc.quantities import NONE, format_bytes, number, percent, share
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _hit_rows(prices: list[Price]) -> list[list[str]]:
     for price in prices:
         counts: dict[str, list[int]] = {}
         for name, site in price.sites.items():
-            count = counts.setdefault(name.rsplit(".", 1)[-1], [0, 0])
+            count = counts.setdefault(SiteId.parse(name).place, [0, 0])
             count[0] += site.hits
             count[1] += site.accesses
         rates.append({kind: percent(h / a if a else 0.0) for kind, (h, a) in counts.items()})

@@ -40,7 +40,7 @@ def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
     for mlp in program.mlps:
         # A method takes the MLP's `glu`; what comes later, such as `pack`, changes how its products are stored.
         by = next((entry.text for entry in methods if mlp.name in entry.matches), None)
-        sites = tuple(r for r in rows if r.name.rpartition(".")[0] == mlp.site_prefix)
+        sites = tuple(r for r in rows if r.id.prefix == mlp.site_prefix)
         total = sum(r.units * r.unit_weights for r in sites)
         kept = sum(r.active * r.unit_kept_weights for r in sites)
         reasons = () if by else tuple(_reason(e, mlp.name) for e in methods if _left(e, mlp.name))
@@ -81,7 +81,7 @@ def _outcome(verdict: Verdict) -> str:
 
 def _why(verdict: Verdict) -> str:
     if verdict.rewritten:
-        return ", ".join(f"{s.name.rsplit('.', 1)[-1]} {s.active:,}/{s.units:,}" for s in verdict.sites)
+        return ", ".join(f"{s.id.place} {s.active:,}/{s.units:,}" for s in verdict.sites)
     return "; ".join(verdict.reasons) or "no method was asked to rewrite it"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dipc.documents import document
+from dipc.ir.site import SiteId
 from dipc.quantities import NONE, format_bytes, number, ranges, share
 from dipc.report.compiled import pass_dict, pass_table
 
@@ -33,10 +34,16 @@ class SiteRow:
     policy: str | None
     capacity: int | None
 
+    @property
+    def id(self) -> SiteId:
+        """Which site it is."""
+        return SiteId.parse(self.name)
+
 
 def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
     """Every site of the program in order."""
-    from dipc.memory.lowering import active_units, cache_aware
+    from dipc.ir.selections import cache_aware
+    from dipc.memory.lowering import active_units
 
     active, aware = active_units(program), cache_aware(program)
     rows = []
@@ -113,7 +120,7 @@ def _model_facts(program: Program) -> list[tuple[str, str]]:
 def _grouped(rows: list[SiteRow], aware: bool) -> list[list[str]]:
     groups: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
-        cells = [row.name.rsplit(".", 1)[-1], number(row.units), number(row.active)]
+        cells = [row.id.place, number(row.units), number(row.active)]
         cells += [format_bytes(row.unit_bytes), format_bytes(row.size_bytes)]
         if aware:
             cells.append(NONE if row.capacity is None else f"{row.capacity:,} {row.policy}")

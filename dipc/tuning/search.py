@@ -20,8 +20,8 @@ from dipc.errors import UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument
 from dipc.ir.program import Program
+from dipc.ir.selections import kept_units
 from dipc.ir.verify import empty_port
-from dipc.memory.lowering import kept_units
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import make_pass
 

@@ -19,7 +19,7 @@ from dipc.backends.eager import EagerSession
 from dipc.cache.policy import get_policy
 from dipc.cache.state import CacheState, update
 from dipc.errors import UsageError
-from dipc.memory.lowering import cache_aware
+from dipc.ir.selections import cache_aware
 from dipc.text import encode
 from kit.letters import TEXT, Letters, lettered
 from kit.paths import SHARED

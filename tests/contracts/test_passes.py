@@ -13,8 +13,9 @@ import torch
 from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
 from dipc.ir.program import Program
+from dipc.ir.selections import selections
 from dipc.ir.verify import verify_structure
-from dipc.memory.lowering import active_units, lower, program_density, selections
+from dipc.memory.lowering import active_units, lower, program_density
 from dipc.pipeline.numeric_check import deviation
 from dipc.pipeline.pass_ import PASSES, Pass
 from dipc.pipeline.sparsity_pass import SparsityPass

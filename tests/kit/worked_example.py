@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from dipc.ir.program import Program
+from dipc.ir.selections import selections
 from dipc.ir.verify import empty_port
-from dipc.memory.lowering import selections
 from kit.tiny_models import one_glu
 
 # Four units in the hidden layer, and each method would keep another one of them (relu, one unit kept, D = F = 4):

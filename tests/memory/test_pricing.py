@@ -15,9 +15,10 @@ from dipc.hardware.device import Device
 from dipc.hardware.figure import Figure
 from dipc.hardware.find import load_device
 from dipc.hardware.flash_curve import Flash, FlashPoint
+from dipc.memory.allocation import Allocation, allocate
 from dipc.memory.pricing import Case, Price, price, price_many
 from dipc.memory.trace import Trace
-from dipc.memory.traffic import Allocation, Site, TrafficProgram, allocate
+from dipc.memory.traffic import Site, TrafficProgram
 from kit.traces import uniform_trace
 
 GB = 1e9

@@ -12,10 +12,11 @@ from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware.device import Device
 from dipc.hardware.find import load_device
+from dipc.memory.allocation import allocate
 from dipc.memory.pricing import Price, price
 from dipc.memory.timeline import RESIDENT, ReadEvent, Timeline, perfetto, timeline
 from dipc.memory.trace import Trace
-from dipc.memory.traffic import Site, TrafficProgram, allocate
+from dipc.memory.traffic import Site, TrafficProgram
 
 MB = 10**6
 

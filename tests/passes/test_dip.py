@@ -15,8 +15,9 @@ from torch import Tensor, fx
 from dipc.api import compile
 from dipc.errors import UnknownName, UnsupportedModel, UsageError
 from dipc.ir.program import Program
-from dipc.memory.lowering import active_units, cache_aware, lower, program_density
-from dipc.memory.traffic import allocate
+from dipc.ir.selections import cache_aware
+from dipc.memory.allocation import allocate
+from dipc.memory.lowering import active_units, lower, program_density
 from dipc.ops.glu import ACTIVATIONS
 from dipc.passes.dip import Dip
 from dipc.passes.dip_ca import DipCa

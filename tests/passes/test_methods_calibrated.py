@@ -15,7 +15,8 @@ from dipc.api import compile
 from dipc.calibration.density_allocation import Allocation
 from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UsageError
-from dipc.memory.lowering import active_units, lower, program_density, selections
+from dipc.ir.selections import selections
+from dipc.memory.lowering import active_units, lower, program_density
 from dipc.passes.cats import Cats
 from dipc.passes.dip import Dip
 from dipc.passes.gate import GatePruning

@@ -13,7 +13,8 @@ from dipc.api import capture
 from dipc.backends.eager import WORTH_TOKENS, packed_for
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.ir.program import Program
-from dipc.memory.lowering import active_units, cache_aware, lower, program_density, selections, with_capacities
+from dipc.ir.selections import cache_aware, selections, with_capacities
+from dipc.memory.lowering import active_units, lower, program_density
 from dipc.ops.gather_linear import OPERATOR as GATHER
 from dipc.ops.packed_gather_glu import OPERATOR as PACKED_GLU
 from dipc.ops.packed_gather_linear import OPERATOR as PACKED_GATHER

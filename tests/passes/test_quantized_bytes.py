@@ -10,7 +10,8 @@ import pytest
 from torch import fx
 
 import dipc
-from dipc.memory.lowering import cache_aware, lower, mean_bits
+from dipc.ir.selections import cache_aware
+from dipc.memory.lowering import lower, mean_bits
 from dipc.pipeline.sparsity_pass import Glu, SparsityPass
 from kit.quantization import compiled, sites, small_glu
 from kit.tiny_models import tiny_llama

@@ -13,8 +13,9 @@ import dipc
 from dipc.backends.eager import EagerSession, packed_for
 from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UnsupportedModel, UsageError
-from dipc.memory.lowering import cache_aware, lower, mean_bits, program_density
-from dipc.memory.traffic import allocate
+from dipc.ir.selections import cache_aware
+from dipc.memory.allocation import allocate
+from dipc.memory.lowering import lower, mean_bits, program_density
 from dipc.passes.gptq import Gptq
 from dipc.passes.pack import Pack
 from dipc.passes.sparsegpt import Sparsegpt

@@ -14,7 +14,8 @@ from dipc.api import Program, capture, compile, estimate, evaluate, export, load
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import CalibrationNeeded, UsageError
-from dipc.memory.lowering import cache_aware, lower, popularities, with_capacities
+from dipc.ir.selections import cache_aware, popularities, with_capacities
+from dipc.memory.lowering import lower
 from kit.handmade_calibration import tiny_calibration
 from kit.letters import TEXT, Letters
 from kit.runs import run_pieces

@@ -13,7 +13,8 @@ from dipc.api import capture, compile, evaluate, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.frontend.hugging_face import _require_decoder
-from dipc.memory.lowering import cache_aware, lower, program_density
+from dipc.ir.selections import cache_aware
+from dipc.memory.lowering import lower, program_density
 from dipc.passes.dip import Dip
 from dipc.pipeline.runner import Compiled, run_pipeline
 from dipc.pipeline.sparsity_pass import Glu, SparsityPass

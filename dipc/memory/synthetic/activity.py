@@ -97,14 +97,14 @@ class ActivityModel(_Strict):
         """The first 16 hex digits of the SHA-256 of the file."""
         return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
 
-    def at(self, site: str, depth: float) -> SiteActivity:
+    def at(self, place: str, depth: float) -> SiteActivity:
         """The activity of a site: between two depths that were fitted, in proportion.
 
         Args:
-            site: its name; one whose last part is not `input` is taken for a `glu`.
+            place: of the site in its MLP; one that is not `input` is taken for a `glu`.
             depth: 0 for the first layer, 1 for the last.
         """
-        fitted = self.input if site.rpartition(".")[2] == "input" else self.glu
+        fitted = self.input if place == "input" else self.glu
         after = next((s for s in fitted if s.depth >= depth), fitted[-1])
         before = next((s for s in reversed(fitted) if s.depth <= depth), fitted[0])
         if after.depth <= before.depth:

@@ -18,7 +18,8 @@ from dipc.errors import UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument
 from dipc.ir.program import Program
-from dipc.memory.lowering import active_units, cache_aware_nodes, capacities_text, lower
+from dipc.ir.selections import cache_aware_nodes, capacities_text
+from dipc.memory.lowering import active_units, lower
 from dipc.memory.synthetic.activity import ActivityModel, default_activity
 from dipc.memory.synthetic.scores import Scores
 from dipc.memory.trace import Trace
@@ -66,7 +67,7 @@ def synthetic_trace(
     deepest = max(program.info.layers - 1, 1)
     sites: dict[str, Packed] = {}
     for number, site in enumerate(chosen):
-        scores = Scores(activity.at(site.name, site.layer / deepest), site.units, (seed, number))
+        scores = Scores(activity.at(site.id.place, site.layer / deepest), site.units, (seed, number))
         node = aware.get(site.name)
         select = _largest(active[site.name]) if node is None else _cache_aware(node, scores)
         sites[site.name] = _masks(scores, select, tokens)

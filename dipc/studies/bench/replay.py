@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dipc.cache import get_policy
 from dipc.errors import UsageError
-from dipc.memory.lowering import kept_units
+from dipc.ir.selections import kept_units
 from dipc.studies.bench import contest, machine
 from dipc.studies.bench.contest import Failure, Measured, Outcome, Ratio, Rules
 from dipc.studies.bench.kernels import hold_scan

@@ -14,8 +14,9 @@ from torch import Tensor
 from dipc.backends._session import Session, Step
 from dipc.evaluation.perplexity import evaluate, perplexity
 from dipc.ir.program import Program, is_buffer
+from dipc.ir.selections import reads_of
 from dipc.ir.weight_parts import pruned_values, values_per_entry
-from dipc.memory.lowering import lower, reads_of
+from dipc.memory.lowering import lower
 from dipc.memory.trace import Trace
 from dipc.options import TextSpec
 from dipc.studies.compare.result import Figures

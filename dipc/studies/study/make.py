@@ -21,7 +21,7 @@ from dipc.evaluation.perplexity import evaluate, perplexity
 from dipc.files import code_digest, file_lock
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import ModelInfo, Program
-from dipc.memory.lowering import with_capacities
+from dipc.ir.selections import with_capacities
 from dipc.memory.trace import Trace
 from dipc.options import TextSpec
 from dipc.pipeline.fingerprint import described

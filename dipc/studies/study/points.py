@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dipc.errors import UsageError
-from dipc.memory.lowering import with_capacities
+from dipc.ir.selections import with_capacities
 from dipc.memory.price import Price
 from dipc.memory.synthetic import synthetic_trace
 from dipc.memory.trace import Trace

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
 from dipc.hardware.device import Device
+from dipc.memory.allocation import Allocation, allocate
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.price import Case, Price
 from dipc.memory.pricing import price_many
 from dipc.memory.trace import Trace
-from dipc.memory.traffic import Allocation, allocate
 from dipc.quantities import format_bytes, parse_bytes
 from dipc.studies.study.programs import Lowered
 from dipc.studies.study.result import Cost, Layer

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dipc.ir.program import Program
-from dipc.memory.lowering import cache_aware, lower, popularities, program_density
+from dipc.ir.selections import cache_aware, popularities
+from dipc.memory.lowering import lower, program_density
 from dipc.memory.traffic import TrafficProgram
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline

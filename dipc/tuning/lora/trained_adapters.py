@@ -15,8 +15,8 @@ from torch import nn
 
 from dipc.errors import UsageError
 from dipc.ir.program import Program
+from dipc.ir.selections import reads_of
 from dipc.ir.weight_parts import values_per_entry
-from dipc.memory.lowering import reads_of
 from dipc.tuning.lora.adapter import ADAPTER, TENSORS, linear_layers, lora_layer, peft_module, skeleton
 from dipc.tuning.lora.trainable import Adapted
 

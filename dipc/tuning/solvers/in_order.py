@@ -16,7 +16,7 @@ from dipc.errors import CalibrationNeeded, UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument, has_argument
 from dipc.ir.program import Program
-from dipc.memory.lowering import selections
+from dipc.ir.selections import selections
 from dipc.ops.glu import ACTIVATIONS
 from dipc.pipeline.pass_ import Pass
 from dipc.tuning.layerwise import Frontier, run_layerwise

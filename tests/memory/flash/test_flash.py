@@ -16,12 +16,13 @@ from dipc.hardware.device import Device, Energy
 from dipc.hardware.figure import Figure
 from dipc.hardware.find import load_device
 from dipc.hardware.flash_curve import Access, Flash, FlashPoint
+from dipc.memory.allocation import allocate
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.flash.layout import order_of
 from dipc.memory.flash.reads import Placement, SiteReads, seconds_per_read, selected_reads
 from dipc.memory.pricing import Case, Price, price, price_many
 from dipc.memory.trace import Trace
-from dipc.memory.traffic import Site, TrafficProgram, allocate
+from dipc.memory.traffic import Site, TrafficProgram
 
 PAGE = 4096
 

@@ -18,7 +18,8 @@ from dipc.cache.replay import replay_site
 from dipc.cache.state import CacheState
 from dipc.errors import BadFile, UsageError
 from dipc.ir import operators
-from dipc.memory.lowering import active_units, lower, with_capacities
+from dipc.ir.selections import with_capacities
+from dipc.memory.lowering import active_units, lower
 from dipc.memory.synthetic import ActivityModel, default_activity, synthetic_trace
 from dipc.memory.synthetic.activity import SiteActivity
 from dipc.memory.synthetic.normal import GRID_G, Transform, latent_correlation, quantile_points, shares
@@ -142,11 +143,11 @@ def test_between_two_depths() -> None:
     first, last = site(popularity=1.0, persistent=0.2), site(popularity=3.0, persistent=0.4)
     last = last.model_copy(update={"depth": 1.0})
     model = default_activity().model_copy(update={"input": (first, last), "glu": (first,)})
-    found = model.at("layers.3.input", 0.25)
+    found = model.at("input", 0.25)
     np.testing.assert_allclose(found.popularity, 1.5 * GRID_G)
     assert (found.persistent, found.depth) == pytest.approx((0.25, 0.25))
-    assert model.at("layers.3.input", 1.0) == last
-    assert model.at("layers.3.glu", 0.9) == first == model.at("of_a_plugin", 0.0)
+    assert model.at("input", 1.0) == last
+    assert model.at("glu", 0.9) == first == model.at("another", 0.0)
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:

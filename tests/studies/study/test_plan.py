@@ -11,7 +11,7 @@ import pytest
 import dipc
 from dipc.errors import UsageError
 from dipc.ir.program import Program
-from dipc.memory.lowering import cache_aware
+from dipc.ir.selections import cache_aware
 from dipc.studies.study.plan import Plan, plan
 from dipc.text import Text
 from kit.command_line import WORDS, Cli
