@@ -1,4 +1,4 @@
-"""What every test shares: the markers, one thread, the command line, and a small model on disk."""
+"""What every test shares: one thread, the command line, and a small model on disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from kit.tiny_models import tiny_model  # noqa: E402
 torch.set_num_threads(1)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "nightly: long runs, left out unless asked for with -m nightly")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU: torch sees no CUDA device here"))
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("lm_eval", reason="needs the extra eval")
+
 from kit.command_line import Cli
 from kit.task_data import some_tasks, write_folder
 

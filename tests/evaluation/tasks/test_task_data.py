@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("lm_eval", reason="needs the extra eval")
+
 from dipc.api import run_tasks
 from dipc.backends.eager import EagerSession
 from dipc.errors import BadFile

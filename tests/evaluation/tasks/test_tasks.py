@@ -10,10 +10,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from torch import Tensor
+
+pytest.importorskip("lm_eval", reason="needs the extra eval")
+
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from torch import Tensor
 
 from dipc.api import Program, export, run_tasks, to_dict
 from dipc.backends._session import Step
