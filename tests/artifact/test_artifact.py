@@ -86,6 +86,7 @@ def reseal(out: Path, **changes: Any) -> None:
     (out / "dipc.json").write_text(json.dumps(data, indent=2) + "\n")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("text", PIPELINES)
 def test_what_is_saved_comes_back(compiled: dict[str, Compiled], saved: dict[str, Path], text: str) -> None:
     result = compiled[text]
@@ -164,6 +165,7 @@ def test_a_flipped_byte_is_found_in_every_file(out: Path) -> None:
     load(out)
 
 
+@pytest.mark.smoke
 def test_a_changed_byte_says_changed(out: Path) -> None:
     file = out / "weights.safetensors"
     good = file.read_bytes()

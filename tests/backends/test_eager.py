@@ -78,6 +78,7 @@ def test_one_pass_of_512_tokens_is_512_passes_of_one_in_a_trained_model(passes: 
 # --- The session ---
 
 
+@pytest.mark.smoke
 def test_recorded_masks_and_state_follow_the_cache_rule() -> None:
     """The state after a run is what the update rule makes of the masks that were recorded."""
     program = compile(tiny_llama(), "dip-ca{capacity=0.3}").program
@@ -182,6 +183,7 @@ def test_perplexity_is_what_the_logits_say(passes: str, bos: int | None) -> None
         assert score.kl_to_dense > 0 and score.density == pytest.approx(0.5)
 
 
+@pytest.mark.smoke
 def test_kl_is_from_the_dense_model_to_the_sparse() -> None:
     program = lettered("dip{density=0.3}")
     ids = torch.tensor(Letters()(TEXT.text)["input_ids"])[:40]
@@ -292,6 +294,7 @@ def test_perplexity_grows_as_density_falls() -> None:
         assert [s.kl_to_dense for s in scores] == sorted(s.kl_to_dense for s in scores)
 
 
+@pytest.mark.smoke
 def test_generation_is_greedy_decoding_with_the_carried_state() -> None:
     """Against a loop over sessions that see the whole text anew for every token (DIP has no state)."""
     from dipc.api import generate

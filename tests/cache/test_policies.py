@@ -76,6 +76,7 @@ def test_static_holds_the_most_popular_from_the_first_token_on() -> None:
     assert held(touched, 6, 5, "static") == [[0, 1, 2, 3, 4]] * 5  # of equals the lower index
 
 
+@pytest.mark.smoke
 def test_belady_reads_past_the_cache_what_is_not_needed_soon() -> None:
     # One unit fits: 0 is needed at tokens 2 and 4, and 1 never while 0 is not. Any cache that admits 1 hits nothing.
     touched = [[0], [1], [0], [1], [0]]

@@ -35,6 +35,7 @@ def site(mask_TU: Bools, *cases: tuple[Policy, int], missed: bool = True) -> lis
     return replay_site(packed_TB, mask_TU.shape[1], cases, popularity=popularity(mask_TU), missed=missed)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=300, deadline=None)
 @given(masks(), st.integers(-1, 22), online)
@@ -91,6 +92,7 @@ def test_an_oracle_is_the_same_on_both_paths(mask_TU: Bools, capacity: int) -> N
     np.testing.assert_array_equal(found[0].missed_TB, found[1].missed_TB)
 
 
+@pytest.mark.smoke
 def test_replay_by_hand() -> None:
     # Two units fit. Hits under LRU: {0,1} none; {1} one; {2} none, 0 goes; {0,2} one (2), 1 goes; {1} none.
     mask_TU = mask_of([[0, 1], [1], [2], [0, 2], [1]], units=3)

@@ -47,6 +47,7 @@ def of_tiny() -> Calibration:
     return Calibration({**META, "model": info.name, "digest": info.digest}, tensors())
 
 
+@pytest.mark.smoke
 def test_a_saved_calibration_loads_the_same(tmp_path: Path) -> None:
     made = Calibration(META, tensors())
     made.save(tmp_path / "a.safetensors")

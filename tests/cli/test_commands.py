@@ -22,6 +22,7 @@ def check_table(result: Result, *parts: str) -> None:
         assert part in result.out
 
 
+@pytest.mark.smoke
 def test_help_needs_no_heavy_import() -> None:
     code = "import sys; from dipc.cli import main; main(['--help'])\n"
     code += "print(*({'torch', 'numpy', 'transformers', 'rich'} & set(sys.modules)))"
@@ -66,6 +67,7 @@ def test_compile(cli: Cli, model: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.smoke
 def test_compile_as_json(cli: Cli, model: Path, tmp_path: Path) -> None:
     arguments = ("compile", model, "-p", "dip", "-o", tmp_path / "b", "--name", "mine", "--dump-after", "--json")
     document = cli(*arguments).json()
@@ -131,6 +133,7 @@ def test_explain(cli: Cli, out: Path, model: Path, tmp_path: Path) -> None:
     assert [m["density"] for m in mlps] == [1.0, 0.5]
 
 
+@pytest.mark.smoke
 def test_run(cli: Cli, out: Path) -> None:
     streamed = cli("run", out, "--prompt", "The city", "--max-new-tokens", "5")
     document = cli("run", out, "--prompt", "The city", "--max-new-tokens", "5", "--json").json()
@@ -140,6 +143,7 @@ def test_run(cli: Cli, out: Path) -> None:
     assert cli("run", out, "--prompt", "The city", "--max-new-tokens", "5", "--quiet").err == ""
 
 
+@pytest.mark.smoke
 def test_eval_then_estimate_with_its_trace(cli: Cli, out: Path, text: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.safetensors"
     check_table(cli("eval", out, "--text", text, "--seq-len", "32", "--save-trace", trace), "perplexity", "words.txt")

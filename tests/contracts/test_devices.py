@@ -7,6 +7,7 @@ import pytest
 from dipc.hardware.find import device_names, load_device
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", device_names())
 def test_device_loads(name: str) -> None:
     device = load_device(name)

@@ -70,6 +70,7 @@ def test_operator_shape_rule_agrees_with_its_results(name: str) -> None:
         assert [(s.shape, s.dtype, s.device.type) for s in shapes] == [(r.shape, r.dtype, "meta") for r in real]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", OPERATOR_NAMES)
 def test_operator_kernel_gives_what_its_reference_does(name: str) -> None:
     operator = OPERATORS.get(name)

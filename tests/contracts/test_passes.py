@@ -93,6 +93,7 @@ def apply(name: str, **options: Any) -> Program:
     return method(name, **options).run(outlined()).program
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", METHODS)
 def test_method_keeping_everything_is_the_dense_model(name: str) -> None:
     item = method(name).exact()

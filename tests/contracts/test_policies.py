@@ -17,6 +17,7 @@ def test_policy_is_documented_and_named_after_its_file(name: str) -> None:
     assert file_name(kind) == name == get_policy(name).name
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", policy_names())
 def test_policy_key_is_an_integer_in_range_and_the_same_each_time(name: str) -> None:
     """Over counts and times that a run can reach, in torch and in numpy (whole sites and subsets: tests/cache)."""

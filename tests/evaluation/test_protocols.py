@@ -99,6 +99,7 @@ def test_predictions_by_sparse_tokens_are_counted() -> None:
     assert (score.sparse_scored, score.stride, score.scored_tokens) == (1, 512, "the last 512 of each window")
 
 
+@pytest.mark.smoke
 def test_only_what_is_scored_counts() -> None:
     """Where the text breaks off its order, only windows that score the break see it."""
     broken = Text("broken", letters(40).text[:18] + "A" + letters(40).text[19:])

@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.smoke
 def test_ports_are_tokens_positions_and_the_kv_cache() -> None:
     program = tiny_llama()
     assert [(p.name, p.kind, str(p.type)) for p in program.inputs] == [
@@ -36,6 +37,7 @@ def test_ports_are_tokens_positions_and_the_kv_cache() -> None:
     assert {n.op for n in program.graph.nodes} == {"placeholder", "get_attr", "call_function", "output"}
 
 
+@pytest.mark.smoke
 def test_what_is_known_of_the_model() -> None:
     info = tiny_llama().info
     assert (info.name, info.family, info.layers, info.d_model, info.vocab) == ("tiny", "llama", 2, 32, 96)

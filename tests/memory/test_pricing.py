@@ -106,6 +106,7 @@ def small_price(policy: str = "lru", warmup: int = 0, overlap: bool = True) -> P
     return price(traffic, allocation, device(10, 100, overlap), get_policy(policy), trace, warmup=warmup)
 
 
+@pytest.mark.smoke
 def test_a_price_by_hand() -> None:
     # Site a, two units fit, LRU: {0,1} 0 hits; {1,2} hits 1, 0 goes; {0,2} hits 2, 1 goes. Hits 0, 1, 1 of 2 accesses.
     # Site b: 3 of 5 hit. Flash: 20+40, 10+40, 10+40 bytes at 10 B/s. DRAM: 100-30 resident + 6 KV + hits.
@@ -274,6 +275,7 @@ def test_cases_priced_together_are_those_priced_one_by_one() -> None:
     assert together[1].flash_s.sum() == pytest.approx(together[0].flash_s.sum() / 2)
 
 
+@pytest.mark.smoke
 def test_sites_add_up_to_the_price() -> None:
     cost = small_price(warmup=1)
     sites = cost.sites.values()

@@ -54,6 +54,7 @@ def test_traces_of_different_programs_do_not_join() -> None:
         Trace.concat([])
 
 
+@pytest.mark.smoke
 def test_a_saved_trace_loads_the_same(tmp_path: Path) -> None:
     masks, trace = make()
     trace.save(tmp_path / "a.trace")

@@ -151,6 +151,7 @@ def test_large_site_with_continuous_scores(policy: str) -> None:
     assert_same(state, expected_state)
 
 
+@pytest.mark.smoke
 @needs_library
 def test_by_hand() -> None:
     """U=4, k=2, C=2, gamma=0.5, lru: the second token keeps unit 1 (3 > 4 * 0.5) and swaps unit 0 for unit 3."""

@@ -103,6 +103,7 @@ def cold(units: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return state.cached, state.freq, state.last_used, state.t
 
 
+@pytest.mark.smoke
 def test_cache_aware_prefers_what_is_cached_by_gamma() -> None:
     # Nothing is cached at t=0: all scores are halved alike, and unit 1 is taken and cached. At t=1 unit 1 keeps its 3
     # against 5 / 2 of unit 0; at t=2 unit 0 has 7 / 2, which is more, and replaces it in the one place there is.
@@ -194,6 +195,7 @@ def test_row_linear_computes_the_kept_rows_and_gives_zero_elsewhere() -> None:
     assert dipc.row_linear(row(1.0, 10.0), mask, weight, torch.ones(3)).tolist() == [[[0.0, 44.0, 0.0]]]
 
 
+@pytest.mark.smoke
 def test_glu_is_equation_1_and_2() -> None:
     # gate = relu([3, -1]) = [3, 0], up = [2, 5], hidden = [6, 0], down = [[1, 9], [2, 9]]: y = [6, 12].
     gate, up = torch.tensor([[3.0], [-1.0]]), torch.tensor([[2.0], [5.0]])

@@ -50,6 +50,7 @@ def by_hand() -> list[PackedMatrix]:
     ]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("matrix", by_hand())
 def test_products_by_hand(matrix: PackedMatrix) -> None:
     x, mask = torch.tensor([[[1.0, NAN, 3.0]]]), torch.tensor([[[True, False, True]]])

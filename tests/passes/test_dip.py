@@ -40,6 +40,7 @@ def test_the_case_tells_the_methods_apart() -> None:
     assert {name: int(score.argmax()) for name, score in scores.items()} == {"glu": 1, "gate": 2, "up": 3}
 
 
+@pytest.mark.smoke
 def test_dip_takes_the_down_mask_from_the_pruned_glu() -> None:
     program = Dip(rho_in=0.5, rho_glu=0.25).run(hand()).program
     assert masks(program, X) == {"layers.0.input": [[0, 1]], "layers.0.glu": [[0]]}
@@ -182,6 +183,7 @@ LAST = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("policy", ["lfu", "lru"])
 def test_dip_ca_masks_and_cache_over_four_tokens(policy: str) -> None:
     program, state = ca(policy), dict[str, Tensor]()
@@ -276,6 +278,7 @@ def test_dip_ca_refuses_an_unknown_device_and_one_that_is_too_small() -> None:
 # --- outline-glu ---
 
 
+@pytest.mark.smoke
 def test_outline_makes_each_mlp_one_node() -> None:
     result = OutlineGlu().run(tiny_llama())
     assert result.matches == ("model.layers.0.mlp", "model.layers.1.mlp") and result.mismatches == ()

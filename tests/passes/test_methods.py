@@ -33,6 +33,7 @@ from kit.worked_example import DOWN, GATE, UP, X, call, hand, masks
 # --- By hand: one of four hidden units is kept, and of the inputs two, by the methods that choose among them ---
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("name", "options", "kept", "factor"),
     [

@@ -28,6 +28,7 @@ from kit.tiny_models import outlined, tiny_llama
 # --- Text ---
 
 
+@pytest.mark.smoke
 def test_a_pipeline_reads_as_it_is_written() -> None:
     assert parse_pipeline("outline-glu,dip{density=0.4 scope=decode}") == [
         OutlineGlu(),
@@ -115,6 +116,7 @@ def test_an_unknown_pass_lists_the_known() -> None:
 # --- The runner ---
 
 
+@pytest.mark.smoke
 def test_required_passes_are_inserted_once() -> None:
     assert resolve([Dip()]) == [OutlineGlu(), Dip()]
     assert resolve([OutlineGlu(), Dip()]) == [OutlineGlu(), Dip()]
@@ -260,6 +262,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.smoke
 def test_a_plug_in_file_is_a_pass_of_its_name(tmp_path: Path) -> None:
     path = write(tmp_path / "by_input.py", PLUGIN)
     assert load_plugin(path) == "by-input" and "by-input" in PASSES.names()

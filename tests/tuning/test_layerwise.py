@@ -77,6 +77,7 @@ def test_every_node_is_visited_before_it_is_computed_and_only_what_is_still_read
     assert most < 20
 
 
+@pytest.mark.smoke
 def test_it_stops_where_it_is_told() -> None:
     program = outlined()
     first, second = program.nodes_of(torch.ops.dipc.glu.default)

@@ -54,6 +54,7 @@ def check_same(a: Any, b: Any) -> None:
     assert a.masks.keys() == b.masks.keys() and all(torch.equal(a.masks[s], b.masks[s]) for s in b.masks)
 
 
+@pytest.mark.smoke
 def test_it_steps_like_the_eager_session(program: Program, exported: Path) -> None:
     eager, session = EagerSession(program, record=True), OnnxSession(exported, record=True, options=BODIES)
     ids, after = random_ids(30), random_ids(12, seed=1)

@@ -57,6 +57,7 @@ def test_neighbours_and_small_gaps_become_one_read() -> None:
     assert reads_of("000000000", Placement(9, 10.0, 1, None, 0)) == (0, 0, 0)
 
 
+@pytest.mark.smoke
 def test_aligned_reads_take_whole_pages_and_each_page_once() -> None:
     # Units of 1.5 KiB in pages of 4 KiB: unit 0 and 1 in page 0, unit 2 in pages 0 and 1, unit 5 in 1 and 2 (7.5 to 9).
     placement = Placement(8, 1536.0, 1, PAGE, None)

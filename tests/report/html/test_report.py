@@ -60,6 +60,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.smoke
 def test_a_page_says_it_all() -> None:
     page = Page(study_page(study()))
     found = [a for tag, a in page.attributes if tag == "section"]

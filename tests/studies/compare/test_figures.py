@@ -80,6 +80,7 @@ def test_the_best_row_competes() -> None:
         assert other.best(0.5) is found.rows[1]
 
 
+@pytest.mark.smoke
 def test_the_markdown(request: pytest.FixtureRequest) -> None:
     found = made_up(oracle=(21, 22), predictor=(40, 50), dip=(30, 400), dip_lora=(24, 33))
     dip = replace(found.rows[2], tasks={"mmlu": Accuracy("acc", 0.4321, None, 100, 5)})

@@ -48,6 +48,7 @@ def said(*points: Point, increases: tuple[float, ...] = ()) -> str:
     return "\n".join(findings(study_of(*points, increases=increases)))
 
 
+@pytest.mark.smoke
 def test_the_search_halves_what_is_between() -> None:
     measured = {0.9: 10.1, 0.5: 14.0}
     assert bracket(measured, 10.5) == (0.9, 0.5)
