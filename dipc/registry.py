@@ -242,7 +242,8 @@ def load_plugin(path: Path) -> str:
 
 
 def _either(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    *others, last = sorted(names)
+    return f"{', '.join(others)} or {last}"
 
 
 @cache

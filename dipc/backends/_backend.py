@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from dipc.errors import UsageError
+from dipc.errors import UnknownName, UsageError
 from dipc.options import Flag, Options
 from dipc.registry import ModuleRegistry, defined_here, name_of, register_kind
 
@@ -102,9 +102,8 @@ class Backend:
             MissingDependency: a package is absent; the message names the extra that brings it.
         """
         if ability not in self.abilities():
-            able = [name for name in BACKENDS.names() if ability in BACKENDS.get(name).abilities()]
             verb = {"run": "runs no program", "export": "writes no file", "price": "prices nothing"}[ability]
-            raise UsageError(f"the backend {self.name} {verb}; choose {' or '.join(able)}")
+            raise UsageError(f"the backend {self.name} {verb}; choose {' or '.join(_able(ability))}")
 
     def prepare(self, program: Program, options: RunOptions, *, new_tokens: int | None = None) -> Program:
         """Return the program as this backend runs it best: on its device, and in its form for writing `new_tokens`."""
@@ -182,8 +181,14 @@ BACKENDS: ModuleRegistry[type[Backend]] = register_kind(ModuleRegistry("backend"
 """Backends by name: the files of this folder, and what plug-ins add."""
 
 
+def _able(ability: Ability) -> list[str]:
+    return [name for name in BACKENDS.names() if ability in BACKENDS.get(name).abilities()]
+
+
 def get_backend(name: str, ability: Ability) -> Backend:
     """Return the backend of that name. Raises UnknownName, UsageError if it cannot do that, and MissingDependency."""
+    if name not in BACKENDS.names():
+        raise UnknownName("backend", name, _able(ability))
     backend = BACKENDS.get(name)()
     backend.require(ability)
     return backend

@@ -22,7 +22,7 @@ def tiny_model_file(program: Any, *, pipeline: str) -> tuple[Any, dict[str, int]
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "logits", x.shape, x.type
     graph = ir.Graph([x], [node.outputs[0]], nodes=[node], opset_imports={"": 21}, name="tiny")
     model = ir.Model(graph, ir_version=10)
-    model.metadata_props["dipc.pipeline.runner"] = pipeline
+    model.metadata_props["dipc.pipeline"] = pipeline
     return model, {"PackedGatherLinear": len(program.mlps)}
 
 
@@ -38,7 +38,7 @@ def test_export_writes_a_folder_and_says_what_is_in_it(cli: Cli, out: Path, tmp_
     assert done.code == 0 and "model.onnx" in done.out and "PackedGatherLinear" in done.out
     assert "input_ids" in done.out and f"wrote {tmp_path / 'out'}" in done.out
     told = {p.key: p.value for p in onnx.load(str(tmp_path / "out" / "model.onnx")).metadata_props}
-    assert told["dipc.pipeline.runner"] == ",".join(entry.text for entry in load(out).log)
+    assert told["dipc.pipeline"] == ",".join(entry.text for entry in load(out).log)
     document = cli("export", out, "-o", tmp_path / "again", "--json").json()
     assert document["kind"] == "export" and document["outputs"] == ["logits"]
     assert document["files"]["model.onnx"] == (tmp_path / "again" / "model.onnx").stat().st_size

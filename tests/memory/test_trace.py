@@ -195,7 +195,7 @@ def test_a_spoilt_file_is_refused_in_one_line(
     trace.save(path)
     tensors = {site: packed.copy() for site, packed in load_file(path).items()}
     header = {
-        "format": "dipc.memory.trace",
+        "format": "dipc.trace",
         "schema": str(SCHEMA),
         "units": json.dumps(trace.units),
         "meta": json.dumps(trace.meta),

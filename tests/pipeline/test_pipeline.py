@@ -288,7 +288,7 @@ def test_a_plug_in_may_not_take_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "error", "message"),
     [
-        ("nothing.py", "x = 1\n", BadFile, "defines no pass, cache policy, operator"),
+        ("nothing.py", "x = 1\n", BadFile, "defines no backend, cache policy, operator or pass"),
         ("broken.py", "import\n", BadFile, "broken.py: SyntaxError"),
         ("raises.py", "1 / 0\n", BadFile, "raises.py: ZeroDivisionError: division by zero"),
         ("notes.txt", "", UsageError, "a plug-in is a .py file or a device's .yaml"),

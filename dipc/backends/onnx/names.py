@@ -89,7 +89,7 @@ def metadata(program: Program, pipeline: str) -> dict[str, str]:
         **needed.to_map(),
         "dipc.version": __version__,
         "dipc.family": info.family,
-        "dipc.pipeline.runner": pipeline,
+        "dipc.pipeline": pipeline,
         "dipc.formats": json.dumps(stored),
         "dipc.versions": json.dumps(made_by),
     }

@@ -220,7 +220,7 @@ def test_the_model_says_where_it_comes_from_and_nothing_of_this_machine() -> Non
     assert (
         told["dipc.method"] == "dip-ca"
         and told["dipc.scope"] == "decode"
-        and told["dipc.pipeline.runner"] == "as tested"
+        and told["dipc.pipeline"] == "as tested"
     )
     assert float(told["dipc.density"]) == program.method.density and json.loads(told["dipc.formats"]) == ["float32"]
     assert {"dipc.version", "dipc.versions", "dipc.carried", "dipc.context", "dipc.options"} < set(told)

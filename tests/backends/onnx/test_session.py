@@ -289,7 +289,7 @@ def test_an_export_inside_the_artifact_is_used(
 def test_what_the_commands_refuse(cli: Cli, exported_out: Path, out: Path, tmp_path: Path) -> None:
     cli("run", exported_out, "--prompt", "A").fails(2, "this is an exported model; run it with --backend onnx")
     cli("run", out, "--prompt", "A", "--no-kernels").fails(2, "--no-kernels: this is for --backend onnx")
-    cli("run", out, "--prompt", "A", "--backend", "torch").fails(2, "--backend", "eager", "onnx")
+    cli("run", out, "--prompt", "A", "--backend", "torch").fails(2, "no backend named 'torch' (known: eager, onnx)")
     cli("run", tmp_path / "no.onnx", "--prompt", "A", "--backend", "onnx").fails(2, "no.onnx: no such file")
     cli("eval", exported_out, "--backend", "onnx", "--save-trace", tmp_path / "t").fails(2, "exported model by itself")
     bare = tmp_path / "bare"

@@ -223,7 +223,7 @@ def test_a_cache_aware_site_selects_in_closed_loop(
         np.testing.assert_array_equal(pieces.sites[name], packed)
         units = trace.units[name]
         depth = float(name.split(".")[1])
-        scores = Scores(default_activity().at(name, depth), units, (1, number))
+        scores = Scores(default_activity().at(name.rpartition(".")[2], depth), units, (1, number))
         state = CacheState.empty(units)
         freq = state.freq if get_policy(policy).counts else torch.from_numpy(scores.ranks_U)
         score_TU = torch.from_numpy(scores.draw(40))
