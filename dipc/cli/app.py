@@ -19,9 +19,8 @@ from dipc.cli import (
     finetune,
     hw,
     inspect,
-    passes,
+    kinds,
     plan,
-    policies,
     report,
     run,
     study,
@@ -73,8 +72,8 @@ app.command("study")(study.command)
 app.command("plan")(plan.command)
 app.command("report")(report.command)
 app.command("export")(export.command)
-app.add_typer(passes.app, name="passes")
-app.add_typer(policies.app, name="policies")
+for kind in kinds.KINDS:
+    app.add_typer(kinds.app_of(kind), name=kind.name)
 app.add_typer(trace.app, name="trace")
 app.add_typer(hw.app, name="hw")
 app.add_typer(bench.app, name="bench")

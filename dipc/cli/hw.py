@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.terminal import Debug, Json, Plugins, show, show_json
+from dipc.cli.options import OutputOptions, grouped
+from dipc.cli.terminal import show, show_json
 from dipc.errors import BadFile
 
 app = typer.Typer(no_args_is_help=True, help="The devices, and checking a device file.")
 
 
 @app.command("list")
-def list_(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> None:
+@grouped
+def list_(output: OutputOptions = OutputOptions()) -> None:
     """List the devices."""
     from dipc.hardware.find import device_names, device_path, load_device
     from dipc.registry import load_installed_plugins
@@ -21,18 +23,17 @@ def list_(plugin: Plugins = None, json: Json = False, debug: Debug = False) -> N
 
     load_installed_plugins()
     devices = [(load_device(name), str(device_path(name))) for name in device_names()]
-    if json:
+    if output.json:
         show_json(devices_dict(devices))
     else:
         show(devices_table(devices))
 
 
 @app.command("show")
+@grouped
 def show_device(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A device's name or file.")],
-    plugin: Plugins = None,
-    json: Json = False,
-    debug: Debug = False,
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Show a device with the kind and the source of each figure."""
     from dipc.hardware.find import load_device
@@ -42,29 +43,29 @@ def show_device(
     load_installed_plugins()
     device = load_device(name)
     file = device_file(name)
-    if json:
+    if output.json:
         show_json(device_dict(device, file))
     else:
         show(device_tables(device, file))
 
 
 @app.command("validate")
+@grouped
 def validate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A device file, NAME.yaml.")],
-    json: Json = False,
-    debug: Debug = False,
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Check a device file; every problem is named with its line."""
     from dipc.documents import document
     from dipc.hardware.find import validate_device
 
     problems = validate_device(file)
-    if json:
+    if output.json:
         show_json(document("validation", file=file, valid=not problems, problems=problems))
     else:
         for problem in problems:
             typer.echo(problem)
     if problems:
         raise BadFile(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed on stdout")
-    if not json:
+    if not output.json:
         typer.echo(f"{file}: right")

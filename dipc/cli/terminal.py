@@ -70,7 +70,7 @@ Plugins = Annotated[
         metavar="FILE",
         callback=_load_plugins,
         is_eager=True,
-        help="A pass, policy or operator (.py, its code is run) or a device (.yaml); may be repeated.",
+        help="A pass, policy, operator or backend (.py, its code is run) or a device (.yaml); may be repeated.",
     ),
 ]
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="A compiled folder, or a model as `compile` takes it.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,23 @@ def policies_table(kinds: Iterable[tuple[str, type[Policy]]]) -> list[Renderable
 
     rows = [(name, kind.summary(), "yes" if kind.online else "no") for name, kind in kinds]
     return stack(table("", ("policy", "what it does", "closed\nloop"), rows))
+
+
+def policy_dict(name: str, kind: type[Policy]) -> dict[str, Any]:
+    """Return one policy, with its whole description."""
+    return document("policy", **_facts(name, kind), description=inspect.cleandoc(kind.__doc__ or ""))
+
+
+def policy_tables(name: str, kind: type[Policy]) -> list[RenderableType]:
+    """Return the same to be read."""
+    from dipc.report.table import facts, stack
+
+    found = _facts(name, kind)
+    rows = [
+        ("closed loop", "yes" if found["closed_loop"] else "no: it decides by what later tokens touch"),
+        ("ranks by popularity", "yes: counted on the warm-up, or calibrated" if found["needs_calibration"] else "no"),
+    ]
+    return stack(inspect.cleandoc(kind.__doc__ or ""), facts("", rows))
 
 
 def _facts(name: str, kind: type[Policy]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Backends, as they describe themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from dipc.documents import document
+from dipc.errors import MissingDependency
+from dipc.quantities import NONE
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dipc.backends import Backend
+
+
+def backends_dict(kinds: Iterable[tuple[str, type[Backend]]]) -> dict[str, Any]:
+    """Return all backends: what each can do, and what is missing for it."""
+    return document("backends", backends=[_facts(name, kind) for name, kind in kinds])
+
+
+def backends_table(kinds: Iterable[tuple[str, type[Backend]]]) -> list[RenderableType]:
+    """Return a row per backend."""
+    from dipc.report.table import stack, table
+
+    facts = [_facts(name, kind) for name, kind in kinds]
+    rows = [(f["name"], f["summary"], ", ".join(f["abilities"]) or NONE) for f in facts]
+    return stack(table("", ("backend", "what it does", "can"), rows))
+
+
+def backend_dict(name: str, kind: type[Backend]) -> dict[str, Any]:
+    """Return one backend, with its whole description."""
+    return document("backend", **_facts(name, kind), description=inspect.cleandoc(kind.__doc__ or ""))
+
+
+def backend_tables(name: str, kind: type[Backend]) -> list[RenderableType]:
+    """Return the same to be read."""
+    from dipc.report.table import facts, stack
+
+    found = _facts(name, kind)
+    rows = [("can", ", ".join(found["abilities"]) or NONE)]
+    rows += [("flags", ", ".join(found["flags"]) or NONE), ("lowers programs by", found["lowering"] or NONE)]
+    rows += [(f"to {ability}", reason) for ability, reason in found["missing"].items()]
+    return stack(inspect.cleandoc(kind.__doc__ or ""), facts("", rows))
+
+
+def _facts(name: str, kind: type[Backend]) -> dict[str, Any]:
+    missing = {}
+    for ability in kind.abilities():
+        try:
+            kind().require(ability)
+        except MissingDependency as error:
+            missing[ability] = str(error)
+    abilities, flags = list(kind.abilities()), sorted(kind.flags)
+    return {
+        "name": name,
+        "summary": kind.summary(),
+        "abilities": abilities,
+        "flags": flags,
+        "lowering": kind.lowering,
+        "missing": missing,
+    }

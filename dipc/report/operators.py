@@ -1,0 +1,61 @@
+"""Operators, as they describe themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from dipc.documents import document
+from dipc.quantities import NONE
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dipc.ir.operator import Operator
+
+
+def operators_dict(found: Iterable[tuple[str, Operator]]) -> dict[str, Any]:
+    """Return all operators with their schema and facets."""
+    return document("operators", operators=[_facts(name, operator) for name, operator in found])
+
+
+def operators_table(found: Iterable[tuple[str, Operator]]) -> list[RenderableType]:
+    """Return a row per operator."""
+    from dipc.report.table import stack, table
+
+    facts = [_facts(name, operator) for name, operator in found]
+    rows = [(f["name"], f["summary"], _yes(f["kernel"]), _yes(f["onnx"])) for f in facts]
+    return stack(table("", ("operator", "what it computes", "native\nkernel", "ONNX\nform"), rows))
+
+
+def operator_dict(name: str, operator: Operator) -> dict[str, Any]:
+    """Return one operator, with its whole description."""
+    return document("operator", **_facts(name, operator), description=_doc(operator))
+
+
+def operator_tables(name: str, operator: Operator) -> list[RenderableType]:
+    """Return the same to be read."""
+    from dipc.report.table import facts, stack
+
+    found = _facts(name, operator)
+    rows = [("call", found["schema"]), ("native kernel", _yes(found["kernel"])), ("ONNX form", _yes(found["onnx"]))]
+    return stack(_doc(operator), facts("", rows))
+
+
+def _facts(name: str, operator: Operator) -> dict[str, Any]:
+    return {
+        "name": name,
+        "summary": _doc(operator).partition("\n")[0] or NONE,
+        "schema": f"dipc::{operator.name}{operator.schema}",
+        "kernel": operator.kernel is not None,
+        "onnx": operator.onnx is not None,
+    }
+
+
+def _doc(operator: Operator) -> str:
+    return inspect.cleandoc(operator.reference.__doc__ or "")
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
