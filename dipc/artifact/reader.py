@@ -21,7 +21,8 @@ from dipc.ir.program import Method, Program
 from dipc.ir.verify import torch_dtype, verify_structure
 from dipc.pipeline.runner import PassLog
 
-_APART = ("reports/", "onnx/")
+_OWN = ("graph/", "tokenizer/")
+"""Folders of which every file is the artifact's; the others are reports, and exports that a backend made there."""
 """Folders with what is made from the artifact and is no part of it."""
 
 
@@ -93,7 +94,7 @@ def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
             raise BadFile(f"{file}: cannot be read: {error.strerror}") from None
         if not same:
             raise BadFile(f"{file}: was changed after dipc wrote it; compile again")
-    extra = [n for n in list_files(folder) if n not in manifest.files and not n.startswith(_APART)]
+    extra = [n for n in list_files(folder) if n not in manifest.files and ("/" not in n or n.startswith(_OWN))]
     if extra:
         raise BadFile(f"{folder / extra[0]}: was added to the artifact after dipc wrote it; move it elsewhere")
     weights = "weights.safetensors" in manifest.files

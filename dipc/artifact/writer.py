@@ -6,7 +6,7 @@
           weights.safetensors   the weights; absent where the model was compiled from its config alone
           tokenizer/            what transformers' AutoTokenizer reads; absent where there is none
           reports/NAME.json     results that were kept
-          onnx/                 an export, if one was made there; not part of the artifact
+          onnx/ and the like    exports, named by their backends, if any were made there; not part of the artifact
 
 The program is not stored as torch's `.pt2`: `torch.export.load` unpickles, and hands shape
 expressions to sympy's parser, which evaluates them, so that both can run code from the file. Our own JSON is data.
@@ -17,8 +17,8 @@ whoever can write the folder can also write new hashes, and so choose what the m
 time it takes, but not run code of their own. Plug-ins run only where the user names or installed them.
 
 A folder is written beside its place and renamed, so a half-written artifact never exists under its name. Files that
-`dipc.json` does not list are refused, except under `reports/`, where an interrupted `add_report` may leave one, and
-under `onnx/`.
+`dipc.json` does not list are refused at the top, in `graph/` and in `tokenizer/`. An interrupted `add_report` may leave
+one under `reports/`, and what other folders hold is not read.
 """
 
 from __future__ import annotations

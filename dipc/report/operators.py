@@ -39,7 +39,7 @@ def operator_tables(name: str, operator: Operator) -> list[RenderableType]:
     from dipc.report.table import facts, stack
 
     found = _facts(name, operator)
-    rows = [("call", found["schema"]), ("native kernel", _yes(found["kernel"])), ("ONNX form", _yes(found["onnx"]))]
+    rows = [("call", found["signature"]), ("native kernel", _yes(found["kernel"])), ("ONNX form", _yes(found["onnx"]))]
     return stack(_doc(operator), facts("", rows))
 
 
@@ -47,7 +47,7 @@ def _facts(name: str, operator: Operator) -> dict[str, Any]:
     return {
         "name": name,
         "summary": _doc(operator).partition("\n")[0] or NONE,
-        "schema": f"dipc::{operator.name}{operator.schema}",
+        "signature": f"dipc::{operator.name}{operator.schema}",
         "kernel": operator.kernel is not None,
         "onnx": operator.onnx is not None,
     }
