@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dipc.cli.options import CaptureOptions
 from dipc.errors import UsageError
 from dipc.options import Flag
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from dipc.ir.program import Program
 
 
-def open_running(target: str, runner: RunOptions, model: CaptureOptions) -> tuple[Program | Session, RunOptions]:
+def open_running(target: str, runner: RunOptions, capture: dict[str, Any]) -> tuple[Program | Session, RunOptions]:
     """Return a target as a program, or an exported model by itself as a session; and how to run it.
 
     Raises:
@@ -35,7 +34,7 @@ def open_running(target: str, runner: RunOptions, model: CaptureOptions) -> tupl
     _check_flags(runner, backend.flags)
     if exporter is not None:
         return backend.open_export(path, runner), runner
-    program = open_target(target, **vars(model)).program
+    program = open_target(target, **capture).program
     beside = path / backend.name
     if "exported" in backend.flags and backend.recognises(beside):
         runner = dataclasses.replace(runner, exported=beside)

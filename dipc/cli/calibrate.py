@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.options import CaptureOptions, Device, OutputOptions, TextFile, grouped
+from dipc.cli.options import Device, ModelOptions, TextFile, grouped
 from dipc.cli.target import open_target
 from dipc.cli.terminal import counting, show, show_json
 from dipc.errors import UnknownName, UsageError
-from dipc.options import MOST_SEED, TextSpec
+from dipc.options import MOST_SEED, Options, TextSpec
 from dipc.tuning.options import PredictorOptions
 
 if TYPE_CHECKING:
     from dipc.calibration.file import Calibration
+
+
+@dataclass(frozen=True)
+class MeasureFlags(Options):
+    """What is measured, and where."""
+
+    parts: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Of thresholds,sensitivity,predictors,allocation; by default all."),
+    ] = None
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of all that is drawn.")] = 0
+    device: Device = "auto"
 
 
 @grouped
@@ -27,16 +40,10 @@ def command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write (safetensors).")],
     text: TextFile = None,
-    parts: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Of thresholds,sensitivity,predictors,allocation; by default all."),
-    ] = None,
     windows: TextSpec = TextSpec(max_tokens=131_072),
     predictors: PredictorOptions = PredictorOptions(),
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of all that is drawn.")] = 0,
-    device: Device = "auto",
-    capture: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    measured: MeasureFlags = MeasureFlags(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Measure a model on text for the methods that need it.
 
@@ -47,7 +54,7 @@ def command(
     from dipc.calibration.file import PARTS
     from dipc.text import read_text
 
-    chosen = PARTS if parts is None else tuple(part.strip() for part in parts.split(","))
+    chosen = PARTS if measured.parts is None else tuple(part.strip() for part in measured.parts.split(","))
     for part in chosen:
         if part not in PARTS:
             raise UnknownName("part of a calibration", part, PARTS)
@@ -55,8 +62,8 @@ def command(
     from dipc import api
     from dipc.ir.placement import choose_device, place
 
-    where = choose_device(device)
-    program = place(open_target(model, **vars(capture)).program, where)
+    where = choose_device(measured.device)
+    program = place(open_target(model, **common.capture).program, where)
     start, stage = time.perf_counter(), "activations"
     with counting(lambda: stage) as bar:
 
@@ -71,11 +78,11 @@ def command(
             parts=chosen,
             windows=windows,
             predictors=predictors,
-            seed=seed,
+            seed=measured.seed,
             progress=progress,
         )
     made.save(out)
-    return _print(out, made, time.perf_counter() - start, output.json)
+    return _print(out, made, time.perf_counter() - start, common.json)
 
 
 def _print(out: Path, made: Calibration, seconds: float, json: bool) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.terminal import show, show_json, working
 from dipc.errors import UnknownName, UsageError
+from dipc.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
     from dipc.ir.program import Program
     from dipc.pipeline.pass_ import Pass
     from dipc.pipeline.runner import Compiled
+
+
+@dataclass(frozen=True)
+class CompileFlags(Options):
+    """What is shown and checked on the way, and what is accepted."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the passes with all options; compile and write nothing.")
+    ] = False
+    dump_after: Annotated[
+        str | None,
+        typer.Option("--dump-after", metavar="[PASS]", help="Print the program after that pass, or after each."),
+    ] = None
+    allow_noop: Annotated[bool, typer.Option("--allow-noop", help="Accept a pass that finds nothing to rewrite.")] = (
+        False
+    )
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check each pass's numbers against its stated tolerance.")
+    ] = False
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What results call the model.")] = None
 
 
 @grouped
@@ -32,26 +54,12 @@ def command(
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="What `dipc calibrate` wrote, for passes that take it."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the passes with all options; compile and write nothing.")
-    ] = False,
-    dump_after: Annotated[
-        str | None,
-        typer.Option("--dump-after", metavar="[PASS]", help="Print the program after that pass, or after each."),
-    ] = None,
-    allow_noop: Annotated[
-        bool, typer.Option("--allow-noop", help="Accept a pass that finds nothing to rewrite.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check each pass's numbers against its stated tolerance.")
-    ] = False,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What results call the model.")] = None,
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="NAME", help="Also write what this backend runs, such as onnx, to OUT/NAME."),
     ] = None,
-    capture: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    check: CompileFlags = CompileFlags(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Compile a model with passes into a folder."""
     from dipc.pipeline.runner import resolve, with_calibration
@@ -62,9 +70,9 @@ def command(
     ordered = resolve(parse_pipeline(passes))
     if calibration is not None:
         ordered = with_calibration(ordered, str(calibration))
-    _check_dump(dump_after, ordered)
-    if dry_run:
-        return _plan(model, ordered, capture.trust_remote_code, output.json)
+    _check_dump(check.dump_after, ordered)
+    if check.dry_run:
+        return _plan(model, ordered, common.trust_remote_code, common.json)
     if out is None:
         raise UsageError("compile: give -o OUT, the folder to write, or --dry-run")
     from dipc import api
@@ -75,15 +83,15 @@ def command(
     if backend is not None:
         get_backend(backend, "export")
     with working(f"capturing {model}") as say:
-        program = api.capture(model, **vars(capture), name=name)
-        result, texts = _compiled(program, ordered, allow_noop, verify, say)
+        program = api.capture(model, **common.capture, name=check.name)
+        result, texts = _compiled(program, ordered, check.allow_noop, check.verify, say)
         say(f"writing {out}")
         if backend is None:
             api.save(result, out, dumps=texts)
         else:
             _save_with_export(result, backend, out, texts)
-    dumps = {n: t for n, t in texts.items() if dump_after == "all" or n.partition("-")[2] == dump_after}
-    _print(result, out, dumps, verify, output.json)
+    dumps = {n: t for n, t in texts.items() if check.dump_after == "all" or n.partition("-")[2] == check.dump_after}
+    _print(result, out, dumps, check.verify, common.json)
     return None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.options import CaptureOptions, OutputOptions, TextFile, grouped
+from dipc.cli.options import ModelOptions, TextFile, grouped
 from dipc.cli.target import open_target
 from dipc.cli.terminal import Target, counting, show, show_json
 from dipc.memory.budget import MemoryBudget
@@ -56,6 +56,18 @@ class ActivityFiles(Options):
         )
 
 
+@dataclass(frozen=True)
+class PricingFlags(Options):
+    """What prices the traffic, and what is written beside the table."""
+
+    backend: Annotated[str, typer.Option(metavar="NAME", help="What prices the traffic (`dipc backends list`).")] = (
+        "cost"
+    )
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the last token's reads as a trace for ui.perfetto.dev.")
+    ] = None
+
+
 @grouped
 def command(
     target: Target,
@@ -64,22 +76,16 @@ def command(
     activity: ActivityFiles = ActivityFiles(),
     windows: TextSpec = TextSpec(max_tokens=2048),
     reads: FlashReadOptions = FlashReadOptions(),
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="What prices the traffic (`dipc backends list`).")
-    ] = "cost",
-    timeline: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the last token's reads as a trace for ui.perfetto.dev.")
-    ] = None,
-    model: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    pricing: PricingFlags = PricingFlags(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Estimate the speed on a device (simulated).
 
     Dense beside sparse; every figure follows from the memory traffic of each token.
     """
-    device = _device(hw, budget, backend)
+    device = _device(hw, budget, pricing.backend)
     given = activity.read()
-    program = open_target(target, **vars(model)).program
+    program = open_target(target, **common.capture).program
     from dipc import api
     from dipc.report.devices import device_file
     from dipc.report.estimate import estimate_dict, estimate_tables, write_timeline
@@ -92,12 +98,12 @@ def command(
             source=given,
             windows=windows,
             reads=reads,
-            backend=backend,
+            backend=pricing.backend,
             progress=progress,
         )
-    if timeline is not None:
-        write_timeline(found, timeline)
-    if output.json:
+    if pricing.timeline is not None:
+        write_timeline(found, pricing.timeline)
+    if common.json:
         show_json(estimate_dict(found, device_file(hw)))
     else:
         show(estimate_tables(found, device_file(hw)))

@@ -10,7 +10,7 @@ import typer
 
 from dipc.backends import RunOptions
 from dipc.cli.backend import open_running
-from dipc.cli.options import CaptureOptions, OutputOptions, TextFile, grouped
+from dipc.cli.options import ModelOptions, TextFile, grouped
 from dipc.cli.tasks import TaskFlags, check_names, check_options, score_tasks
 from dipc.cli.terminal import Target, counting, show, show_json
 from dipc.errors import UsageError
@@ -34,8 +34,7 @@ def command(
     ] = None,
     questions: TaskFlags = TaskFlags(),
     runner: RunOptions = RunOptions(device="auto"),
-    model: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Measure perplexity, or scores of tasks, dense beside sparse.
 
@@ -51,12 +50,12 @@ def command(
     from dipc.text import read_text
 
     given = None if text is None else read_text(text)
-    running, runner = open_running(target, runner, model)
+    running, runner = open_running(target, runner, common.capture)
     if questions.tasks is not None:
-        return score_tasks(running, questions, runner, model.trust_remote_code, output.json)
+        return score_tasks(running, questions, runner, common.trust_remote_code, common.json)
     with counting("windows") as progress:
         measured: dict[str, Any] = {"windows": windows, "scoring": scoring, "progress": progress}
-        return _perplexity(target, running, given, measured, runner, save_trace, output.json)
+        return _perplexity(target, running, given, measured, runner, save_trace, common.json)
 
 
 def _perplexity(

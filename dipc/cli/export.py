@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.target import open_target
 from dipc.cli.terminal import Target, show, show_json, working
 
@@ -22,8 +22,7 @@ def command(
     no_pack: Annotated[
         bool, typer.Option("--no-pack", help="Keep the matrices as they are, not unit by unit for the kernels.")
     ] = False,
-    model: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Write a program for another runtime, as an ONNX model.
 
@@ -34,7 +33,7 @@ def command(
 
     check_output(out)
     get_backend(to, "export")
-    opened = open_target(target, **vars(model))
+    opened = open_target(target, **common.capture)
     with working(f"writing {out}"):
         from dipc import api
         from dipc.pipeline.runner import Compiled
@@ -44,7 +43,7 @@ def command(
         made = api.export(result, to, out, pack=not no_pack)
     from dipc.report.exported import export_dict, export_tables
 
-    if output.json:
+    if common.json:
         show_json(export_dict(made, opened.program))
     else:
         show(export_tables(made, opened.program))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.terminal import counting, show, show_json, working
 from dipc.tuning.options import TrainingOptions
 
@@ -28,8 +28,7 @@ def command(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote, for methods that need it.")
     ] = None,
-    capture: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Train LoRA adapters that win back what a method loses.
 
@@ -54,7 +53,7 @@ def command(
     from dipc.report.table import stack
 
     with working(f"capturing {model}"):
-        program = api.capture(model, **vars(capture))
+        program = api.capture(model, **common.capture)
     losses: list[float] = []
     with counting(lambda: f"KL {number(sum(losses[-20:]) / len(losses[-20:]), 3)}" if losses else "KL") as progress:
         result = api.finetune(
@@ -67,7 +66,7 @@ def command(
             progress=progress,
             watch=losses.append,
         )
-    if output.json:
+    if common.json:
         return show_json({**finetuned_dict(result), "next": _next(model, result)})
     show(stack(*finetuned_tables(result)))
     typer.echo(f"\nwrote {out}\nnext: {_next(model, result)}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.target import Opened, open_target
 from dipc.cli.terminal import Target, show, show_json
 from dipc.errors import UsageError
@@ -23,8 +23,7 @@ def command(
     diff: Annotated[
         bool, typer.Option("--diff", help="Show what compiling changed, layer by layer (compiled folders only).")
     ] = False,
-    model: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Show a program: model, passes, selection sites, bytes.
 
@@ -37,16 +36,16 @@ def command(
     if target.endswith(".safetensors"):
         if graph or layer is not None:
             raise UsageError(f"inspect: {target} is no program; leave --graph and --layer out")
-        return _calibration(target, output.json)
-    opened = open_target(target, **vars(model))
+        return _calibration(target, common.json)
+    opened = open_target(target, **common.capture)
     if layer is not None and layer >= opened.program.info.layers:
         raise UsageError(f"inspect: --layer {layer}: the model has layers 0-{opened.program.info.layers - 1}")
     if diff:
-        _diff(opened, layer, output.json)
+        _diff(opened, layer, common.json)
     elif graph:
-        _graph(opened.program, layer, output.json)
+        _graph(opened.program, layer, common.json)
     else:
-        _sites(opened, layer, output.json)
+        _sites(opened, layer, common.json)
     return None
 
 

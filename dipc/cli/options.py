@@ -27,12 +27,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class OutputOptions(Options):
-    """What every command takes that prints a result and shows progress."""
+    """What every command takes: what it prints, and the plug-ins that it knows."""
 
+    plugin: Plugins = None
     json: Json = False
     quiet: Quiet = False
     debug: Debug = False
-    plugin: Plugins = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ class CaptureOptions(Options):
 
     dtype: Dtype = "auto"
     trust_remote_code: TrustRemoteCode = False
+
+
+@dataclass(frozen=True)
+class ModelOptions(OutputOptions, CaptureOptions):
+    """What every command takes that opens a model."""
+
+    @property
+    def capture(self) -> dict[str, Any]:
+        """How the model is opened: keywords of `dipc.capture`."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(CaptureOptions)}
 
 
 def grouped(command: Callable[..., R]) -> Callable[..., R]:

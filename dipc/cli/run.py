@@ -10,7 +10,7 @@ import typer
 
 from dipc.backends import RunOptions
 from dipc.cli.backend import open_running
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.terminal import Target, show_json
 from dipc.evaluation.sampling import SamplingOptions
 
@@ -24,8 +24,7 @@ def command(
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="The text to continue.")],
     sampling: SamplingOptions = SamplingOptions(),
     runner: RunOptions = RunOptions(device="auto"),
-    model: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Continue a prompt.
 
@@ -33,12 +32,12 @@ def command(
     """
     from dipc import api
 
-    running, runner = open_running(target, runner, model)
-    made = api.generate(running, prompt, sampling=sampling, runner=runner, on_text=None if output.json else _stream)
-    if output.json:
+    running, runner = open_running(target, runner, common.capture)
+    made = api.generate(running, prompt, sampling=sampling, runner=runner, on_text=None if common.json else _stream)
+    if common.json:
         return show_json(_document(made))
     typer.echo("")
-    if not output.quiet:
+    if not common.quiet:
         typer.echo(_summary(made), err=True)
     return None
 

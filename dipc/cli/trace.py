@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dipc.cli.calibrate import check_new_file
-from dipc.cli.options import CaptureOptions, Device, OutputOptions, TextFile, grouped
+from dipc.cli.options import Device, ModelOptions, OutputOptions, TextFile, grouped
 from dipc.cli.target import open_target
 from dipc.cli.terminal import Debug, Json, counting, show, show_json
 from dipc.options import MOST_SEED, TextSpec
@@ -51,8 +51,7 @@ def fit(
     text: TextFile = None,
     windows: TextSpec = TextSpec(max_tokens=16_384),
     device: Device = "auto",
-    capture: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Fit a model of activity to a model with weights.
 
@@ -67,11 +66,11 @@ def fit(
     from dipc.tuning.fit_activity import fit_activity
 
     where = choose_device(device)
-    program = place(open_target(model, **vars(capture)).program, where)
+    program = place(open_target(model, **common.capture).program, where)
     with counting("windows") as progress:
         made = fit_activity(program, given, windows=windows, progress=progress)
     made.save(out)
-    if output.json:
+    if common.json:
         return show_json({**activity_dict(made), "out": str(out)})
     return show(activity_tables(made, {"written to": str(out)}))
 
