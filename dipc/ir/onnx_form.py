@@ -23,13 +23,13 @@ class OnnxForm:
     """An operator in an ONNX file.
 
     Attributes:
-        lower: takes the operator's arguments and gives its results by torch operations and `onnx_node`. Raises
+        to_onnx: takes the operator's arguments and gives its results by torch operations and `onnx_node`. Raises
             UnsupportedModel for arguments that no body covers.
-        bodies: name of each ONNX operator that `lower` may write -> its function in the text that `onnx.parser` reads,
-            without domain and opset.
+        bodies: name of each ONNX operator that `to_onnx` may write -> its function in the text that `onnx.parser`
+            reads, without domain and opset.
     """
 
-    lower: Callable[..., Any]
+    to_onnx: Callable[..., Any]
     bodies: Mapping[str, str] = field(default_factory=dict)
 
 

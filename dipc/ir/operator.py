@@ -24,15 +24,15 @@ class Read:
         weight: its name; of a quantised weight its codes', of a pruned one its kept bits'.
         axis: what a unit is.
         mask: the node that made the mask; nodes that read by the same mask fetch their units together.
-        travelling: scales and zeros of which each unit has its own column (or row), and kept values, fetched with it.
-        resident: scales and zeros that several units share, read whole for every token.
+        per_unit: scales and zeros of which each unit has its own column (or row), and kept values, fetched with it.
+        shared: scales and zeros that several units share, read whole for every token.
     """
 
     weight: str
     axis: Axis
     mask: fx.Node | None = None
-    travelling: tuple[str, ...] = ()
-    resident: tuple[str, ...] = ()
+    per_unit: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
     sites: dict[str, list[tuple[Read, Mlp]]] = {}
     for read, mlp in owned.values():
         sites.setdefault(_label(read, mlp), []).append((read, mlp))
-    cached = {name for read, _ in owned.values() for name in (read.weight, *read.travelling)}
+    cached = {name for read, _ in owned.values() for name in (read.weight, *read.per_unit)}
     apart = {name for name in program.weights if name not in cached and not is_buffer(name)}
     resident = sum(map(stored.size_bytes, sorted(apart)))
     unread = sum(map(stored.size_bytes, sorted(_looked_up(program) & apart)))
@@ -132,7 +132,7 @@ def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
     first, mlp = reads[0]
     units = stored.units(first)
     matrices = tuple(read.weight for read, _ in reads)
-    size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.travelling))
+    size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.per_unit))
     weights = sum(map(stored.values, matrices))
     kept = sum(map(stored.kept_values, matrices))
     return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units, kept / units)

@@ -22,7 +22,7 @@ from dipc.hardware.device import Device
 from dipc.memory.allocation import Allocation
 from dipc.memory.flash import FlashReadOptions, Layout
 from dipc.memory.flash.layout import order_of
-from dipc.memory.flash.reads import Placement, full_reads, seconds_per_read, selected_reads, separate_reads
+from dipc.memory.flash.reads import FlashPlacement, full_reads, seconds_per_read, selected_reads, separate_reads
 from dipc.memory.price import Case, Floats, Ints, Price, SitePrice
 from dipc.memory.trace import Trace, accesses_by_token, accesses_by_unit
 from dipc.memory.traffic import Site, TrafficProgram
@@ -191,12 +191,12 @@ class _Way(NamedTuple):
     policy: Policy
     capacity: int
     layout: Layout
-    placement: Placement
+    placement: FlashPlacement
 
 
 def _way(site: Site, case: Case) -> _Way:
     capacity = clamp_capacity(case.policy, case.allocation.capacities[site.name], site.units)
-    return _Way(case.policy, capacity, case.reads.layout, Placement.of(site, case.reads, case.device))
+    return _Way(case.policy, capacity, case.reads.layout, FlashPlacement.of(site, case.reads, case.device))
 
 
 def _order(layout: Layout, site: Site, trace: Trace, warmup: int) -> Ints | None:

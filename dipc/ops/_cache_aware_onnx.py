@@ -126,7 +126,7 @@ PreloadCache <capacity> (cached, popularity, t) => (first_cached)
 BODIES = {"SelectCacheAware": _SELECT, "PreloadCache": _PRELOAD}
 
 
-def lower(
+def to_onnx(
     score: Tensor,
     cached: Tensor,
     freq: Tensor,

@@ -75,7 +75,7 @@ class PackedMatrix:
         turned = QuantizedTensor(self.units, self.scales, self.zeros, *self.format).transposed()
         return PackedMatrix(turned.codes, turned.scales, turned.zeros, turned.bits, turned.group, turned.axis)
 
-    def beside(self, other: PackedMatrix) -> PackedMatrix | None:
+    def concat(self, other: PackedMatrix) -> PackedMatrix | None:
         """Units of both, this one's values first; None where they are stored in different ways.
 
         So they are too where a group would run over from one matrix into the other.
@@ -176,7 +176,7 @@ def read_of(node: fx.Node) -> tuple[Read, ...]:
     return (quantized_read(units, scales, zeros, "rows", mask, along_unit=axis == 1),)
 
 
-def natively(
+def call_native(
     product: Callable[..., native.Floats],
     x: Tensor,
     mask: Tensor,

@@ -84,7 +84,7 @@ Dequantize <bits, group, axis> (codes, scales, zeros) => (w)
 """
 
 
-def lower(
+def to_onnx(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
 ) -> Any:
     """`Dequantize`, in float32. UnsupportedModel for codes of 2 and 3 bits, which ONNX Runtime cannot read."""
@@ -108,5 +108,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
-    onnx=OnnxForm(lower, {"Dequantize": BODY}),
+    onnx=OnnxForm(to_onnx, {"Dequantize": BODY}),
 )

@@ -55,7 +55,7 @@ GatherLinear (x, mask, weight) => (y)
 """
 
 
-def lower(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+def to_onnx(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`GatherLinear`, and the bias after it."""
     y = onnx_node("GatherLinear", (x, mask, weight), {}, (x.dtype, (*x.shape[:-1], weight.shape[0])))
     return y if bias is None else y + bias
@@ -69,5 +69,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, {"GatherLinear": BODY}),
+    onnx=OnnxForm(to_onnx, {"GatherLinear": BODY}),
 )

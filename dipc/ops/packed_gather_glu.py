@@ -49,7 +49,7 @@ def kernel(
 ) -> Tensor:
     """The native product where it covers the case, else the reference."""
     bias = _joined(bias_gate, bias_up, matrix)
-    hidden = packed.natively(native.gather_glu, x, mask, matrix, bias, activation)
+    hidden = packed.call_native(native.gather_glu, x, mask, matrix, bias, activation)
     if hidden is None:
         return reference(x, mask, *matrix.tensors, bias_gate, bias_up, *matrix.format, activation)
     return hidden
@@ -164,7 +164,7 @@ BODIES = {
 
 
 @ON_MATRIX
-def lower(
+def to_onnx(
     x: Tensor,
     mask: Tensor,
     matrix: PackedMatrix,
@@ -188,6 +188,6 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, BODIES),
+    onnx=OnnxForm(to_onnx, BODIES),
     tolerance=packed.TOLERANCE,
 )

@@ -28,7 +28,7 @@ def reference(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None
 @packed.on_matrix("bias")
 def kernel(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """The native product where it covers the case, else the reference."""
-    y = packed.natively(native.gather_linear, x, mask, matrix, bias)
+    y = packed.call_native(native.gather_linear, x, mask, matrix, bias)
     return reference(x, mask, *matrix.tensors, bias, *matrix.format) if y is None else y
 
 
@@ -70,7 +70,7 @@ STEPS = """
 
 
 @packed.on_matrix("bias")
-def lower(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+def to_onnx(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
     """`PackedGatherLinear`, with the suffix of the format."""
     _, length = matrix.shape
     bias = packed_onnx.bias_of(bias, length)
@@ -85,6 +85,6 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, packed_onnx.bodies("PackedGatherLinear", "y", STEPS)),
+    onnx=OnnxForm(to_onnx, packed_onnx.bodies("PackedGatherLinear", "y", STEPS)),
     tolerance=packed.TOLERANCE,
 )

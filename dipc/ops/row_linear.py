@@ -55,7 +55,7 @@ RowLinear (x, mask, weight) => (y)
 """
 
 
-def lower(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+def to_onnx(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`RowLinear`, and the bias of the kept rows after it."""
     y = onnx_node("RowLinear", (x, mask, weight), {}, (x.dtype, mask.shape))
     return y if bias is None else y + torch.where(mask, bias, 0.0)
@@ -69,5 +69,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, {"RowLinear": BODY}),
+    onnx=OnnxForm(to_onnx, {"RowLinear": BODY}),
 )

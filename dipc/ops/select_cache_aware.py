@@ -14,7 +14,7 @@ from dipc.cache.state import CacheState, preload, update
 from dipc.ir.onnx_form import OnnxForm
 from dipc.ir.operator import Operator, Read
 from dipc.ops import select_topk
-from dipc.ops._cache_aware_onnx import BODIES, KEY_WEIGHTS, lower
+from dipc.ops._cache_aware_onnx import BODIES, KEY_WEIGHTS, to_onnx
 
 Selection = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -150,5 +150,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, BODIES),
+    onnx=OnnxForm(to_onnx, BODIES),
 )

@@ -52,7 +52,7 @@ SelectThreshold <threshold, density, site> (score) => (mask)
 """
 
 
-def lower(score: Tensor, threshold: float, density: float, site: str = "", dense: Tensor | None = None) -> Any:
+def to_onnx(score: Tensor, threshold: float, density: float, site: str = "", dense: Tensor | None = None) -> Any:
     """`SelectThreshold`, and the dense tokens' full masks after it."""
     attributes: dict[str, int | float | str] = {"threshold": threshold, "density": density, "site": site}
     mask = onnx_node("SelectThreshold", (score,), attributes, (torch.bool, score.shape))
@@ -66,5 +66,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
-    onnx=OnnxForm(lower, {"SelectThreshold": BODY}),
+    onnx=OnnxForm(to_onnx, {"SelectThreshold": BODY}),
 )

@@ -75,7 +75,7 @@ SelectTopk <k, site> (score) => (mask)
 """
 
 
-def lower(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Any:
+def to_onnx(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Any:
     """`SelectTopk`, and the dense tokens' full masks after it."""
     mask = onnx_node("SelectTopk", (score,), {"k": k, "site": site}, (torch.bool, score.shape))
     return mask if dense is None else mask | dense.unsqueeze(-1)
@@ -89,5 +89,5 @@ OPERATOR = Operator(
     traffic,
     examples,
     kernel=kernel,
-    onnx=OnnxForm(lower, {"SelectTopk": BODY}),
+    onnx=OnnxForm(to_onnx, {"SelectTopk": BODY}),
 )

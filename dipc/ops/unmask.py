@@ -69,7 +69,7 @@ Unmask (values, kept) => (w)
 """
 
 
-def lower(values: Tensor, kept: Tensor) -> Any:
+def to_onnx(values: Tensor, kept: Tensor) -> Any:
     """`Unmask`, in float32."""
     shape = (kept.shape[0], 8 * kept.shape[1])
     return onnx_node("Unmask", (values, kept), {}, (torch.float32, shape))
@@ -82,5 +82,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
-    onnx=OnnxForm(lower, {"Unmask": BODY}),
+    onnx=OnnxForm(to_onnx, {"Unmask": BODY}),
 )

@@ -10,7 +10,7 @@ from torch import fx
 
 from dipc.errors import BadFile, UsageError
 from dipc.pipeline.pass_ import Pass
-from dipc.pipeline.sparsity_pass import CalibratedPass, Glu, check_choice, check_density
+from dipc.pipeline.sparsity_pass import CalibratedPass, MlpRewriter, check_choice, check_density
 
 Split = Literal["equal", "split", "layers"]
 
@@ -58,35 +58,35 @@ class Dip(CalibratedPass):
         # Without the noise of the sums, by which 3 x 0.8 - 2 x 0.7 is more than 1.
         return round(rho_in, 12), round(rho_glu, 12)
 
-    def densities_of(self, glu: Glu) -> tuple[float, float]:
+    def densities_of(self, mlp: MlpRewriter) -> tuple[float, float]:
         """(rho_in, rho_glu) of one MLP."""
         if self.allocation == "equal":
             return self.densities()
-        found = self.measured(glu.program).allocation
+        found = self.measured(mlp.program).allocation
         if found is None:
             raise BadFile(f"{self.calibration}: made without a density allocation; run `dipc calibrate` with it anew")
         if self.allocation == "split":
             return found.split(self.density)
-        return found.layers(self.density, glu.chosen)[glu.mlp.site_prefix]
+        return found.layers(self.density, mlp.chosen)[mlp.info.site_prefix]
 
     def exact(self) -> Pass:
         """Everything kept."""
         return dataclasses.replace(self, density=1.0, rho_in=1.0, rho_glu=1.0, allocation="equal")
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """Select on the input, compute the approximate GLU, select on it."""
-        rho_in, rho_glu = self.densities_of(glu)
-        kept = self.select(glu, self.score(glu, glu.x, "input"), rho_in, "input")
-        gate = glu.gather_linear(glu.x, kept, glu.gate)
-        up = glu.gather_linear(glu.x, kept, glu.up)
-        hidden = glu.product(glu.activate(gate), up)
-        kept_hidden = self.select(glu, self.score(glu, hidden, "glu"), rho_glu, "glu")
-        return glu.gather_linear(hidden, kept_hidden, glu.down)
+        rho_in, rho_glu = self.densities_of(mlp)
+        kept = self.select(mlp, self.score(mlp, mlp.x, "input"), rho_in, "input")
+        gate = mlp.gather_linear(mlp.x, kept, mlp.gate)
+        up = mlp.gather_linear(mlp.x, kept, mlp.up)
+        hidden = mlp.product(mlp.activate(gate), up)
+        kept_hidden = self.select(mlp, self.score(mlp, hidden, "glu"), rho_glu, "glu")
+        return mlp.gather_linear(hidden, kept_hidden, mlp.down)
 
-    def score(self, glu: Glu, values: fx.Node, where: str) -> fx.Node:
+    def score(self, mlp: MlpRewriter, values: fx.Node, where: str) -> fx.Node:
         """By what the units of a site are ranked: |.|. `wina` and `sensitivity` rank otherwise and share the rest."""
-        return glu.abs(values)
+        return mlp.abs(values)
 
-    def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
+    def select(self, mlp: MlpRewriter, score: fx.Node, density: float, where: str) -> fx.Node:
         """The mask of one site: topK. `dip-ca` selects otherwise and shares the rest."""
-        return glu.select_topk(score, density, where)
+        return mlp.select_topk(score, density, where)

@@ -16,7 +16,7 @@ from dipc.memory.allocation import allocate
 from dipc.memory.lowering import check_bits, lower
 from dipc.passes.dip import Dip
 from dipc.pipeline.pass_ import PassResult
-from dipc.pipeline.sparsity_pass import Glu
+from dipc.pipeline.sparsity_pass import MlpRewriter
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class DipCa(Dip):
             calibration.
         capacity: fraction of each site's units that the cache holds, where no device is given.
         hw: a device (name or file) whose DRAM gives the capacity instead.
-        dram: DRAM for the model on that device, such as "4 GB", or "50%" of the dense model at its stored width; by default
-            as its file says.
+        dram: DRAM for the model on that device, such as "4 GB", or "50%" of the dense model at its stored width; by
+            default as its file says.
         context: positions of KV cache that stay resident on that device; by default the model's context, at most 2,048.
         bits_per_weight: width at which that device stores weights; by default the checkpoint's.
     """
@@ -63,26 +63,26 @@ class DipCa(Dip):
                 "cache; take another policy, or estimate `dip` with it"
             )
 
-    def select(self, glu: Glu, score: fx.Node, density: float, where: str) -> fx.Node:
+    def select(self, mlp: MlpRewriter, score: fx.Node, density: float, where: str) -> fx.Node:
         """topK of Eq. 10, with the cache's state carried along."""
-        return glu.select_cache_aware(
+        return mlp.select_cache_aware(
             score,
             density,
             where,
             gamma=self.gamma,
             policy=self.policy,
             capacity=self.capacity,
-            popularity=self._popularity(glu, where),
+            popularity=self._popularity(mlp, where),
         )
 
-    def _popularity(self, glu: Glu, where: str) -> Tensor | None:
+    def _popularity(self, mlp: MlpRewriter, where: str) -> Tensor | None:
         """Of each unit of a site, int64 [U], where the policy does not count touches itself."""
         if get_policy(self.policy).counts:
             return None
         return self.read(
-            glu.program,
-            lambda calibration: calibration.popularity_counts(glu.mlp.site_prefix, where),
-            lambda: torch.empty(glu.units(where), dtype=torch.int64, device="meta"),
+            mlp.program,
+            lambda calibration: calibration.popularity_counts(mlp.info.site_prefix, where),
+            lambda: torch.empty(mlp.units(where), dtype=torch.int64, device="meta"),
         )
 
     def run(self, program: Program) -> PassResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.pipeline.hidden_unit_pass import HiddenPruning
-from dipc.pipeline.sparsity_pass import Glu
+from dipc.pipeline.sparsity_pass import MlpRewriter
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class GatePruning(HiddenPruning):
         density: kept weights of all weights of the MLP, above 1/3: gate alone is as many.
     """
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """Compute the whole gate, select on it, and compute the rest for what is kept."""
-        gate = glu.activate(glu.linear(glu.x, glu.gate))
-        kept = self.select(glu, gate, "gate")
-        up = glu.row_linear(glu.x, kept, glu.up)
-        return glu.gather_linear(glu.product(gate, up), kept, glu.down)
+        gate = mlp.activate(mlp.linear(mlp.x, mlp.gate))
+        kept = self.select(mlp, gate, "gate")
+        up = mlp.row_linear(mlp.x, kept, mlp.up)
+        return mlp.gather_linear(mlp.product(gate, up), kept, mlp.down)

@@ -10,7 +10,7 @@ from torch import fx
 
 from dipc.pipeline.hidden_unit_pass import HiddenPruning
 from dipc.pipeline.pass_ import Pass
-from dipc.pipeline.sparsity_pass import Glu, check_density
+from dipc.pipeline.sparsity_pass import MlpRewriter, check_density
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GluPruning(HiddenPruning):
         """Everything kept."""
         return dataclasses.replace(self, density=1.0, rho_glu=None)
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """Compute the whole GLU, then select on it."""
-        hidden = glu.product(glu.activate(glu.linear(glu.x, glu.gate)), glu.linear(glu.x, glu.up))
-        return glu.gather_linear(hidden, self.select(glu, hidden, "glu"), glu.down)
+        hidden = mlp.product(mlp.activate(mlp.linear(mlp.x, mlp.gate)), mlp.linear(mlp.x, mlp.up))
+        return mlp.gather_linear(hidden, self.select(mlp, hidden, "glu"), mlp.down)

@@ -17,7 +17,7 @@ from dipc.ops.dequantize import reference as dequantized
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.quantization_pass import QuantizingPass
 from dipc.tuning.solvers.gptq import gptq
-from dipc.tuning.solvers.in_order import solve_in_order, tokens_for
+from dipc.tuning.solvers.sequential import solve_sequentially, tokens_for
 
 WIDTHS = (4, 3, 2)
 
@@ -66,5 +66,5 @@ class Gptq(QuantizingPass):
             return dequantized(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, torch.float32)
 
         for program in programs:
-            solve_in_order(program, windows, weights, solve)
+            solve_sequentially(program, windows, weights, solve)
         return made

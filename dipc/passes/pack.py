@@ -112,7 +112,7 @@ class _Packing:
             self._worth_it(gate, b["mask"], gate.shape[1])
             if any(len(list(self._readers(_name(b[m])))) > 1 for m in ("gate", "up")):
                 return
-            matrix = _turn(gate).beside(_turn(up))
+            matrix = _turn(gate).concat(_turn(up))
         except _Stays:
             return
         if matrix is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from dipc.pipeline.mlp_rewriter import ATEN, Matrix
-from dipc.pipeline.sparsity_pass import CalibratedPass, Glu
+from dipc.pipeline.sparsity_pass import CalibratedPass, MlpRewriter
 
 WIDTH = 1000
 """Hidden units of a predictor in the paper (section 6.1)."""
@@ -21,23 +21,23 @@ class Predictor(CalibratedPass):
     All three matrices are read by the kept units alone. The network's weights are resident, and count as such.
     """
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """Ask the predictor, and compute only what it keeps."""
         names = ("w1", "b1", "w2", "b2")
         w1, b1, w2, b2 = (
-            glu.weight(f"predictor.{name}", value.to(glu.like.dtype))
-            for name, value in zip(names, self.predictor(glu), strict=True)
+            mlp.weight(f"predictor.{name}", value.to(mlp.like.dtype))
+            for name, value in zip(names, self.predictor(mlp), strict=True)
         )
-        logits = glu.linear(glu.call(ATEN.relu.default, glu.linear(glu.x, Matrix(w1, b1))), Matrix(w2, b2))
-        kept = glu.select_topk(logits, self.density, "glu")
-        gate, up = (glu.row_linear(glu.x, kept, matrix) for matrix in (glu.gate, glu.up))
-        return glu.gather_linear(glu.product(glu.activate(gate), up), kept, glu.down)
+        logits = mlp.linear(mlp.call(ATEN.relu.default, mlp.linear(mlp.x, Matrix(w1, b1))), Matrix(w2, b2))
+        kept = mlp.select_topk(logits, self.density, "glu")
+        gate, up = (mlp.row_linear(mlp.x, kept, matrix) for matrix in (mlp.gate, mlp.up))
+        return mlp.gather_linear(mlp.product(mlp.activate(gate), up), kept, mlp.down)
 
-    def predictor(self, glu: Glu) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def predictor(self, mlp: MlpRewriter) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The calibrated weights; for a program without weights shapes alone, `WIDTH` wide."""
-        shapes = ((WIDTH, glu.mlp.d_model), (WIDTH,), (glu.mlp.d_ff, WIDTH), (glu.mlp.d_ff,))
+        shapes = ((WIDTH, mlp.info.d_model), (WIDTH,), (mlp.info.d_ff, WIDTH), (mlp.info.d_ff,))
         return self.read(
-            glu.program,
-            lambda calibration: calibration.predictor(glu.mlp.site_prefix),
+            mlp.program,
+            lambda calibration: calibration.predictor(mlp.info.site_prefix),
             lambda: tuple(torch.empty(shape, device="meta") for shape in shapes),  # type: ignore[return-value]
         )

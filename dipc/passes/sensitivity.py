@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from dipc.passes.wina import Wina
-from dipc.pipeline.sparsity_pass import Glu
+from dipc.pipeline.sparsity_pass import MlpRewriter
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Sensitivity(Wina):
     Hidden units are ranked as `wina` does, for which the weights say all: by |GLU_i| times the norm of down's column.
     """
 
-    def score(self, glu: Glu, values: fx.Node, where: str) -> fx.Node:
+    def score(self, mlp: MlpRewriter, values: fx.Node, where: str) -> fx.Node:
         """|x_i| s_i at the input."""
         if where == "glu":
-            return super().score(glu, values, where)
+            return super().score(mlp, values, where)
         measured = self.read(
-            glu.program,
-            lambda calibration: calibration.sensitivity(glu.mlp.site_prefix),
-            lambda: torch.empty(glu.mlp.d_model, device="meta"),
+            mlp.program,
+            lambda calibration: calibration.sensitivity(mlp.info.site_prefix),
+            lambda: torch.empty(mlp.info.d_model, device="meta"),
         )
-        return glu.product(glu.abs(values), glu.weight("sensitivity", measured))
+        return mlp.product(mlp.abs(values), mlp.weight("sensitivity", measured))

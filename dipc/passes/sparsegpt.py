@@ -18,7 +18,7 @@ from dipc.ops.unmask import mask_of
 from dipc.pipeline.pass_ import Pass, PassResult
 from dipc.pipeline.sparsity_pass import check_choice, check_density, joined
 from dipc.pipeline.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
-from dipc.tuning.solvers.in_order import solve_in_order, tokens_for
+from dipc.tuning.solvers.sequential import solve_sequentially, tokens_for
 from dipc.tuning.solvers.sparsegpt import kept_count, sparsegpt
 
 Shape = Literal["unstructured", "2:4", "4:8"]
@@ -84,7 +84,7 @@ class Sparsegpt(Pass):
             made[name] = _stored(*mask_of(pruned, keep))
             return pruned
 
-        solve_in_order(program, windows, chosen, solve)
+        solve_sequentially(program, windows, chosen, solve)
         return made
 
     def _shape(self, weight: Tensor) -> StoredWeight:

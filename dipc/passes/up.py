@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.pipeline.hidden_unit_pass import HiddenPruning
-from dipc.pipeline.sparsity_pass import Glu
+from dipc.pipeline.sparsity_pass import MlpRewriter
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class UpPruning(HiddenPruning):
         density: kept weights of all weights of the MLP, above 1/3: up alone is as many.
     """
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """Compute the whole up projection, select on it, and compute the rest for what is kept."""
-        up = glu.linear(glu.x, glu.up)
-        kept = self.select(glu, up, "up")
-        gate = glu.activate(glu.row_linear(glu.x, kept, glu.gate))
-        return glu.gather_linear(glu.product(gate, up), kept, glu.down)
+        up = mlp.linear(mlp.x, mlp.up)
+        kept = self.select(mlp, up, "up")
+        gate = mlp.activate(mlp.row_linear(mlp.x, kept, mlp.gate))
+        return mlp.gather_linear(mlp.product(gate, up), kept, mlp.down)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.passes.dip import Dip
-from dipc.pipeline.sparsity_pass import Glu
+from dipc.pipeline.sparsity_pass import MlpRewriter
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,6 @@ class Wina(Dip):
     The norms are resident, one number per unit.
     """
 
-    def score(self, glu: Glu, values: fx.Node, where: str) -> fx.Node:
+    def score(self, mlp: MlpRewriter, values: fx.Node, where: str) -> fx.Node:
         """|x_i| ||W_:,i||."""
-        return glu.product(glu.abs(values), glu.norms(where))
+        return mlp.product(mlp.abs(values), mlp.norms(where))

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import fx
 
 from dipc.errors import UsageError
-from dipc.pipeline.sparsity_pass import CalibratedPass, Glu, check_choice
+from dipc.pipeline.sparsity_pass import CalibratedPass, MlpRewriter, check_choice
 
 Threshold = Literal["token", "layer", "global"]
 
@@ -40,15 +40,15 @@ class HiddenPruning(CalibratedPass):
         # Without the noise of the sums, by which 3 x 0.8 - 2 is less than 0.4.
         return round((3 * self.density - self.whole) / (3 - self.whole), 12)
 
-    def select(self, glu: Glu, values: fx.Node, kind: str) -> fx.Node:
+    def select(self, mlp: MlpRewriter, values: fx.Node, kind: str) -> fx.Node:
         """The mask of the values [1, T, F] that are largest in magnitude; `kind` is what a calibration calls them."""
-        score, rho = glu.abs(values), self.rho()
+        score, rho = mlp.abs(values), self.rho()
         if self.threshold == "token":
-            return glu.select_topk(score, rho, "glu")
+            return mlp.select_topk(score, rho, "glu")
         per_layer = self.threshold == "layer"
         limit = self.read(
-            glu.program,
-            lambda c: c.threshold(glu.mlp.site_prefix, kind, rho) if per_layer else c.global_threshold(kind, rho),
+            mlp.program,
+            lambda c: c.threshold(mlp.info.site_prefix, kind, rho) if per_layer else c.global_threshold(kind, rho),
             lambda: 0.0,
         )
-        return glu.select_threshold(score, limit, rho, "glu")
+        return mlp.select_threshold(score, limit, rho, "glu")

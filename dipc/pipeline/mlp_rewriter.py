@@ -37,7 +37,7 @@ class Matrix:
 
 
 @dataclass
-class Glu:
+class MlpRewriter:
     """One gated MLP that a method rewrites, and the tools to do it.
 
     `x` [1, T, D] is its input; `gate`, `up` [F, D] and `down` [D, F] its matrices. The methods below add nodes.
@@ -45,7 +45,7 @@ class Glu:
     """
 
     program: Program
-    mlp: Mlp
+    info: Mlp
     node: fx.Node
     scope: Scope
     chosen: Sequence[Mlp]
@@ -68,16 +68,16 @@ class Glu:
         """Add a call before the node that is being rewritten."""
         with self.node.graph.inserting_before(self.node):
             node = self.node.graph.create_node("call_function", target, args, kwargs, name=_short_name(target))
-        node.meta = {"module": self.mlp.name}
+        node.meta = {"module": self.info.name}
         return node
 
     def weight(self, name: str, value: Tensor) -> fx.Node:
         """A tensor of the method's own as a weight `<the MLP's name>.<name>`; it is resident, every token reads it."""
-        return self._add(f"{self.mlp.name.replace('#', '_')}.{name}", value)
+        return self._add(f"{self.info.name.replace('#', '_')}.{name}", value)
 
     def _constant(self, name: str, value: Tensor) -> fx.Node:
         """A tensor that comes with the program and is none of its parameters: what the device's cache is told."""
-        return self._add(f"constant.{self.mlp.name.replace('#', '_')}.{name}", value)
+        return self._add(f"constant.{self.info.name.replace('#', '_')}.{name}", value)
 
     def _add(self, full: str, value: Tensor) -> fx.Node:
         if full in self.weights:
@@ -116,7 +116,7 @@ class Glu:
 
     def activate(self, x: fx.Node) -> fx.Node:
         """The MLP's own activation."""
-        target, options = ACTIVATIONS[self.mlp.activation]
+        target, options = ACTIVATIONS[self.info.activation]
         return self.call(target, x, **options)
 
     def linear(self, x: fx.Node, matrix: Matrix) -> fx.Node:
@@ -180,14 +180,14 @@ class Glu:
 
     def units(self, where: str) -> int:
         """Units of a site: d_model at "input", d_ff at "glu"."""
-        sizes = {"input": self.mlp.d_model, "glu": self.mlp.d_ff}
+        sizes = {"input": self.info.d_model, "glu": self.info.d_ff}
         if where not in sizes:
             raise UsageError(f"a method selects at 'input' or 'glu', not at {where!r}")
         return sizes[where]
 
     def site(self, where: str) -> str:
-        """The site's name in traces and reports, file_lock once: two selections at one place could not be told apart."""
-        name = str(self.mlp.site(where))
+        """The site's name in traces and reports, given once: two selections at one place could not be told apart."""
+        name = str(self.info.site(where))
         if name in self.sites:
             raise UsageError(f"a method may select once at {where!r} of each MLP; {name} is taken")
         self.sites.add(name)

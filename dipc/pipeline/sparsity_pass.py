@@ -18,7 +18,7 @@ from dipc.ir.pattern import Mismatch
 from dipc.ir.program import Method, Port, Program
 from dipc.ir.selections import kept_units
 from dipc.memory.lowering import program_density
-from dipc.pipeline.mlp_rewriter import Glu, Matrix, Scope
+from dipc.pipeline.mlp_rewriter import Matrix, MlpRewriter, Scope
 from dipc.pipeline.pass_ import Pass, PassResult
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibratedPass",
-    "Glu",
     "Matrix",
+    "MlpRewriter",
     "Scope",
     "SparsityPass",
     "check_choice",
@@ -59,7 +59,7 @@ class SparsityPass(Pass):
         check_density(self.name, "density", self.density)
         check_choice(self.name, "scope", self.scope, Scope)
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """The MLP's output [1, T, D], computed by this method."""
         raise NotImplementedError
 
@@ -82,8 +82,8 @@ class SparsityPass(Pass):
             if mlp.layer not in layers:
                 skipped.append(Mismatch(f"layer {mlp.layer} is not among layers={self.layers}", mlp.name))
                 continue
-            glu = Glu(program, mlp, node, self.scope, chosen, weights, ports, carried)
-            node.replace_all_uses_with(self.rewrite(glu))
+            rewriter = MlpRewriter(program, mlp, node, self.scope, chosen, weights, ports, carried)
+            node.replace_all_uses_with(self.rewrite(rewriter))
             graph.erase_node(node)
             done.append(mlp.name)
         untouched = set(by_name) - set(done) - {m.where for m in skipped}

@@ -290,7 +290,7 @@ TABLES = ("w.scales", "w.zeros")
 
 
 @pytest.mark.parametrize(
-    ("operator", "axis", "travelling", "resident"),
+    ("operator", "axis", "per_unit", "shared"),
     [
         ("gather_linear", 0, TABLES, ()),  # a column, and groups down the column
         ("gather_linear", 1, (), TABLES),
@@ -299,13 +299,13 @@ TABLES = ("w.scales", "w.zeros")
     ],
 )
 def test_scales_along_a_unit_travel_with_it(
-    operator: str, axis: int, travelling: tuple[str, ...], resident: tuple[str, ...]
+    operator: str, axis: int, per_unit: tuple[str, ...], shared: tuple[str, ...]
 ) -> None:
     graph, x, mask, weight = quantized_graph(axis)
     node = graph.call_function(operators.target(operator), (x, mask, weight))  # type: ignore[arg-type]
     unit = {"gather_linear": "columns", "row_linear": "rows"}[operator]
     found = operators.OPERATORS.get(operator.replace("_", "-")).traffic(node)
-    assert found == (Read("w.codes", unit, mask, travelling, resident),)  # type: ignore[arg-type]
+    assert found == (Read("w.codes", unit, mask, per_unit, shared),)  # type: ignore[arg-type]
     assert weight_name(weight) == "w.codes"
 
 

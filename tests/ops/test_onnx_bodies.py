@@ -92,7 +92,7 @@ def lower(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ca
             return run_node(request.param, form, onnx_name, inputs, attributes, results)
 
         monkeypatch.setattr("torch.onnx.ops.symbolic_multi_out", node)
-        found = form.lower(**arguments)
+        found = form.to_onnx(**arguments)
         return [found] if isinstance(found, Tensor) else list(found)
 
     return call
@@ -180,7 +180,7 @@ def test_a_policy_without_onnx_form_is_refused() -> None:
     assert form is not None
     arguments = {"score": torch.rand(1, 2, 4), **cold(4), "k": 2, "capacity": 2, "gamma": 0.5, "policy": "mine"}
     with pytest.raises(UnsupportedModel, match=r"'mine' at layers\.0\.input has no ONNX form"):
-        form.lower(**arguments, site="layers.0.input")
+        form.to_onnx(**arguments, site="layers.0.input")
 
 
 def test_two_bodies_of_one_name_are_refused() -> None:

@@ -218,13 +218,13 @@ def test_transposition_is_exact_in_every_format() -> None:
 def test_bundles_hold_both_matrices_or_say_that_they_cannot() -> None:
     made = packed.example_matrices(torch.Generator().manual_seed(0), 6, 32)
     for matrix in made:
-        bundle = matrix.beside(matrix)
+        bundle = matrix.concat(matrix)
         assert bundle is not None
         assert torch.equal(bundle.values(), torch.cat([matrix.values()] * 2, 1))
-    assert made[0].beside(made[1]) is None and made[0].beside(made[-1]) is None
+    assert made[0].concat(made[1]) is None and made[0].concat(made[-1]) is None
     # A group of 32 values that begins in one matrix of 36 would end in the other.
     cut = packed.example_matrices(torch.Generator().manual_seed(0), 6, 36)
-    assert [m.beside(m) is None for m in cut] == [m.axis == 1 and m.group == 32 for m in cut]
+    assert [m.concat(m) is None for m in cut] == [m.axis == 1 and m.group == 32 for m in cut]
 
 
 # --- The wrappers ---

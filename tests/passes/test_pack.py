@@ -24,7 +24,7 @@ from dipc.passes.outline_glu import OutlineGlu
 from dipc.passes.pack import Pack
 from dipc.pipeline.numeric_check import deviation
 from dipc.pipeline.runner import run_pipeline
-from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 from dipc.pipeline.text import parse_pipeline
 from kit.runs import agreement, relative, run_pieces
 from kit.tiny_models import one_glu, outlined, random_ids, tiny_model
@@ -153,11 +153,11 @@ def test_only_sites_below_the_option_are_packed() -> None:
 class RowMethod(SparsityPass):
     """Prunes the rows of up and of gate by the gate's own sign; a method in the form of row products."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
-        gate = glu.activate(glu.linear(glu.x, glu.gate))
-        kept = glu.select_topk(glu.abs(gate), self.density, "glu")
-        up = glu.row_linear(glu.x, kept, glu.up)
-        return glu.gather_linear(glu.product(gate, up), kept, glu.down)
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
+        gate = mlp.activate(mlp.linear(mlp.x, mlp.gate))
+        kept = mlp.select_topk(mlp.abs(gate), self.density, "glu")
+        up = mlp.row_linear(mlp.x, kept, mlp.up)
+        return mlp.gather_linear(mlp.product(gate, up), kept, mlp.down)
 
 
 @pytest.mark.parametrize("quantised", ["", "int4{group=32 axis=inputs},", "int8{group=32},"])

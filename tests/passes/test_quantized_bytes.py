@@ -12,7 +12,7 @@ from torch import fx
 import dipc
 from dipc.ir.selections import cache_aware
 from dipc.memory.lowering import lower, mean_bits
-from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 from kit.quantization import compiled, sites, small_glu
 from kit.tiny_models import tiny_llama
 
@@ -48,10 +48,10 @@ def test_bytes_of_a_unit_by_hand(form: str, unit_input: int, unit_glu: int, shar
 class Rows(SparsityPass):
     """Keep rows of up and gate by a score that reads a predictor of its own."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
-        mask = glu.select_topk(glu.abs(glu.linear(glu.x, glu.gate)), self.density, "glu")
-        hidden = glu.product(glu.activate(glu.linear(glu.x, glu.gate)), glu.row_linear(glu.x, mask, glu.up))
-        return glu.gather_linear(hidden, mask, glu.down)
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
+        mask = mlp.select_topk(mlp.abs(mlp.linear(mlp.x, mlp.gate)), self.density, "glu")
+        hidden = mlp.product(mlp.activate(mlp.linear(mlp.x, mlp.gate)), mlp.row_linear(mlp.x, mask, mlp.up))
+        return mlp.gather_linear(hidden, mask, mlp.down)
 
 
 def test_rows_take_the_other_axis_along() -> None:

@@ -17,7 +17,7 @@ from dipc.ir.selections import cache_aware
 from dipc.memory.lowering import lower, program_density
 from dipc.passes.dip import Dip
 from dipc.pipeline.runner import Compiled, run_pipeline
-from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 from dipc.pipeline.text import parse_pipeline
 from dipc.text import encode
 from kit.command_line import CONTEXT, byte_tokenizer
@@ -29,40 +29,40 @@ from kit.tiny_models import outlined, random_ids, tiny_llama, tiny_model
 class Zeroing(SparsityPass):
     """Multiply by the mask instead of gathering: no product operator to undo."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
-        mask = glu.select_topk(glu.abs(glu.x), self.density, "input")
-        x = glu.product(glu.x, mask)
-        hidden = glu.product(glu.activate(glu.linear(x, glu.gate)), glu.linear(x, glu.up))
-        return glu.linear(hidden, glu.down)
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
+        mask = mlp.select_topk(mlp.abs(mlp.x), self.density, "input")
+        x = mlp.product(mlp.x, mask)
+        hidden = mlp.product(mlp.activate(mlp.linear(x, mlp.gate)), mlp.linear(x, mlp.up))
+        return mlp.linear(hidden, mlp.down)
 
 
 @dataclass(frozen=True)
 class Twice(SparsityPass):
     """Read gate whole for the score, and its rows again."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
-        gate = glu.activate(glu.linear(glu.x, glu.gate))
-        mask = glu.select_topk(glu.abs(gate), self.density, "glu")
-        kept = glu.activate(glu.row_linear(glu.x, mask, glu.gate))
-        return glu.gather_linear(glu.product(kept, glu.row_linear(glu.x, mask, glu.up)), mask, glu.down)
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
+        gate = mlp.activate(mlp.linear(mlp.x, mlp.gate))
+        mask = mlp.select_topk(mlp.abs(gate), self.density, "glu")
+        kept = mlp.activate(mlp.row_linear(mlp.x, mask, mlp.gate))
+        return mlp.gather_linear(mlp.product(kept, mlp.row_linear(mlp.x, mask, mlp.up)), mask, mlp.down)
 
 
 @dataclass(frozen=True)
 class SameSite(SparsityPass):
     """Select twice at one place."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
-        glu.select_topk(glu.abs(glu.x), 0.5, "input")
-        glu.select_topk(glu.abs(glu.x), 0.25, "input")
-        return glu.x
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
+        mlp.select_topk(mlp.abs(mlp.x), 0.5, "input")
+        mlp.select_topk(mlp.abs(mlp.x), 0.25, "input")
+        return mlp.x
 
 
 @dataclass(frozen=True)
 class Nowhere(SparsityPass):
     """A misspelt place."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
-        return glu.select_topk(glu.abs(glu.x), 0.5, "inputs")
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
+        return mlp.select_topk(mlp.abs(mlp.x), 0.5, "inputs")
 
 
 def test_the_reference_is_the_dense_model_whatever_the_method_writes() -> None:

@@ -237,7 +237,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 PLUGIN = '''
     """Keeps the largest inputs of up and gate, and all of down."""
     from dataclasses import dataclass
-    from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+    from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 
     @dataclass(frozen=True)
     class ByInput(SparsityPass):
@@ -249,11 +249,11 @@ PLUGIN = '''
 
         strength: int = 1
 
-        def rewrite(self, glu: Glu):
-            kept = glu.select_topk(glu.abs(glu.x), self.density, "input")
-            hidden = glu.product(glu.activate(glu.gather_linear(glu.x, kept, glu.gate)),
-                                 glu.gather_linear(glu.x, kept, glu.up))
-            return glu.linear(hidden, glu.down)
+        def rewrite(self, mlp: MlpRewriter):
+            kept = mlp.select_topk(mlp.abs(mlp.x), self.density, "input")
+            hidden = mlp.product(mlp.activate(mlp.gather_linear(mlp.x, kept, mlp.gate)),
+                                 mlp.gather_linear(mlp.x, kept, mlp.up))
+            return mlp.linear(hidden, mlp.down)
 '''
 
 

@@ -19,7 +19,7 @@ from dipc.passes.int8 import Int8
 from dipc.tuning.layerwise import Frontier, last_reads, needed, run_layerwise
 from dipc.tuning.solvers.gptq import gptq
 from dipc.tuning.solvers.hessian import hessian_of
-from dipc.tuning.solvers.in_order import solve_in_order
+from dipc.tuning.solvers.sequential import solve_sequentially
 from kit.tiny_models import outlined, random_ids, tiny_llama
 
 WINDOWS = random_ids(36).view(3, 12)
@@ -145,7 +145,7 @@ def test_each_matrix_is_solved_on_what_the_rewritten_prefix_gives_it() -> None:
         hessians[name] = hessian()
         return weight / 2
 
-    solve_in_order(program, WINDOWS, names, halve)
+    solve_sequentially(program, WINDOWS, names, halve)
     assert order == [n for n in _graph_order(program) if n in names] and len(order) == 15
     weights = {n: w / 2 if n in names else w for n, w in program.weights.items()}
     halved = program.replace(weights=weights)
@@ -177,14 +177,14 @@ def test_a_hessian_that_layers_share_is_found_once(monkeypatch: pytest.MonkeyPat
         found.append(len(inputs))
         return hessian_of(inputs)
 
-    monkeypatch.setattr("dipc.tuning.solvers.in_order.hessian_of", counted)
+    monkeypatch.setattr("dipc.tuning.solvers.sequential.hessian_of", counted)
     names = [n for n in outlined().weights if "layers.0" in n and "proj" in n]
 
     def keep(name: str, weight: Tensor, hessian: Callable[[], Tensor]) -> Tensor:
         hessian()
         return weight
 
-    solve_in_order(outlined(), WINDOWS, names, keep)
+    solve_sequentially(outlined(), WINDOWS, names, keep)
     assert len(names) == 7 and found == [3] * 4  # q, k and v; o; gate and up; down
 
 
@@ -194,7 +194,7 @@ def test_weights_in_codes_are_nobody_s_matrix() -> None:
     def solve(name: str, weight: Tensor, hessian: Callable[[], Tensor]) -> Tensor:
         raise AssertionError(name)
 
-    solve_in_order(program, WINDOWS, list(program.weights), solve)
+    solve_sequentially(program, WINDOWS, list(program.weights), solve)
 
 
 def test_inputs_that_are_not_finite_are_said() -> None:
@@ -208,4 +208,4 @@ def test_inputs_that_are_not_finite_are_said() -> None:
         return weight
 
     with pytest.raises(UsageError, match=rf"{down}: the inputs are not finite on the calibration's text"):
-        solve_in_order(program.replace(weights=weights), WINDOWS, [down], solve)
+        solve_sequentially(program.replace(weights=weights), WINDOWS, [down], solve)

@@ -108,7 +108,7 @@ def lowered(program: Program) -> tuple[fx.GraphModule, list[OnnxForm]]:
         names = [a.name for a in operator.target._schema.arguments]
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         with graph.inserting_before(node):
-            new = graph.call_function(operator.onnx.lower, (), given)
+            new = graph.call_function(operator.onnx.to_onnx, (), given)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     return fx.GraphModule(dict(program.weights), graph, class_name="Program"), list(forms.values())

@@ -38,7 +38,7 @@ class SiteReads:
 
 
 @dataclass(frozen=True)
-class Placement:
+class FlashPlacement:
     """Where a site's units lie in flash, and what is read of them together. Two files of one placement read alike."""
 
     units: int
@@ -50,7 +50,7 @@ class Placement:
     over_read_bytes: int | None
 
     @classmethod
-    def of(cls, site: Site, reads: FlashReadOptions, device: Device) -> Placement:
+    def of(cls, site: Site, reads: FlashReadOptions, device: Device) -> FlashPlacement:
         """The placement of a site on a device."""
         copies = len(site.matrices) if reads.bundling == "matrix" else 1
         page_bytes = reads.page_bytes(device)
@@ -86,7 +86,7 @@ def full_reads(site: Site, hits: int, reads: FlashReadOptions, device: Device) -
     """
     if hits == site.units:
         return 0.0, 0, 0.0
-    placement = Placement.of(site, reads, device)
+    placement = FlashPlacement.of(site, reads, device)
     begin, end = placement.grains(np.array([hits, site.units]))
     size_bytes = float(end[1] - begin[0]) * placement.grain_bytes
     copies, seconds = placement.copies, seconds_per_read(device, reads, "sequential")
@@ -94,7 +94,7 @@ def full_reads(site: Site, hits: int, reads: FlashReadOptions, device: Device) -
 
 
 def selected_reads(
-    missed_TB: npt.NDArray[np.uint8], order: Ints | None, placement: Placement, timings: Sequence[Seconds]
+    missed_TB: npt.NDArray[np.uint8], order: Ints | None, placement: FlashPlacement, timings: Sequence[Seconds]
 ) -> list[SiteReads]:
     """The reads of every token at a site that selects, timed on several devices.
 
@@ -125,14 +125,14 @@ def selected_reads(
     return [SiteReads(bytes_T, copies * reads_T, copies * seconds) for seconds in seconds_T]
 
 
-def separate_reads(missed_T: Ints, placement: Placement, seconds: Seconds) -> SiteReads:
+def separate_reads(missed_T: Ints, placement: FlashPlacement, seconds: Seconds) -> SiteReads:
     """As `selected_reads`, where each missed unit is a read of its own: only their number matters."""
     reads_T, piece_bytes = missed_T * placement.copies, placement.piece_bytes
     counts_T = reads_T.astype(np.float64)
     return SiteReads(counts_T * piece_bytes, reads_T, counts_T * seconds(piece_bytes))
 
 
-def _reads(missed_TU: npt.NDArray[np.uint8], placement: Placement) -> tuple[Ints, Ints]:
+def _reads(missed_TU: npt.NDArray[np.uint8], placement: FlashPlacement) -> tuple[Ints, Ints]:
     """The token [N] and the length in grains [N] of every read."""
     token_N, first_N, stop_N = _stretches(missed_TU, joined=placement.over_read_bytes is not None)
     begin, end = placement.grains(np.arange(placement.units + 1))
@@ -142,7 +142,7 @@ def _reads(missed_TU: npt.NDArray[np.uint8], placement: Placement) -> tuple[Ints
     return token_N[apart[:-1]], end_N[apart[1:]] - begin_N[apart[:-1]]
 
 
-def _most_gap(placement: Placement) -> int:
+def _most_gap(placement: FlashPlacement) -> int:
     """Grains between two stretches that are still one read; those that share a page, -1 apart, always are."""
     if placement.over_read_bytes is None:
         return -1

@@ -107,12 +107,12 @@ def bytes_read(program: Program, captured: Program, trace: Trace | None) -> tupl
             return name in pruned or (parts[name] == 0 and name not in values)
         return name not in own and not is_buffer(name)
 
-    travelling = {read.weight: read.travelling for node in program.graph.nodes for read in reads_of(node)}
+    per_unit = {read.weight: read.per_unit for node in program.graph.nodes for read in reads_of(node)}
     mlp_bytes = overhead_bytes = 0.0
     resident = set(program.weights)
     for site in traffic.sites:
         density = 1.0 if site.full or trace is None else trace.density(site.name)
-        fetched = {name for matrix in site.matrices for name in (matrix, *travelling[matrix])}
+        fetched = {name for matrix in site.matrices for name in (matrix, *per_unit[matrix])}
         mlp_bytes += density * site.size_bytes
         overhead_bytes += density * sum(map(size_bytes, filter(is_overhead, fetched)))
         resident -= fetched

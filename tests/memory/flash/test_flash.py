@@ -19,7 +19,7 @@ from dipc.hardware.flash_curve import Access, Flash, FlashPoint
 from dipc.memory.allocation import allocate
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.flash.layout import order_of
-from dipc.memory.flash.reads import Placement, SiteReads, seconds_per_read, selected_reads
+from dipc.memory.flash.reads import FlashPlacement, SiteReads, seconds_per_read, selected_reads
 from dipc.memory.pricing import Case, Price, price, price_many
 from dipc.memory.trace import Trace
 from dipc.memory.traffic import Site, TrafficProgram
@@ -37,7 +37,7 @@ def device(*points: tuple[int, float], page: int | None = None) -> Device:
     return dataclasses.replace(load_device("a18"), flash=Flash(curve, None if page is None else figure(page)))
 
 
-def reads_of(missed: str, placement: Placement, seconds: float = 1.0) -> tuple[float, int, float]:
+def reads_of(missed: str, placement: FlashPlacement, seconds: float = 1.0) -> tuple[float, int, float]:
     """Bytes, reads and seconds of one token that misses the units marked 1, each read taking `seconds`."""
     mask = np.array([[int(bit) for bit in missed]], dtype=np.uint8)
     found = selected_reads(np.packbits(mask, axis=1), None, placement, [lambda _: seconds])[0]
@@ -48,19 +48,19 @@ def test_neighbours_and_small_gaps_become_one_read() -> None:
     # Units of 10 bytes. Runs 0-1, 3, 7-8: three reads of 20, 10 and 20 bytes.
     # A gap of 10 bytes is read over: 0-3 and 7-8, 40 + 20 bytes. One of 30 too: 0-8, 90 bytes.
     def joined(over: int) -> tuple[float, int, float]:
-        return reads_of("110100011", Placement(9, 10.0, 1, None, over))
+        return reads_of("110100011", FlashPlacement(9, 10.0, 1, None, over))
 
     assert joined(0) == (50, 3, 3)
     assert joined(9) == (50, 3, 3)
     assert joined(10) == (60, 2, 2)
     assert joined(30) == (90, 1, 1)
-    assert reads_of("000000000", Placement(9, 10.0, 1, None, 0)) == (0, 0, 0)
+    assert reads_of("000000000", FlashPlacement(9, 10.0, 1, None, 0)) == (0, 0, 0)
 
 
 @pytest.mark.smoke
 def test_aligned_reads_take_whole_pages_and_each_page_once() -> None:
     # Units of 1.5 KiB in pages of 4 KiB: unit 0 and 1 in page 0, unit 2 in pages 0 and 1, unit 5 in 1 and 2 (7.5 to 9).
-    placement = Placement(8, 1536.0, 1, PAGE, None)
+    placement = FlashPlacement(8, 1536.0, 1, PAGE, None)
     assert reads_of("10000000", placement) == (PAGE, 1, 1)
     assert reads_of("11000000", placement) == (PAGE, 1, 1)
     assert reads_of("00100000", placement) == (2 * PAGE, 1, 1)
@@ -70,7 +70,7 @@ def test_aligned_reads_take_whole_pages_and_each_page_once() -> None:
 
 
 def test_units_of_whole_pages_are_read_as_they_are() -> None:
-    placement = Placement(4, 2.0 * PAGE, 1, PAGE, None)
+    placement = FlashPlacement(4, 2.0 * PAGE, 1, PAGE, None)
     assert reads_of("1101", placement) == (6 * PAGE, 3, 3)
     assert reads_of("1101", dataclasses.replace(placement, over_read_bytes=0)) == (6 * PAGE, 2, 2)
     assert reads_of("1101", dataclasses.replace(placement, over_read_bytes=2 * PAGE)) == (8 * PAGE, 1, 1)
@@ -78,10 +78,10 @@ def test_units_of_whole_pages_are_read_as_they_are() -> None:
 
 def test_matrices_apart_are_read_apart() -> None:
     # Two matrices, 5 bytes of each in a unit: twice the reads, the same bytes.
-    assert reads_of("110100011", Placement(9, 5.0, 2, None, 0)) == (50, 6, 6)
+    assert reads_of("110100011", FlashPlacement(9, 5.0, 2, None, 0)) == (50, 6, 6)
 
 
-def plain_loop(missed: np.ndarray, placement: Placement, seconds: Any) -> tuple[float, int, float]:
+def plain_loop(missed: np.ndarray, placement: FlashPlacement, seconds: Any) -> tuple[float, int, float]:
     """One token's reads, unit by unit."""
     reads: list[list[float]] = []
     grain, over = placement.page_bytes or 1, placement.over_read_bytes
@@ -110,7 +110,7 @@ def test_reads_are_those_of_a_plain_loop(
     masks: list[list[bool]], piece: int, page: int | None, over: int | None, copies: int
 ) -> None:
     missed = np.array(masks, dtype=np.uint8)
-    placement = Placement(missed.shape[1], float(piece), copies, page, over)
+    placement = FlashPlacement(missed.shape[1], float(piece), copies, page, over)
     timing = seconds_per_read(device((1, 1e6), (1000, 1e8)), FlashReadOptions())
     found = selected_reads(np.packbits(missed, axis=1), None, placement, [timing, lambda _: 1.0])
     for token, mask in enumerate(missed):
@@ -122,7 +122,7 @@ def test_reads_are_those_of_a_plain_loop(
 
 def test_many_tokens_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = np.packbits(np.random.default_rng(0).random((50, 30)) < 0.4, axis=1)
-    placement = Placement(30, 10.0, 1, 64, 20)
+    placement = FlashPlacement(30, 10.0, 1, 64, 20)
 
     def read() -> SiteReads:
         return selected_reads(masks, None, placement, [lambda size: size])[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.errors import UsageError
-from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class InputOnly(SparsityPass):
                 f"{self.name}: density={self.density:g}: down alone is a third of the weights; ask for more"
             )
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         """(2 rho + 1) / 3 = density."""
-        kept = glu.select_topk(glu.abs(glu.x), (3 * self.density - 1) / 2, "input")
-        gate = glu.gather_linear(glu.x, kept, glu.gate)
-        up = glu.gather_linear(glu.x, kept, glu.up)
-        return glu.linear(glu.product(glu.activate(gate), up), glu.down)
+        kept = mlp.select_topk(mlp.abs(mlp.x), (3 * self.density - 1) / 2, "input")
+        gate = mlp.gather_linear(mlp.x, kept, mlp.gate)
+        up = mlp.gather_linear(mlp.x, kept, mlp.up)
+        return mlp.linear(mlp.product(mlp.activate(gate), up), mlp.down)

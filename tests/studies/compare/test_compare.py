@@ -13,7 +13,7 @@ from torch import fx
 from dipc.api import Program, Text, capture, compare, compile, evaluate
 from dipc.errors import MissingDependency, UsageError
 from dipc.pipeline.pass_ import PASSES
-from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 from dipc.studies.compare import Comparison, measure, run
 from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.result import Accuracy
@@ -31,7 +31,7 @@ def program(model: Path) -> Program:
 class Broken(SparsityPass):
     """Fails where no method should."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         raise ZeroDivisionError("broken on purpose")
 
 
@@ -120,7 +120,7 @@ def test_one_failure_does_not_lose_the_others(
     assert [(row.label, row.reason) for row in found.failures] == [("broken", "ZeroDivisionError: broken on purpose")]
     assert found.rows[1].figures is not None
     assert "broken on purpose" in found.to_markdown()
-    monkeypatch.setattr(Broken, "rewrite", lambda self, glu: glu.linear(glu.x, glu.up))
+    monkeypatch.setattr(Broken, "rewrite", lambda self, mlp: mlp.linear(mlp.x, mlp.up))
     seen = counted(monkeypatch)
     compare(program, "broken,dip", (0.5,), text=TEXT, out=tmp_path)
     assert len(seen) == 0  # it fails anew: the shapes do not fit

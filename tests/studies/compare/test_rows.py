@@ -15,7 +15,7 @@ from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
 from dipc.pipeline.pass_ import PASSES
-from dipc.pipeline.sparsity_pass import Glu, SparsityPass
+from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
 from dipc.studies.compare.entries import choose, known
 from dipc.studies.compare.measure import Remembered, bytes_read
 from kit.command_line import byte_tokenizer
@@ -26,7 +26,7 @@ from kit.tiny_models import outlined, random_ids
 class Broken(SparsityPass):
     """Fails where no method should."""
 
-    def rewrite(self, glu: Glu) -> fx.Node:
+    def rewrite(self, mlp: MlpRewriter) -> fx.Node:
         raise ZeroDivisionError("broken on purpose")
 
 

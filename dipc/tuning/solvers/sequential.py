@@ -26,7 +26,7 @@ Solve = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
 """Name, weight [O, I], and what finds the Hessian [I, I] of its inputs -> the weight that is read from then on."""
 
 
-def solve_in_order(program: Program, windows: Tensor, names: Collection[str], solve: Solve) -> None:
+def solve_sequentially(program: Program, windows: Tensor, names: Collection[str], solve: Solve) -> None:
     """Hand each named matrix of the linear layers and gated MLPs to `solve`, in the order of the graph.
 
     Args:
@@ -40,7 +40,7 @@ def solve_in_order(program: Program, windows: Tensor, names: Collection[str], so
     """
     about = [n for n in program.graph.nodes if any(_name(n, a) in names for a in matrices(n))]
     if about:
-        run_layerwise(program, windows, _InOrder(set(names), solve), until=about[-1])
+        run_layerwise(program, windows, _Sequential(set(names), solve), until=about[-1])
 
 
 def matrices(node: fx.Node) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def _name(node: fx.Node, argument_name: str) -> str:
     return str(value.target) if value.op == "get_attr" else ""
 
 
-class _InOrder:
+class _Sequential:
     """The visits of a run: the Hessian of inputs that several layers share is found once."""
 
     def __init__(self, names: set[str], solve: Solve) -> None:
