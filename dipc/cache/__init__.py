@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dipc.cache.policy import Policy, clamp_capacity, get_policy, policy_names, register
+from dipc.cache.policy import KeyWeights, Policy, clamp_capacity, get_policy, policy_names, register
 
-__all__ = ["Policy", "clamp_capacity", "get_policy", "policy_names", "register"]
+__all__ = ["KeyWeights", "Policy", "clamp_capacity", "get_policy", "policy_names", "register"]

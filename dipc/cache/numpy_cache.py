@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dipc.cache.policy import Policy, clamp_capacity
 from dipc.errors import UsageError
-from dipc.native import State, empty_state
+from dipc.native import State
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -33,7 +33,7 @@ def first_state(units: int, capacity: int, policy: Policy, popularity: Ints | No
     Raises:
         UsageError: such a policy lacks the popularity, or it is of another shape or range.
     """
-    state = empty_state(units)
+    state = State.empty(units)
     if policy.counts:
         return state
     cached, freq, last_used, _ = state
@@ -60,14 +60,14 @@ def advance(state: State, mask: Bools, capacity: int, policy: Policy, next_use: 
     last_used[mask] = t
     t += 1
     # Tiers fill the space in turn, and all but one fit whole or not at all: keys matter in that one only.
-    tiers = (kept, mask > cached, cached > mask) if policy.protects else (mask | cached,)
+    tiers = (kept, mask > cached, cached > mask) if policy.protects_current_token else (mask | cached,)
     after, room = np.zeros_like(cached), capacity
     for tier in tiers:
         units = np.flatnonzero(tier)
         after[_best(units, room, policy, freq, last_used if next_use is None else next_use)] = True
         room = max(0, room - len(units))
     cached[:] = after
-    if policy.forgets:
+    if policy.drops_count_on_evict:
         freq[~cached] = 0
     return hits
 

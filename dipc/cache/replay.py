@@ -94,7 +94,7 @@ def replay_site(
 
 
 def _has_kernel(policy: Policy) -> bool:
-    return policy.name in native.REPLAYED and native.library() is not None
+    return policy.native_number is not None and native.library() is not None
 
 
 def _replay_together(
@@ -104,10 +104,24 @@ def _replay_together(
         return []
     for policy, capacity in cases:
         first_state(units, capacity, policy, popularity)  # raises where a policy lacks its popularity
-    named = [(policy.name, clamp_capacity(policy, capacity, units)) for policy, capacity in cases]
-    hits_CT, missed_CTB = native.replay(packed_TB, units, named, popularity, missed=missed)
+    if cases[0][0].online:
+        caches = native.SiteCaches(units, _numbered(units, cases), _ranks(cases, popularity))
+        hits_CT, missed_CTB = caches.run(packed_TB, missed=missed)
+    else:
+        hits_CT, missed_CTB = native.replay_ahead(packed_TB, units, _numbered(units, cases), missed=missed)
     missed_by_case = [None] * len(cases) if missed_CTB is None else list(missed_CTB)
     return [SiteReplay(hits_T, missed_TB) for hits_T, missed_TB in zip(hits_CT, missed_by_case, strict=True)]
+
+
+def _numbered(units: int, cases: Sequence[tuple[Policy, int]]) -> list[tuple[int, int]]:
+    """Return the cases of policies that have a kernel as the native library takes them."""
+    numbers = [(policy.native_number, clamp_capacity(policy, capacity, units)) for policy, capacity in cases]
+    return [(number, room) for number, room in numbers if number is not None]
+
+
+def _ranks(cases: Sequence[tuple[Policy, int]], popularity: Ints | None) -> Ints | None:
+    """Return the popularity where a policy ranks units by it; the others leave it alone."""
+    return None if all(policy.counts for policy, _ in cases) else popularity
 
 
 def _replay_one(
@@ -164,9 +178,9 @@ class Replay:
         check_online(policy)
         self.capacity, self.policy = clamp_capacity(policy, capacity, units), policy
         self._state = first_state(units, capacity, policy, popularity)
-        self._native = (
-            native.SiteCaches(units, [(policy.name, self.capacity)], popularity) if _has_kernel(policy) else None
-        )
+        cases = _numbered(units, [(policy, capacity)]) if _has_kernel(policy) else []
+        ranks = _ranks([(policy, capacity)], popularity)
+        self._native = native.SiteCaches(units, cases, ranks) if cases else None
 
     def hits(self, mask_NU: Bools) -> Ints:
         """Hits of each token, int64 [N], of further masks bool [N, U]."""

@@ -27,6 +27,11 @@ class CacheState:
     t: Tensor
     """int64 []: tokens seen so far."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`cached`, `freq`, `last_used` and `t`."""
+        return self.cached, self.freq, self.last_used, self.t
+
     @classmethod
     def empty(cls, units: int) -> CacheState:
         """A cold cache of a site with `units` units."""
@@ -56,10 +61,10 @@ def update(state: CacheState, mask: Tensor, capacity: int, policy: Policy) -> Ca
     freq = state.freq + mask if policy.counts else state.freq
     last_used = torch.where(mask, state.t, state.last_used)
     candidate = mask | state.cached
-    tier = 2 * mask.long() + state.cached.long() if policy.protects else candidate.long()
+    tier = 2 * mask.long() + state.cached.long() if policy.protects_current_token else candidate.long()
     best = _best(tier * 2**KEY_BITS + policy.key(freq, last_used), capacity, policy)
     cached = torch.zeros_like(state.cached).scatter(0, best, candidate.gather(0, best))
-    if policy.forgets:
+    if policy.drops_count_on_evict:
         freq = torch.where(cached, freq, 0)
     return CacheState(cached, freq, last_used, state.t + 1)
 

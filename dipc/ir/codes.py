@@ -19,6 +19,23 @@ from torch.nn.functional import pad
 BITS = (2, 3, 4, 8)
 
 
+@dataclass(frozen=True)
+class CodeFormat:
+    """How a matrix is rounded to codes.
+
+    Attributes:
+        bits: of a code, one of `BITS`.
+        group: elements that share a scale.
+        axis: the dim along which groups run.
+        symmetric: zero is the middle code; otherwise every group has a zero point of its own.
+    """
+
+    bits: int
+    group: int
+    axis: int
+    symmetric: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
     """A matrix [R, C] as codes.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from dipc.ir.onnx_form import OnnxForm
+from dipc.ir.signature import flat
 
 Axis = Literal["columns", "rows", "all"]
 
@@ -39,6 +42,10 @@ class Read:
 class Operator:
     """One operator of the waist.
 
+    Facets that are functions take the schema's arguments, or some of them as dataclasses (`dipc.ir.signature`); as
+    attributes of the operator all of them take the schema's arguments. A product's reference is also what gradients
+    flow through.
+
     Attributes:
         name: file name and torch name, `torch.ops.dipc.<name>`.
         schema: torch's schema of arguments and results.
@@ -51,6 +58,11 @@ class Operator:
         onnx: what it becomes in an ONNX file; a program that calls an operator without it cannot be exported.
         tolerance: how far a product of the kernel may be from the reference's, relative to the largest; masks and state
             are the same.
+        matrices: the arguments that the reference hands to torch's `linear` as its weight, and to nothing else, in the
+            order of their use -> what they multiply: an argument's name, or a function of the schema's arguments that
+            computes it. Such a matrix may be stored in parts, solved for, and trained.
+        makes_weight_from: where the result is a weight: the argument that has an entry, or a share of one, for each of
+            its values. The other parts are called as `dipc.ir.weight_parts` says.
     """
 
     name: str
@@ -62,9 +74,18 @@ class Operator:
     kernel: Callable[..., Any] | None = None
     onnx: OnnxForm | None = None
     tolerance: float = 0.0
+    matrices: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
+    makes_weight_from: Literal["codes", "kept"] | None = None
 
     def __post_init__(self) -> None:
         _LIBRARY.define(f"{self.name}{self.schema}")
+        _DEFINED[f"dipc::{self.name}"] = self
+        for name in ("reference", "fake", "kernel"):
+            if (facet := getattr(self, name)) is not None:
+                object.__setattr__(self, name, flat(facet, self.defaults))
+        if self.onnx is not None:
+            to_onnx = flat(self.onnx.to_onnx, self.defaults)
+            object.__setattr__(self, "onnx", dataclasses.replace(self.onnx, to_onnx=to_onnx))
         _LIBRARY.impl(self.name, self.kernel or self.reference, "CompositeExplicitAutograd")
         torch.library.register_fake(f"dipc::{self.name}", self.fake, lib=_LIBRARY)
 
@@ -72,6 +93,22 @@ class Operator:
     def target(self) -> Any:
         """What a graph node calls."""
         return getattr(torch.ops.dipc, self.name).default
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The schema's arguments in order, each with its default or `inspect.Parameter.empty`."""
+        arguments = self.target._schema.arguments
+        return {a.name: a.default_value if a.has_default_value() else inspect.Parameter.empty for a in arguments}
+
+
+_DEFINED: dict[str, Operator] = {}
+"""Every operator that torch knows in the namespace, by its name there."""
+
+
+def operator_of(node_target: object) -> Operator | None:
+    """Return the operator that a node's target is, or None for ATen and Python operators."""
+    schema = getattr(node_target, "_schema", None)
+    return None if schema is None else _DEFINED.get(str(schema.name))
 
 
 def argument(node: fx.Node, name: str) -> Any:
@@ -101,23 +138,23 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 
 
 def is_dequantized(value: Any) -> bool:
-    """Whether a value is a weight that a `dequantize` node makes of its codes."""
-    return _operator_name(value) == "dipc::dequantize"
+    """Return whether a value is a weight that a node makes of its codes, as `dequantize` does."""
+    return _made_from(value) == "codes"
 
 
 def is_unmasked(value: Any) -> bool:
-    """Whether a value is a weight that an `unmask` node makes of kept values and bits."""
-    return _operator_name(value) == "dipc::unmask"
+    """Return whether a value is a weight that a node makes of kept values and bits, as `unmask` does."""
+    return _made_from(value) == "kept"
 
 
 def is_stored_in_parts(value: Any) -> bool:
-    """Whether a value is a weight that a node makes of the tensors that it is stored as."""
-    return is_dequantized(value) or is_unmasked(value)
+    """Return whether a value is a weight that a node makes of the tensors that it is stored as."""
+    return _made_from(value) is not None
 
 
-def _operator_name(value: Any) -> str:
-    schema = getattr(value.target, "_schema", None) if isinstance(value, fx.Node) else None
-    return "" if schema is None else str(schema.name)
+def _made_from(value: Any) -> str | None:
+    operator = operator_of(value.target) if isinstance(value, fx.Node) else None
+    return None if operator is None else operator.makes_weight_from
 
 
 def weight_name(value: Any) -> str:
@@ -125,8 +162,8 @@ def weight_name(value: Any) -> str:
 
     Raises ValueError where the graph computes it in another way.
     """
-    if is_stored_in_parts(value):
-        value = argument(value, "codes" if is_dequantized(value) else "kept")
+    if (part := _made_from(value)) is not None:
+        value = argument(value, part)
     if isinstance(value, fx.Node) and value.op == "get_attr":
         return str(value.target)
     raise ValueError(f"{value} is computed by the graph; a weight was expected")

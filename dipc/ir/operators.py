@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
+
+import torch
+from torch import fx
 
 from dipc.errors import BadFile
-from dipc.ir.operator import Operator, Read
+from dipc.ir.operator import Operator, Read, operator_of
 from dipc.registry import ModuleRegistry, name_of_module, register_kind
+
+LINEAR = torch.ops.aten.linear.default
+"""Torch's linear layer, the one matrix product that is no operator of dipc."""
+_OF_LINEAR = {"weight": "input"}
 
 
 def _find(module: ModuleType) -> Operator | None:
@@ -32,12 +41,12 @@ def target(name: str) -> object:
     return OPERATORS.get(name.replace("_", "-")).target
 
 
-def operator_of(node_target: object) -> Operator | None:
-    """The operator that a node's target is, or None for ATen and Python operators."""
-    if getattr(node_target, "namespace", None) != "dipc":
-        return None
-    name = str(node_target._schema.name).removeprefix("dipc::")  # type: ignore[attr-defined]
-    return OPERATORS.get(name.replace("_", "-"))
+def matrices_of(node: fx.Node) -> Mapping[str, str | Callable[..., Any]]:
+    """Return the arguments of a node that are matrices of linear layers, as `Operator.matrices` has them."""
+    if node.target is LINEAR:
+        return _OF_LINEAR
+    operator = operator_of(node.target)
+    return {} if operator is None else operator.matrices
 
 
-__all__ = ["OPERATORS", "Operator", "Read", "operator_of", "target"]
+__all__ = ["LINEAR", "OPERATORS", "Operator", "Read", "matrices_of", "operator_of", "target"]

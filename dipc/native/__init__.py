@@ -5,16 +5,8 @@ Nothing in dipc needs the library: every kernel has a reference in torch. Caller
 
 from __future__ import annotations
 
-from dipc.native.cache_replay import REPLAYED, SiteCaches, replay
-from dipc.native.cache_scan import (
-    POLICIES,
-    State,
-    covers_scan,
-    covers_topk,
-    empty_state,
-    select_cache_aware,
-    select_topk,
-)
+from dipc.native.cache_replay import SiteCaches, replay_ahead
+from dipc.native.cache_scan import State, covers_scores, select_cache_aware, select_topk
 from dipc.native.loader import ABI_VERSION, describe, library
 from dipc.native.unit_products import (
     ACTIVATIONS,
@@ -32,23 +24,19 @@ from dipc.native.unit_products import (
 __all__ = [
     "ABI_VERSION",
     "ACTIVATIONS",
-    "POLICIES",
-    "REPLAYED",
     "Bools",
     "Buffer",
     "Floats",
     "SiteCaches",
     "State",
     "UnitMatrix",
-    "covers_scan",
-    "covers_topk",
+    "covers_scores",
     "describe",
-    "empty_state",
     "gather_glu",
     "gather_linear",
     "instruction_set",
     "library",
-    "replay",
+    "replay_ahead",
     "row_linear",
     "select_cache_aware",
     "select_topk",

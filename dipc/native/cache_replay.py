@@ -8,49 +8,40 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipc.native.cache_scan import POLICIES, policy_number
 from dipc.native.call import check, opened, pointer, typed
 
-ORACLES: Mapping[str, int] = MappingProxyType({"belady": 6, "belady-demand": 7})
-"""The policies that need the whole trace, and their numbers in the C interface."""
-
-REPLAYED = (*POLICIES, *ORACLES)
-"""The policies whose replay has a kernel."""
-
-Cases = Sequence[tuple[str, int]]
-"""Policy and capacity of each cache; the capacity in units, clamped to [0, U]."""
+Cases = Sequence[tuple[int, int]]
+"""Policy, by its number in the C interface, and capacity of each cache; the capacity in units, clamped to [0, U]."""
 
 Replayed = tuple[NDArray[np.int64], NDArray[np.uint8] | None]
 """Hits int64[C, T], and where asked for the missed units uint8[C, T, B]."""
 
 
 class SiteCaches:
-    """Caches of one site through which masks run piece by piece, each cold at first (`static`: full).
+    """Caches of one site through which masks run piece by piece, each cold at first (under `static` full).
 
     One thread at a time may use them; the interpreter's lock is free meanwhile, so that sites can run in parallel.
 
     Args:
         units: U.
-        cases: policies of `POLICIES` and their capacities.
+        cases: policies that need to know the past only, and their capacities.
         popularity: int64[U], by which `static` ranks units, the greater first; others leave it alone.
 
     Raises:
-        ValueError: a policy has no kernel, or lacks its popularity.
+        ValueError: a policy has no such kernel, or lacks its popularity.
         MissingDependency: the native library is absent.
     """
 
     def __init__(self, units: int, cases: Cases, popularity: NDArray[np.int64] | None = None) -> None:
         library = opened()
         self.units, self.cases = units, len(cases)
-        policies = np.array([policy_number(policy) for policy, _ in cases], np.int32)
-        capacities = _capacities(cases, units)
-        ranks = popularity if "static" in dict(cases) else None
+        policies, capacities = _policies(cases), _capacities(cases, units)
+        ranks = popularity
         if ranks is not None:
             ranks = np.ascontiguousarray(typed("popularity", ranks, np.int64, units))
         self._handle = ctypes.c_void_p()
@@ -74,32 +65,21 @@ class SiteCaches:
         return hits, missed_CTB
 
 
-def replay(
-    packed_TB: NDArray[np.uint8],
-    units: int,
-    cases: Cases,
-    popularity: NDArray[np.int64] | None = None,
-    *,
-    missed: bool = False,
-) -> Replayed:
-    """Run a whole trace of a site through several caches: all of `POLICIES`, or all of `ORACLES`.
+def replay_ahead(packed_TB: NDArray[np.uint8], units: int, cases: Cases, *, missed: bool = False) -> Replayed:
+    """Run a whole trace of a site through several caches whose policies know what is touched next.
 
     Args:
         packed_TB: uint8[T, B], the touched units.
         units: U.
-        cases: as of `SiteCaches`; those of `ORACLES` stand alone.
-        popularity: as of `SiteCaches`.
+        cases: such policies, and their capacities.
         missed: also give the units that were not cached.
 
     Raises:
-        ValueError: as `SiteCaches` and its `run`.
+        ValueError: a policy has no such kernel, or the masks' shape or dtype is not as stated.
         MissingDependency: the native library is absent.
     """
-    if any(policy not in ORACLES for policy, _ in cases):
-        return SiteCaches(units, cases, popularity).run(packed_TB, missed=missed)
     packed_TB, hits, missed_CTB = _prepared(packed_TB, units, len(cases), missed)
-    policies = np.array([ORACLES[policy] for policy, _ in cases], np.int32)
-    capacities = _capacities(cases, units)  # named, for a pointer does not keep an array alive
+    policies, capacities = _policies(cases), _capacities(cases, units)  # a pointer does not keep an array alive
     chosen = [pointer(policies), pointer(capacities), len(cases)]
     written = [pointer(hits), pointer(missed_CTB)]
     check(opened().dipc_replay_belady(pointer(packed_TB), len(packed_TB), units, *chosen, *written))
@@ -114,6 +94,10 @@ def _prepared(
     packed_TB = np.ascontiguousarray(typed("packed_TB", packed_TB, np.uint8, tokens, -(-units // 8)))
     missed_CTB = np.empty((cases, *packed_TB.shape), np.uint8) if missed else None
     return packed_TB, np.empty((cases, tokens), np.int64), missed_CTB
+
+
+def _policies(cases: Cases) -> NDArray[np.int32]:
+    return np.array([policy for policy, _ in cases], np.int32)
 
 
 def _capacities(cases: Cases, units: int) -> NDArray[np.int64]:

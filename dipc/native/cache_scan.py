@@ -5,8 +5,7 @@ Shapes: T tokens, U units of one selection site. README.md beside this file stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,67 +13,66 @@ from numpy.typing import NDArray
 from dipc.native.call import check, opened, pointer, typed
 from dipc.native.loader import library
 
-POLICIES: Mapping[str, int] = MappingProxyType(
-    {"none": 0, "lru": 1, "lfu": 2, "lfu-in-cache": 3, "lfu-admission": 4, "static": 5}
-)
-"""The eviction policies that have a kernel, and their numbers in the C interface."""
 
-Scan = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Masks bool[T,U], then the state after them: cached bool[U], freq int64[U], last_used int64[U], t int64."""
+class State(NamedTuple):
+    """A site's cache between two tokens.
 
-State = tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""The state alone."""
-
-
-def covers_topk(dtype: str, device: str) -> bool:
-    """Whether `select_topk` can stand in for the torch reference; arguments as of `covers_scan`."""
-    return dtype == "torch.float32" and device == "cpu" and library() is not None
-
-
-def covers_scan(dtype: str, device: str, policy: str) -> bool:
-    """Whether `select_cache_aware` can stand in for the torch reference.
-
-    Args:
-        dtype: the scores' torch dtype, as text ("torch.float32").
-        device: the scores' device type ("cpu").
-        policy: the eviction policy's registry name.
-    """
-    return dtype == "torch.float32" and device == "cpu" and policy in POLICIES and library() is not None
-
-
-def select_cache_aware(
-    score: NDArray[np.float32],
-    cached: NDArray[np.bool_],
-    freq: NDArray[np.int64],
-    last_used: NDArray[np.int64],
-    t: NDArray[np.int64],
-    *,
-    k: int,
-    capacity: int,
-    gamma: float,
-    policy: str,
-    dense: NDArray[np.bool_] | None = None,
-) -> Scan:
-    """Choose k units per token, preferring cached ones, and give the cache state after them (Eq. 10, Algorithm 1).
-
-    Args:
-        score: float32[T,U], magnitudes (>= 0).
+    Attributes:
         cached: bool[U], which units are in the cache.
         freq: int64[U], how often each unit was used.
         last_used: int64[U], the time of each unit's last use, -1 before the first.
         t: int64[] or int64[1], the time of the next token.
+    """
+
+    cached: NDArray[np.bool_]
+    freq: NDArray[np.int64]
+    last_used: NDArray[np.int64]
+    t: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, units: int) -> State:
+        """Return that of an empty cache."""
+        cached, freq = np.zeros(units, np.bool_), np.zeros(units, np.int64)
+        return cls(cached, freq, np.full(units, -1, np.int64), np.zeros((), np.int64))
+
+
+def covers_scores(dtype: str, device: str) -> bool:
+    """Return whether the selections can stand in for their torch references, where the policy has a kernel.
+
+    Args:
+        dtype: the scores' torch dtype, as text ("torch.float32").
+        device: the scores' device type ("cpu").
+    """
+    return dtype == "torch.float32" and device == "cpu" and library() is not None
+
+
+def select_cache_aware(
+    score: NDArray[np.float32],
+    state: State,
+    *,
+    k: int,
+    capacity: int,
+    gamma: float,
+    policy: int,
+    dense: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.bool_], State]:
+    """Choose k units per token, preferring cached ones, and give the cache state after them (Eq. 10, Algorithm 1).
+
+    Args:
+        score: float32[T,U], magnitudes (>= 0).
+        state: the cache before the first token.
         k: units per token, 0 <= k <= U.
         capacity: cache size in units, clamped to [0, U].
         gamma: the factor on scores of units outside the cache.
-        policy: a name in `POLICIES`.
+        policy: the policy's number in the C interface.
         dense: bool[T]; where true the token's mask is full and the state stays as it is.
 
     Returns:
-        The masks, bool[T,U], and the next cached, freq, last_used and t. The arguments are left alone.
+        The masks, bool[T,U], and the state after them. The arguments are left alone.
 
     Raises:
-        ValueError: a shape or dtype is not as stated, k is out of range, the policy has no kernel, or a count or time
-            does not stay below 2**31.
+        ValueError: a shape or dtype is not as stated, k is out of range, the policy has no kernel here, or a count or
+            time does not stay below 2**31.
         MissingDependency: the native library is absent.
     """
     if score.ndim != 2:
@@ -85,17 +83,17 @@ def select_cache_aware(
     score = np.ascontiguousarray(typed("score", score, np.float32, tokens, units))
     if dense is not None:
         dense = np.ascontiguousarray(typed("dense", dense, np.bool_, tokens))
-    state = (
-        typed("cached", cached, np.bool_, units).copy(),
-        typed("freq", freq, np.int64, units).copy(),
-        typed("last_used", last_used, np.int64, units).copy(),
-        typed("t", t, np.int64, *(1,) * t.ndim).copy(),
+    after = State(
+        typed("cached", state.cached, np.bool_, units).copy(),
+        typed("freq", state.freq, np.int64, units).copy(),
+        typed("last_used", state.last_used, np.int64, units).copy(),
+        typed("t", state.t, np.int64, *(1,) * state.t.ndim).copy(),
     )
     mask = np.empty((tokens, units), np.bool_)
-    arguments = [pointer(score), pointer(dense), *map(pointer, state), tokens, units, k]
-    arguments += [_clamp(capacity, units), gamma, policy_number(policy), pointer(mask)]
+    arguments = [pointer(score), pointer(dense), *map(pointer, after), tokens, units, k]
+    arguments += [_clamp(capacity, units), gamma, policy, pointer(mask)]
     check(opened().dipc_select_cache_aware(*arguments))
-    return mask, *state
+    return mask, after
 
 
 def select_topk(score: NDArray[np.float32], k: int, dense: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
@@ -122,19 +120,6 @@ def select_topk(score: NDArray[np.float32], k: int, dense: NDArray[np.bool_] | N
     mask = np.empty((tokens, units), np.bool_)
     check(opened().dipc_select_topk(pointer(score), pointer(dense), tokens, units, k, pointer(mask)))
     return mask
-
-
-def empty_state(units: int) -> State:
-    """That of an empty cache."""
-    zeros = np.zeros(units, np.bool_), np.zeros(units, np.int64)
-    return *zeros, np.full(units, -1, np.int64), np.zeros((), np.int64)
-
-
-def policy_number(policy: str) -> int:
-    """The policy's number in the C interface. Raises ValueError where it has no kernel."""
-    if policy not in POLICIES:
-        raise ValueError(f"policy {policy!r} has no native kernel (those that have: {', '.join(POLICIES)})")
-    return POLICIES[policy]
 
 
 def _clamp(capacity: int, units: int) -> int:

@@ -39,9 +39,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def _find() -> Path | None:
     # An editable install leaves the sources where they are and puts the library into site-packages; the package's
     # search path then holds both folders.
-    import dipc.native
-
-    folders = (Path(folder) for folder in dipc.native.__path__)
+    folders = (Path(folder) for folder in sys.modules[__name__.rpartition(".")[0]].__path__)
     return next((folder / _FILE_NAME for folder in folders if (folder / _FILE_NAME).is_file()), None)
 
 

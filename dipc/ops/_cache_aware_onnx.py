@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dipc.cache.policy import clamp_capacity, get_policy
+from dipc.cache.policy import Policy, clamp_capacity, get_policy, policy_names
+from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel
 from dipc.ir.onnx_form import onnx_node
-
-# Policy -> the factors of freq and of last_used + 1 in its key.
-KEY_WEIGHTS = {
-    "none": (0, 0),
-    "lru": (0, 1),
-    "lfu": (2**25, 1),
-    "lfu-in-cache": (2**25, 1),
-    "lfu-admission": (2**25, 1),
-    "static": (2**25, 0),
-}
+from dipc.ops._cache_aware import CacheAwareOptions
 
 # 1125899906842624 is 2**KEY_BITS: the tier stands above the key.
 _SELECT = """
-SelectCacheAware <k, capacity, gamma, policy, frequency_weight, recency_weight, protects, counts, forgets, site>
+{name} <k, capacity, gamma, policy, frequency_weight, recency_weight, protects, counts, forgets, site>
     (score, dense, cached, freq, last_used, t) => (mask, next_cached, next_freq, next_last_used, next_t)
 {
     shape = Shape (score)
@@ -123,47 +113,54 @@ PreloadCache <capacity> (cached, popularity, t) => (first_cached)
 }
 """
 
-BODIES = {"SelectCacheAware": _SELECT, "PreloadCache": _PRELOAD}
+SELECT, SELECT_BY_BODY = "SelectCacheAware", "SelectCacheAwareByKey"
+"""The operator; and the same under a name that no kernel has, for policies that only the body can follow."""
+
+BODIES = {
+    **{name: _SELECT.replace("{name}", name) for name in (SELECT, SELECT_BY_BODY)},
+    "PreloadCache": _PRELOAD,
+}
 
 
 def to_onnx(
-    score: Tensor,
-    cached: Tensor,
-    freq: Tensor,
-    last_used: Tensor,
-    t: Tensor,
-    k: int,
-    capacity: int,
-    gamma: float,
-    policy: str = "lfu",
-    site: str = "",
-    dense: Tensor | None = None,
-) -> Any:
-    """`SelectCacheAware` for the built-in policies; `dense` is false everywhere where it is not given."""
-    if policy not in KEY_WEIGHTS:
-        raise UnsupportedModel(
-            f"the policy {policy!r} at {site or 'a site'} has no ONNX form; only {', '.join(KEY_WEIGHTS)} have"
-        )
+    score: Tensor, state: CacheState, options: CacheAwareOptions, dense: Tensor | None = None
+) -> tuple[Tensor, CacheState]:
+    """`SelectCacheAware` for policies with `key_weights`; `dense` is false everywhere where it is not given."""
+    rule = _policy(options)
+    assert rule.key_weights is not None
     if dense is None:
         dense = torch.zeros(score.shape[:-1], dtype=torch.bool)
-    rule = get_policy(policy)
-    room = clamp_capacity(rule, capacity, score.shape[-1])
+    room = clamp_capacity(rule, options.capacity, score.shape[-1])
+    cached, *counts = state.tensors
     if not rule.counts:
-        cached = onnx_node("PreloadCache", (cached, freq, t), {"capacity": room}, (torch.bool, cached.shape))
-    frequency_weight, recency_weight = KEY_WEIGHTS[policy]
+        inputs = (cached, state.freq, state.t)
+        cached = onnx_node("PreloadCache", inputs, {"capacity": room}, (torch.bool, cached.shape))
     attributes: dict[str, int | float | str] = {
-        "k": k,
+        "k": options.k,
         "capacity": room,
-        "gamma": float(gamma),
-        "policy": policy,
-        "frequency_weight": frequency_weight,
-        "recency_weight": recency_weight,
-        "protects": int(rule.protects),
+        "gamma": float(options.gamma),
+        "policy": options.policy,
+        "frequency_weight": rule.key_weights.freq,
+        "recency_weight": rule.key_weights.last_used,
+        "protects": int(rule.protects_current_token),
         "counts": int(rule.counts),
-        "forgets": int(rule.forgets),
-        "site": site,
+        "forgets": int(rule.drops_count_on_evict),
+        "site": options.site,
     }
-    state = (cached, freq, last_used, t)
-    results = [(score, torch.bool), *((s, s.dtype) for s in state)]
-    typed = [(dtype, like.shape) for like, dtype in results]
-    return onnx_node("SelectCacheAware", (score, dense, *state), attributes, *typed)
+    results = [(torch.bool, score.shape), *((tensor.dtype, tensor.shape) for tensor in (cached, *counts))]
+    name = SELECT_BY_BODY if rule.native_number is None else SELECT
+    mask, *after = onnx_node(name, (score, dense, cached, *counts), attributes, *results)
+    return mask, CacheState(*after)
+
+
+def _policy(options: CacheAwareOptions) -> Policy:
+    """Return the policy. UnsupportedModel where it is unknown or no weighted sum."""
+    known = [name for name in policy_names() if _has_form(get_policy(name))]
+    if options.policy not in known:
+        where, have = options.site or "a site", ", ".join(known)
+        raise UnsupportedModel(f"the policy {options.policy!r} at {where} has no ONNX form; only {have} have")
+    return get_policy(options.policy)
+
+
+def _has_form(policy: Policy) -> bool:
+    return policy.online and policy.key_weights is not None

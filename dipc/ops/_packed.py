@@ -5,7 +5,6 @@ Row u of the matrix, of N values, is what unit u is made of. Shapes: T tokens, U
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +17,8 @@ from torch import Tensor, fx
 from dipc import native
 from dipc.ir.codes import QuantizedTensor
 from dipc.ir.operator import Read, argument, quantized_read, weight_name
+from dipc.ir.signature import schema_of
 from dipc.ops import dequantize
-
-MATRIX = "Tensor x, Tensor mask, Tensor units, Tensor? scales=None, Tensor? zeros=None"
-FORMAT = "int bits=0, int group=0, int axis=0"
-"""The arguments that the schemas of the packed products share, before and after their biases."""
 
 TOLERANCE = 1e-3
 """Of native products with integer weights: their activations are rounded to 15 bits (dipc/native/README.md)."""
@@ -133,29 +129,9 @@ def _turned(matrix: Tensor, block: int = 64) -> Tensor:
     return turned
 
 
-def on_matrix(*biases: str, **options: Any) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Let a facet of a packed product take the schema's arguments, by position or by name, as one `PackedMatrix`.
-
-    What is decorated is called as `facet(x, mask, matrix, *biases, *options)`.
-
-    Args:
-        biases: names of the biases, which are None by default.
-        **options: names and defaults of what follows the format.
-    """
-    tensors, form = ("units", "scales", "zeros"), ("bits", "group", "axis")
-    names = ("x", "mask", *tensors, *biases, *form, *options)
-    defaults = {"scales": None, "zeros": None, **dict.fromkeys(biases), **dict.fromkeys(form, 0), **options}
-
-    def decorate(facet: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        @functools.wraps(facet)
-        def call(*args: Any, **kwargs: Any) -> Tensor:
-            given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-            matrix = PackedMatrix(*(given[n] for n in (*tensors, *form)))
-            return facet(given["x"], given["mask"], matrix, *(given[n] for n in (*biases, *options)))
-
-        return call
-
-    return decorate
+def schema(reference: Callable[..., Tensor]) -> str:
+    """Return the schema of a packed product: what it reads, its biases, then how the matrix is stored and options."""
+    return schema_of(reference, last=("bits", "group", "axis", "activation"))
 
 
 def check_fit(x: Tensor, mask: Tensor, matrix: PackedMatrix, inputs: int, *biases: tuple[Tensor | None, int]) -> None:

@@ -11,6 +11,7 @@ from dipc.errors import UnsupportedModel
 from dipc.ir.codes import BITS, piece_of, round_to_nearest, unpack
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read
+from dipc.ir.signature import schema_of
 
 
 def reference(
@@ -103,10 +104,11 @@ def onnx_zeros(zeros: Tensor | None, bits: int) -> Tensor:
 
 OPERATOR = Operator(
     "dequantize",
-    "(Tensor codes, Tensor scales, Tensor? zeros, int bits, int group, int axis, ScalarType dtype) -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,
     examples,
     onnx=OnnxForm(to_onnx, {"Dequantize": BODY}),
+    makes_weight_from="codes",
 )

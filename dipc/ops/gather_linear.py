@@ -10,17 +10,23 @@ from torch.nn.functional import linear
 
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read, argument, weight_read
+from dipc.ir.signature import schema_of
 from dipc.ops._masking import keep
 
 
 def reference(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = W[:, mask] x[mask] + b. x [..., I], mask bool[..., I], weight [O, I], bias [O] -> y [..., O]."""
-    return linear(torch.where(mask, x, 0), weight, bias)
+    return linear(kept_inputs(x, mask, weight), weight, bias)
 
 
 def kernel(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same bits, sooner."""
     return linear(keep(x, mask), weight, bias)
+
+
+def kept_inputs(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What the weight multiplies: x, zero where the mask leaves it out."""
+    return torch.where(mask, x, 0)
 
 
 def fake(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -63,11 +69,12 @@ def to_onnx(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None)
 
 OPERATOR = Operator(
     "gather_linear",
-    "(Tensor x, Tensor mask, Tensor weight, Tensor? bias=None) -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,
     examples,
     kernel=kernel,
     onnx=OnnxForm(to_onnx, {"GatherLinear": BODY}),
+    matrices={"weight": kept_inputs},
 )

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from torch.nn.functional import linear
 
 from dipc.ir.operator import Operator, Read, argument, weight_read
+from dipc.ir.signature import schema_of
 
 # Name of the activation -> the ATen call that computes it (target, keyword arguments).
 ACTIVATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -30,9 +31,29 @@ def reference(
     activation: str = "silu",
 ) -> Tensor:
     """Eq. 1 and 2: W_down (W_up x * act(W_gate x)). x [..., D]; w_gate, w_up [F, D]; w_down [D, F] -> [..., D]."""
+    return linear(_hidden(x, w_gate, w_up, b_gate, b_up, activation), w_down, b_down)
+
+
+def _hidden(
+    x: Tensor, w_gate: Tensor, w_up: Tensor, b_gate: Tensor | None, b_up: Tensor | None, activation: str
+) -> Tensor:
     act, options = ACTIVATIONS[activation]
     hidden: Tensor = act(linear(x, w_gate, b_gate), **options) * linear(x, w_up, b_up)
-    return linear(hidden, w_down, b_down)
+    return hidden
+
+
+def hidden_units(
+    x: Tensor,
+    w_gate: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    b_gate: Tensor | None = None,
+    b_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    activation: str = "silu",
+) -> Tensor:
+    """W_up x * act(W_gate x), what `w_down` multiplies; arguments as of the reference -> [..., F]."""
+    return _hidden(x, w_gate, w_up, b_gate, b_up, activation)
 
 
 def fake(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -57,10 +78,10 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
 
 OPERATOR = Operator(
     "glu",
-    "(Tensor x, Tensor w_gate, Tensor w_up, Tensor w_down, Tensor? b_gate=None, Tensor? b_up=None, "
-    "Tensor? b_down=None, str activation='silu') -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,
     examples,
+    matrices={"w_gate": "x", "w_up": "x", "w_down": hidden_units},
 )

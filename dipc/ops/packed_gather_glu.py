@@ -15,17 +15,14 @@ from dipc.ops import _packed_onnx as packed_onnx
 from dipc.ops._packed import PackedMatrix
 from dipc.ops.glu import ACTIVATIONS
 
-ON_MATRIX = packed.on_matrix("bias_gate", "bias_up", activation="silu")
 
-
-@ON_MATRIX
 def reference(
     x: Tensor,
     mask: Tensor,
     matrix: PackedMatrix,
-    bias_gate: Tensor | None,
-    bias_up: Tensor | None,
-    activation: str,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    activation: str = "silu",
 ) -> Tensor:
     """act(z[:F] + b_gate) * (z[F:] + b_up) with z as in `packed_gather_linear`, in float32.
 
@@ -38,20 +35,19 @@ def reference(
     return hidden.to(x.dtype)
 
 
-@ON_MATRIX
 def kernel(
     x: Tensor,
     mask: Tensor,
     matrix: PackedMatrix,
-    bias_gate: Tensor | None,
-    bias_up: Tensor | None,
-    activation: str,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    activation: str = "silu",
 ) -> Tensor:
     """The native product where it covers the case, else the reference."""
     bias = _joined(bias_gate, bias_up, matrix)
     hidden = packed.call_native(native.gather_glu, x, mask, matrix, bias, activation)
     if hidden is None:
-        return reference(x, mask, *matrix.tensors, bias_gate, bias_up, *matrix.format, activation)
+        return reference(x, mask, matrix, bias_gate, bias_up, activation)
     return hidden
 
 
@@ -63,14 +59,13 @@ def _joined(gate: Tensor | None, up: Tensor | None, matrix: PackedMatrix) -> Ten
     return torch.cat([nothing if b is None else b.float() for b in (gate, up)])
 
 
-@ON_MATRIX
 def fake(
     x: Tensor,
     mask: Tensor,
     matrix: PackedMatrix,
-    bias_gate: Tensor | None,
-    bias_up: Tensor | None,
-    activation: str,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    activation: str = "silu",
 ) -> Tensor:
     """[..., U] -> [..., F]."""
     count, length = matrix.shape
@@ -163,14 +158,13 @@ BODIES = {
 }
 
 
-@ON_MATRIX
 def to_onnx(
     x: Tensor,
     mask: Tensor,
     matrix: PackedMatrix,
-    bias_gate: Tensor | None,
-    bias_up: Tensor | None,
-    activation: str,
+    bias_gate: Tensor | None = None,
+    bias_up: Tensor | None = None,
+    activation: str = "silu",
 ) -> Tensor:
     """The operator that the activation names, with the suffix of the format."""
     _, length = matrix.shape
@@ -181,8 +175,7 @@ def to_onnx(
 
 OPERATOR = Operator(
     "packed_gather_glu",
-    f"({packed.MATRIX}, Tensor? bias_gate=None, Tensor? bias_up=None, {packed.FORMAT}, "
-    "str activation='silu') -> Tensor",
+    packed.schema(reference),
     reference,
     fake,
     traffic,

@@ -15,8 +15,7 @@ from dipc.ops import _packed_onnx as packed_onnx
 from dipc.ops._packed import PackedMatrix
 
 
-@packed.on_matrix("bias")
-def reference(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+def reference(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
     """y = b + the sum of x_i W_i over kept units i, in float32. x [..., U], mask bool[..., U], W [U, N] -> y [..., N].
 
     `packed.PackedMatrix` says how W is stored.
@@ -25,15 +24,13 @@ def reference(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None
     return (y if bias is None else y + bias).to(x.dtype)
 
 
-@packed.on_matrix("bias")
-def kernel(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+def kernel(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
     """The native product where it covers the case, else the reference."""
     y = packed.call_native(native.gather_linear, x, mask, matrix, bias)
-    return reference(x, mask, *matrix.tensors, bias, *matrix.format) if y is None else y
+    return reference(x, mask, matrix, bias) if y is None else y
 
 
-@packed.on_matrix("bias")
-def fake(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+def fake(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
     """[..., U] -> [..., N]."""
     count, length = matrix.shape
     packed.check_fit(x, mask, matrix, count, (bias, length))
@@ -69,8 +66,7 @@ STEPS = """
 """
 
 
-@packed.on_matrix("bias")
-def to_onnx(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) -> Tensor:
+def to_onnx(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None = None) -> Tensor:
     """`PackedGatherLinear`, with the suffix of the format."""
     _, length = matrix.shape
     bias = packed_onnx.bias_of(bias, length)
@@ -79,7 +75,7 @@ def to_onnx(x: Tensor, mask: Tensor, matrix: PackedMatrix, bias: Tensor | None) 
 
 OPERATOR = Operator(
     "packed_gather_linear",
-    f"({packed.MATRIX}, Tensor? bias=None, {packed.FORMAT}) -> Tensor",
+    packed.schema(reference),
     reference,
     fake,
     traffic,

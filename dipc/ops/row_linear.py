@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read, argument, weight_read
+from dipc.ir.signature import schema_of
 from dipc.ops._masking import keep
 
 
@@ -63,11 +64,12 @@ def to_onnx(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None)
 
 OPERATOR = Operator(
     "row_linear",
-    "(Tensor x, Tensor mask, Tensor weight, Tensor? bias=None) -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,
     examples,
     kernel=kernel,
     onnx=OnnxForm(to_onnx, {"RowLinear": BODY}),
+    matrices={"weight": "x"},
 )

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read
+from dipc.ir.signature import schema_of
 
 
 def reference(score: Tensor, threshold: float, density: float, site: str = "", dense: Tensor | None = None) -> Tensor:
@@ -61,7 +62,7 @@ def to_onnx(score: Tensor, threshold: float, density: float, site: str = "", den
 
 OPERATOR = Operator(
     "select_threshold",
-    "(Tensor score, float threshold, float density, str site='', Tensor? dense=None) -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from dipc import native
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read
+from dipc.ir.signature import schema_of
 
 
 def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
@@ -26,7 +27,7 @@ def reference(score: Tensor, k: int, site: str = "", dense: Tensor | None = None
 
 def kernel(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) -> Tensor:
     """The native selection where the library is there and covers the case, else the reference; the same bits."""
-    if not native.covers_topk(str(score.dtype), str(score.device.type)):
+    if not native.covers_scores(str(score.dtype), str(score.device.type)):
         return reference(score, k, site, dense)
     native.set_threads(torch.get_num_threads())
     rows = score.detach().reshape(-1, score.shape[-1])
@@ -83,7 +84,7 @@ def to_onnx(score: Tensor, k: int, site: str = "", dense: Tensor | None = None) 
 
 OPERATOR = Operator(
     "select_topk",
-    "(Tensor score, int k, str site='', Tensor? dense=None) -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,

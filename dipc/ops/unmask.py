@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from dipc.ir.codes import pack, unpack
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read
+from dipc.ir.signature import schema_of
 
 
 def reference(values: Tensor, kept: Tensor) -> Tensor:
@@ -77,10 +78,11 @@ def to_onnx(values: Tensor, kept: Tensor) -> Any:
 
 OPERATOR = Operator(
     "unmask",
-    "(Tensor values, Tensor kept) -> Tensor",
+    schema_of(reference),
     reference,
     fake,
     traffic,
     examples,
     onnx=OnnxForm(to_onnx, {"Unmask": BODY}),
+    makes_weight_from="kept",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -35,6 +36,7 @@ class DipCa(Dip):
         bits_per_weight: width at which that device stores weights; by default the checkpoint's.
     """
 
+    cache_aware: ClassVar[bool] = True
     gamma: float = 0.2
     policy: str = "lfu"
     capacity: float = 0.5

@@ -23,6 +23,7 @@ class GluPruning(HiddenPruning):
             paper gives for its oracle.
     """
 
+    oracle: ClassVar[bool] = True
     whole: ClassVar[int] = 2
     density: float = 0.8
     rho_glu: float | None = None

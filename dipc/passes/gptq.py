@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dipc.errors import UsageError
-from dipc.ir.codes import QuantizedTensor
+from dipc.ir.codes import CodeFormat, QuantizedTensor
 from dipc.ir.program import Program
 from dipc.ops.dequantize import reference as dequantized
 from dipc.pipeline.pass_ import Pass
@@ -60,8 +60,8 @@ class Gptq(QuantizingPass):
 
         def solve(name: str, weight: Tensor, hessian: Callable[[], Tensor]) -> Tensor:
             if name not in made:
-                form = (self.bits, self.group, axes[name], self.symmetric)
-                made[name] = gptq(weight, hessian(), *form, act_order=self.act_order)
+                form = CodeFormat(self.bits, self.group, axes[name], self.symmetric)
+                made[name] = gptq(weight, hessian(), form, act_order=self.act_order)
             q = made[name]
             return dequantized(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, torch.float32)
 

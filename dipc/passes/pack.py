@@ -17,6 +17,7 @@ from dipc.errors import UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument, is_dequantized, is_unmasked
 from dipc.ir.pattern import Match, Mismatch, Pattern
+from dipc.ir.printer import op_name
 from dipc.ir.program import Program
 from dipc.ir.selections import expected_units
 from dipc.ops._packed import FLOATS, PackedMatrix
@@ -24,7 +25,7 @@ from dipc.ops.glu import ACTIVATIONS
 from dipc.pipeline.pass_ import Pass, PassResult
 
 MUL = torch.ops.aten.mul.Tensor
-GATHER, ROW = operators.target("gather_linear"), operators.target("row_linear")
+GATHER, ROW, DEQUANTIZE = (operators.target(name) for name in ("gather_linear", "row_linear", "dequantize"))
 
 
 def _pattern(activation: str) -> Pattern:
@@ -151,6 +152,8 @@ class _Packing:
         """The matrix [O, I] that a product takes, as it is stored."""
         if is_unmasked(value):
             raise _Stays("its weight is pruned for good, and packed products take whole matrices")
+        if is_dequantized(value) and value.target is not DEQUANTIZE:
+            raise _Stays(f"{op_name(value.target)} makes its weight, and packed products take codes of dequantize")
         if is_dequantized(value) and (bits := argument(value, "bits")) not in (4, 8):
             raise _Stays(f"its codes have {bits} bits, and packed products take those of 4 and 8")
         if is_dequantized(value):

@@ -39,6 +39,7 @@ class Sparsegpt(Pass):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("outline-glu",)
+    static: ClassVar[bool] = True
     density: float = 0.5
     pattern: Shape = "unstructured"
     weights: Weights = "mlp"

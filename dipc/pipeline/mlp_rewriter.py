@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import getitem
 from typing import Any, Literal
 
 import torch
@@ -174,8 +175,8 @@ class MlpRewriter:
         k, room = kept_units(density, units), min(units, math.floor(capacity * units))
         given = (score, *(state[n] for n in STATE), k, room, gamma, policy, site)
         chosen = self.call(operators.target("select_cache_aware"), *given, **self._dense())
-        mask = self.call(_getitem(), chosen, 0)
-        self.carried += [self.call(_getitem(), chosen, 1 + STATE.index(n)) for n in kinds]
+        mask = self.call(getitem, chosen, 0)
+        self.carried += [self.call(getitem, chosen, 1 + STATE.index(n)) for n in kinds]
         return mask
 
     def units(self, where: str) -> int:
@@ -205,12 +206,6 @@ class MlpRewriter:
             node = self.node.graph.placeholder(port.name)
         self.ports.append(port)
         return node
-
-
-def _getitem() -> Any:
-    import operator
-
-    return operator.getitem
 
 
 def _short_name(target: Any) -> str:

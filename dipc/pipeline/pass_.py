@@ -33,10 +33,17 @@ class Pass:
 
     `requires` names passes that must have run before; the runner inserts them. `tolerance` is the largest difference
     of logits, relative to the largest dense logit, that `exact()` may make; it is checked when asked.
+
+    Of a method, a pass that leaves weights out, `cache_aware` says that its masks depend on what is cached, `oracle`
+    that it computes what it then leaves out, so that no device gains what it promises, and `static` that it prunes
+    weights for good, so that it has no scope of its own and goes with any.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     tolerance: ClassVar[float] = 1e-4
+    cache_aware: ClassVar[bool] = False
+    oracle: ClassVar[bool] = False
+    static: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """What the method passes share: their options, which MLPs they rewrite, and what they read from a calibration.
 
-A method is a `SparsityPass` that says, in `rewrite`, what becomes of one gated MLP (`gated_mlp.py`).
+A method is a `SparsityPass` that says, in `rewrite`, what becomes of one gated MLP (`mlp_rewriter.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dipc.ir.program import Method, Port, Program
 from dipc.ir.selections import kept_units
 from dipc.memory.lowering import program_density
 from dipc.pipeline.mlp_rewriter import Matrix, MlpRewriter, Scope
-from dipc.pipeline.pass_ import Pass, PassResult
+from dipc.pipeline.pass_ import PASSES, Pass, PassResult
 
 if TYPE_CHECKING:
     from dipc.calibration.file import Calibration
@@ -125,10 +125,6 @@ class CalibratedPass(SparsityPass):
         return find(self.measured(program))
 
 
-STATIC = ("sparsegpt",)
-"""Methods that prune weights for good: they have no scope of their own, and go with any."""
-
-
 def joined(first: Method, second: Method) -> Method:
     """The method of a program on which two were applied, each to its own layers or one after a static one.
 
@@ -136,9 +132,13 @@ def joined(first: Method, second: Method) -> Method:
     """
     if first.name == "dense":
         return dataclasses.replace(second, options=",".join(filter(None, (first.options, second.options))))
-    if first.scope != second.scope and first.name not in STATIC:
+    if first.scope != second.scope and not _is_static(first.name):
         raise UsageError(f"{first.options} and {second.options} differ in scope; a program has one")
     return Method(f"{first.name}+{second.name}", second.density, second.scope, f"{first.options},{second.options}")
+
+
+def _is_static(method: str) -> bool:
+    return method in PASSES.names() and PASSES.get(method).static
 
 
 def check_density(name: str, option: str, value: float) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from dipc.errors import UsageError
 from dipc.ir.operator import Operator, argument, has_argument, is_dequantized, is_unmasked
+from dipc.ir.operators import matrices_of
 from dipc.ir.pattern import Mismatch
 from dipc.ir.printer import op_name
 from dipc.ir.program import Program, is_buffer
@@ -28,13 +29,6 @@ from dipc.ir.weight_parts import copy_of, part_of, values_per_entry, weight_of
 
 Weights = Literal["all", "mlp"]
 EMBEDDING = torch.ops.aten.embedding.default
-# Linear layers and the arguments that are their matrices.
-_LINEARS: dict[str, tuple[str, ...]] = {
-    "linear": ("weight",),
-    "glu": ("w_gate", "w_up", "w_down"),
-    "gather_linear": ("weight",),
-    "row_linear": ("weight",),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,9 +154,7 @@ def _readers(programs: Iterable[Program]) -> dict[str, list[fx.Node]]:
 
 def _multiplies(node: fx.Node, name: str) -> bool:
     """Whether a node is a linear layer that takes the weight as a matrix, and as nothing else."""
-    schema = getattr(node.target, "_schema", None)
-    kind = "" if schema is None else str(schema.name).partition("::")[2]
-    matrices = [argument(node, a) for a in _LINEARS.get(kind, ())]
+    matrices = [argument(node, a) for a in matrices_of(node)]
     return _times(name, matrices) == _times(name, (*node.args, *node.kwargs.values())) > 0
 
 

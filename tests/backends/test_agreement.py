@@ -24,9 +24,8 @@ from dipc import native
 from dipc.api import Program, capture, compile
 from dipc.backends._session import Step
 from dipc.backends.eager import EagerSession
-from dipc.cache import get_policy
+from dipc.cache import get_policy, policy_names
 from dipc.ir import operators
-from dipc.ops._cache_aware_onnx import KEY_WEIGHTS
 from kit.tiny_models import random_ids, tiny_model
 
 onnx = pytest.importorskip("onnx")
@@ -89,7 +88,7 @@ SCORES = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5, 1e-40, 3e38, float("inf"), f
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data(), tokens=st.integers(1, 6), units=st.integers(1, 9), gamma=st.sampled_from([0.0, 0.2, 1.0]))
-@pytest.mark.parametrize("policy", KEY_WEIGHTS)
+@pytest.mark.parametrize("policy", [n for n in policy_names() if get_policy(n).key_weights])
 def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int, units: int, gamma: float) -> None:
     k, capacity = (data.draw(st.integers(0, units)) for _ in range(2))
     score = np.array(data.draw(st.lists(SCORES, min_size=tokens * units, max_size=tokens * units)), np.float32)
@@ -102,12 +101,18 @@ def test_the_same_scores_give_the_same_bits(policy: str, data: Any, tokens: int,
     operator = operators.OPERATORS.get("select-cache-aware")
     given_torch = (*torch_inputs, k, capacity, gamma, policy, "", torch.from_numpy(dense))
     wanted = [t.numpy() for t in operator.reference(*given_torch)]
-    weights = dict(zip(("frequency_weight", "recency_weight"), KEY_WEIGHTS[policy], strict=True))
-    flags = {name: int(getattr(get_policy(policy), name)) for name in ("protects", "counts", "forgets")}
+    rule = get_policy(policy)
+    assert rule.key_weights is not None
+    weights = dict(zip(("frequency_weight", "recency_weight"), rule.key_weights, strict=True))
+    flags = {
+        "protects": int(rule.protects_current_token),
+        "counts": int(rule.counts),
+        "forgets": int(rule.drops_count_on_evict),
+    }
     attributes = {"k": k, "capacity": capacity, "gamma": gamma, "policy": policy, **weights, **flags, "site": ""}
     feed = dict(zip(("score", "dense", "cached", "freq", "last_used", "t"), (score, dense, *state), strict=True))
     found = [[t.numpy() for t in operator.target(*given_torch)]]
-    kernels = LIBRARY and policy in native.POLICIES
+    kernels = LIBRARY and rule.native_number is not None
     found += by_every_runtime(selection("SelectCacheAware", units, attributes), feed, kernels)
     for results in found:
         for got, expected in zip(results, wanted, strict=True):

@@ -15,10 +15,9 @@ from dipc.cache.next_use import NEVER, next_uses
 from dipc.cache.replay import replay, replay_site
 from dipc.cache.state import update
 from dipc.errors import UsageError
-from dipc.ops._cache_aware_onnx import KEY_WEIGHTS
 from kit.cache_reference import ONLINE, Bools, Ints, first_state, mask_of, masks, policies, popularity, reference
 
-REMEMBERING = [name for name in policy_names() if not get_policy(name).forgets]
+REMEMBERING = [name for name in policy_names() if not get_policy(name).drops_count_on_evict]
 
 
 def held(touched: Sequence[Sequence[int]], units: int, capacity: int, policy: str) -> list[list[int]]:
@@ -207,7 +206,9 @@ def test_the_torch_reference_refuses_an_oracle() -> None:
 @pytest.mark.parametrize("name", ONLINE)
 def test_the_weights_that_an_onnx_file_says_make_the_key(name: str) -> None:
     freq, last_used = np.array([0, 1, 7, 2**24]), np.array([-1, 5, 0, 2**25 - 2])
-    by_count, by_time = KEY_WEIGHTS[name]
+    weights = get_policy(name).key_weights
+    assert weights is not None
+    by_count, by_time = weights
     assert get_policy(name).key(freq, last_used).tolist() == (by_count * freq + by_time * (last_used + 1)).tolist()
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dipc import native
 from dipc.cache import Policy, get_policy, policy_names
+from dipc.cache.policy import POLICIES
 from dipc.cache.replay import replay_site
 from kit.cache_reference import Bools, masks, online, popularity, reference
 
@@ -24,14 +26,15 @@ AGREES = """
 import os, sys
 import numpy as np
 from dipc import native
-from dipc.cache import get_policy
+from dipc.cache import get_policy, policy_names
 from dipc.cache.replay import replay_site
 assert native.instruction_set() == sys.argv[1]
 random = np.random.default_rng(0)
 for units, density in ((257, 0.2), (640, 0.5), (130, 0.9), (64, 0.4)):
     mask_TU = random.random((90, units)) < np.clip(2 * density * random.random(units), 0, 1)
     packed_TB, uses = np.packbits(mask_TU, axis=1), random.integers(0, 9, units)
-    cases = [(get_policy(n), c) for n in native.REPLAYED for c in (1, units // 3, units // 2, units)]
+    known = [get_policy(n) for n in policy_names() if get_policy(n).native_number is not None]
+    cases = [(policy, c) for policy in known for c in (1, units // 3, units // 2, units)]
     os.environ["DIPC_NATIVE"] = "1"
     fast = replay_site(packed_TB, units, cases, popularity=uses, missed=True)
     os.environ["DIPC_NATIVE"] = "0"
@@ -41,8 +44,22 @@ for units, density in ((257, 0.2), (640, 0.5), (130, 0.9), (64, 0.4)):
 """
 
 
+NUMBERS = {n: number for n in policy_names() if (number := get_policy(n).native_number) is not None}
+
+
+def run_native(
+    name: str, packed_TB: NDArray[np.uint8], units: int, capacity: int, uses: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
+    """Hits and misses of one cache, by the kernel that the policy takes."""
+    cases = [(NUMBERS[name], capacity)]
+    if not get_policy(name).online:
+        return native.replay_ahead(packed_TB, units, cases, missed=True)
+    return native.SiteCaches(units, cases, uses).run(packed_TB, missed=True)
+
+
 def test_every_built_in_policy_has_a_kernel() -> None:
-    assert set(native.REPLAYED) == set(policy_names())
+    assert len(NUMBERS) == len(POLICIES.builtin()) and set(POLICIES.builtin()) <= set(NUMBERS)
+    assert len(set(NUMBERS.values())) == len(NUMBERS)
 
 
 @settings(max_examples=150, deadline=None)
@@ -51,7 +68,7 @@ def test_caches_side_by_side_and_in_pieces_equal_the_reference(
     mask_TU: Bools, cases: list[tuple[Policy, int]], piece: int
 ) -> None:
     packed_TB = np.packbits(mask_TU, axis=1)
-    caches = native.SiteCaches(mask_TU.shape[1], [(p.name, c) for p, c in cases], popularity(mask_TU))
+    caches = native.SiteCaches(mask_TU.shape[1], [(NUMBERS[p.name], c) for p, c in cases], popularity(mask_TU))
     pieces = [caches.run(packed_TB[at : at + piece], missed=True) for at in range(0, len(mask_TU) + 1, piece)]
     for number, (policy, capacity) in enumerate(cases):
         cached_TU = reference(mask_TU, capacity, policy)
@@ -81,13 +98,13 @@ def test_belady_by_hand() -> None:
     assert found.hits_T.tolist() == [0, 0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("policy", native.REPLAYED)
+@pytest.mark.parametrize("policy", NUMBERS)
 def test_threads_do_not_disturb_each_other(policy: str) -> None:
     random = np.random.default_rng(0)
     packed_TB, uses = random.integers(0, 256, (40, 5), dtype=np.uint8), random.integers(0, 9, 40)
 
     def hits(capacity: int) -> list[int]:
-        return [int(hit) for hit in native.replay(packed_TB, 40, [(policy, capacity)], uses)[0][0]]
+        return [int(hit) for hit in run_native(policy, packed_TB, 40, capacity, uses)[0][0]]
 
     capacities = list(range(1, 40))
     alone = [hits(capacity) for capacity in capacities]
@@ -96,20 +113,22 @@ def test_threads_do_not_disturb_each_other(policy: str) -> None:
 
 
 def test_what_the_kernel_is_not_given() -> None:
-    with pytest.raises(ValueError, match="'belady' has no native kernel"):
-        native.SiteCaches(8, [("belady", 3)])
     with pytest.raises(ValueError, match="refused"):
-        native.SiteCaches(8, [("static", 3)])
+        native.SiteCaches(8, [(NUMBERS["belady"], 3)])
+    with pytest.raises(ValueError, match="refused"):
+        native.replay_ahead(np.zeros((2, 1), np.uint8), 8, [(NUMBERS["lru"], 3)])
+    with pytest.raises(ValueError, match="refused"):
+        native.SiteCaches(8, [(NUMBERS["static"], 3)])
     with pytest.raises(ValueError, match="popularity is float64"):
-        native.SiteCaches(8, [("static", 3)], np.zeros(8))  # type: ignore[arg-type]
+        native.SiteCaches(8, [(NUMBERS["static"], 3)], np.zeros(8))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"packed_TB is uint8\[2, 2\]; expected uint8\[2, 1\]"):
-        native.SiteCaches(8, [("lru", 3)]).run(np.zeros((2, 2), np.uint8))
+        native.SiteCaches(8, [(NUMBERS["lru"], 3)]).run(np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match="packed_TB is int64"):
-        native.replay(np.zeros((2, 1), np.int64), 8, [("belady", 3)])
+        native.replay_ahead(np.zeros((2, 1), np.int64), 8, [(NUMBERS["belady"], 3)])
 
 
 def test_no_cases_and_no_tokens() -> None:
     assert native.SiteCaches(9, []).run(np.zeros((4, 2), np.uint8))[0].shape == (0, 4)
-    for name in native.REPLAYED:
-        hits, missed = native.replay(np.zeros((0, 2), np.uint8), 9, [(name, 3)], np.zeros(9, np.int64), missed=True)
+    for name in NUMBERS:
+        hits, missed = run_native(name, np.zeros((0, 2), np.uint8), 9, 3, np.zeros(9, np.int64))
         assert hits.shape == (1, 0) and missed is not None and missed.shape == (1, 0, 2)

@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.onnx.ops import _TORCH_DTYPE_TO_ONNX_DTYPE
 
 from dipc.backends.onnx.functions import functions
+from dipc.cache.policies.lfu import Lfu
+from dipc.cache.policy import POLICIES, KeyWeights, Policy, get_policy, policy_names, register
 from dipc.cache.state import CacheState
 from dipc.errors import UnsupportedModel
 from dipc.ir import operators
 from dipc.ir.onnx_form import DOMAIN, OPSET, OnnxForm
 from dipc.ir.operator import Operator
-from dipc.ops._cache_aware_onnx import KEY_WEIGHTS
 
 WITH_BODIES = [n for n in operators.OPERATORS.builtin() if operators.OPERATORS.get(n).onnx is not None]
+WITH_WEIGHTS = [name for name in policy_names() if get_policy(name).key_weights is not None]
 Lower = Callable[[str, Mapping[str, Any]], list[Tensor]]
 
 
@@ -155,7 +157,7 @@ def test_nan_counts_as_infinity_and_the_lower_index_wins(lower: Lower) -> None:
         check(lower, "select-cache-aware", {"score": score, **cold(4), "k": k, "capacity": 2, "gamma": 0.5})
 
 
-@pytest.mark.parametrize("policy", KEY_WEIGHTS)
+@pytest.mark.parametrize("policy", WITH_WEIGHTS)
 def test_a_scan_of_40_tokens_is_40_calls(policy: str, lower: Lower) -> None:
     generator = torch.Generator().manual_seed(1)
     score = torch.randint(0, 6, (1, 40, 17), generator=generator).float()
@@ -181,6 +183,42 @@ def test_a_policy_without_onnx_form_is_refused() -> None:
     arguments = {"score": torch.rand(1, 2, 4), **cold(4), "k": 2, "capacity": 2, "gamma": 0.5, "policy": "mine"}
     with pytest.raises(UnsupportedModel, match=r"'mine' at layers\.0\.input has no ONNX form"):
         form.to_onnx(**arguments, site="layers.0.input")
+
+
+class Penultimate(Policy):
+    """Evict the unit touched longest ago but with its count: a weighted sum that no kernel knows."""
+
+    key_weights = KeyWeights(freq=2**10, last_used=3)
+
+
+def test_a_policy_of_a_plug_in_is_its_key_weights_in_every_form(lower: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(POLICIES, "added", {})
+    register("penultimate", Penultimate)
+    score = torch.randint(0, 6, (1, 20, 9), generator=torch.Generator().manual_seed(1)).float()
+    arguments = {"score": score, **cold(9), "k": 4, "capacity": 5, "gamma": 0.5, "policy": "penultimate"}
+    check(lower, "select-cache-aware", arguments)
+    meant = operator("select-cache-aware").reference(**arguments)
+    assert all(
+        torch.equal(a, b) for a, b in zip(operator("select-cache-aware").target(**arguments), meant, strict=True)
+    )
+
+
+class Youngest(Penultimate):
+    """Keep the units of the highest index, a key that is no weighted sum of its state."""
+
+    def key(self, freq: Any, last_used: Any) -> Any:
+        return freq * freq
+
+
+def test_a_key_of_its_own_inherits_no_weights_and_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [kind.key_weights is None for kind in (Penultimate, Youngest)] == [False, True]
+    assert [getattr(kind, "native_number", 0) for kind in (Lfu, type("Other", (Lfu,), {}))] == [2, None]
+    monkeypatch.setattr(POLICIES, "added", {})
+    register("youngest", Youngest)
+    form = operator("select-cache-aware").onnx
+    assert form is not None
+    with pytest.raises(UnsupportedModel, match="'youngest' at a site has no ONNX form"):
+        form.to_onnx(torch.rand(1, 2, 4), *cold(4).values(), 2, 2, 0.5, "youngest")
 
 
 def test_two_bodies_of_one_name_are_refused() -> None:

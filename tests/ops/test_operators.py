@@ -15,7 +15,8 @@ from dipc.cache.state import CacheState
 from dipc.errors import UnknownName
 from dipc.ir import operators
 from dipc.ir.operator import Read
-from dipc.ops import select_cache_aware, select_topk
+from dipc.ops import select_topk
+from dipc.ops.select_cache_aware import OPERATOR as SELECT_CACHE_AWARE
 
 dipc = torch.ops.dipc
 for name in operators.OPERATORS.names():
@@ -56,7 +57,7 @@ def test_topk_counts_nan_as_infinity(function: Any, dtype: torch.dtype) -> None:
     assert kept(function(score, 1, "", torch.tensor([[False, True, False]]))) == [[1], [0, 1, 2, 3], [3]]
 
 
-@pytest.mark.parametrize("function", [dipc.select_cache_aware, select_cache_aware.reference])
+@pytest.mark.parametrize("function", [dipc.select_cache_aware, SELECT_CACHE_AWARE.reference])
 def test_cache_aware_counts_nan_as_infinity_whether_cached_or_not(function: Any) -> None:
     nan, inf = float("nan"), float("inf")
     # Units 0 and 1 are cached after the first token; then NaN, infinity and 0.2 times either weigh the same.
@@ -144,9 +145,9 @@ def test_selection_over_512_tokens_is_the_same_bits_however_it_is_computed(polic
     score = torch.cat([coarse, torch.randn(1, 256, 33, generator=generator).abs()], 1)
     dense = torch.rand(1, 512, generator=generator) < 0.05
     options: tuple[Any, ...] = (12, 15, gamma, policy, "site")
-    whole = select_cache_aware.reference(*(score, *cold(33), *options, dense))
+    whole = SELECT_CACHE_AWARE.reference(*(score, *cold(33), *options, dense))
     assert int(whole[4]) == 512 - int(dense.sum())
-    for function in (dipc.select_cache_aware, select_cache_aware.reference):
+    for function in (dipc.select_cache_aware, SELECT_CACHE_AWARE.reference):
         for piece in (512, 100, 1):
             state: tuple[Any, ...] = cold(33)
             masks = []
@@ -172,7 +173,7 @@ def test_selection_among_nan_and_infinity_is_the_reference_bit_for_bit(
     for k in {0, 1, units // 2, units}:
         assert torch.equal(dipc.select_topk(score, k, "", dense), select_topk.reference(score, k, "", dense))
         args = (score, *cold(units), k, units // 2, gamma, "lru", "", dense)
-        for a, b in zip(dipc.select_cache_aware(*args), select_cache_aware.reference(*args), strict=True):
+        for a, b in zip(dipc.select_cache_aware(*args), SELECT_CACHE_AWARE.reference(*args), strict=True):
             assert torch.equal(a, b)
 
 

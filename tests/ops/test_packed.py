@@ -30,7 +30,7 @@ PRODUCTS: tuple[Any, ...] = (packed_gather_linear, packed_row_linear, packed_gat
 
 def both(product: Any) -> list[Any]:
     """The reference of a product and what torch calls."""
-    return [product.reference, product.OPERATOR.target]
+    return [product.OPERATOR.reference, product.OPERATOR.target]
 
 
 def by_hand() -> list[PackedMatrix]:
@@ -138,7 +138,7 @@ def test_native_products_are_the_reference_on_any_shape(case: tuple[Any, ...], w
         calls.append((packed_gather_glu, (x, mask, *matrix.tensors, *biases, *matrix.format), units))
     largest = float(matrix.values().abs().max())
     for product, args, terms in calls:
-        meant, got = product.reference(*args), product.kernel(*args)
+        meant, got = product.OPERATOR.reference(*args), product.OPERATOR.kernel(*args)
         # Rounding to 15 bits: each term is off by up to 2^-15 of the largest, and errors add like a random walk.
         linear = 1.0 if product is not packed_gather_glu else 1 + float(meant.abs().max()) ** 0.5
         allowed = (2e-4 if matrix.bits else 2e-6) * (1 + largest * terms**0.5) * linear * 4
@@ -189,7 +189,7 @@ def test_shape_rule_refuses_what_does_not_fit(product: Any) -> None:
     def meta(args: tuple[Any, ...]) -> list[Any]:
         return [a.to("meta") if isinstance(a, Tensor) else a for a in args]
 
-    product.fake(*meta(good))
+    product.OPERATOR.fake(*meta(good))
     for position, wrong in (
         (0, good[0][..., 1:]),
         (1, good[1][..., 1:]),
@@ -202,7 +202,7 @@ def test_shape_rule_refuses_what_does_not_fit(product: Any) -> None:
         args = meta(good)
         args[position] = None if wrong is None else wrong.to("meta")
         with pytest.raises(ValueError, match="fit"):
-            product.fake(*args)
+            product.OPERATOR.fake(*args)
 
 
 def test_transposition_is_exact_in_every_format() -> None:
@@ -309,21 +309,22 @@ def products(matrix):
 
 for bits, axis in [(4, 0), (4, 1), (8, 0), (8, 1)]:
     empty = PackedMatrix(torch.zeros(64, 0).byte(), torch.zeros(2 if axis == 0 else 64, 0).half(), None, bits, 32, axis)
-    assert packed_gather_linear.kernel(x, mask, *empty.tensors, None, *empty.format).shape == (1, 0)
-    assert packed_gather_glu.kernel(x, mask, *empty.tensors, None, None, *empty.format).shape == (1, 0)
+    assert packed_gather_linear.OPERATOR.kernel(x, mask, *empty.tensors, None, *empty.format).shape == (1, 0)
+    assert packed_gather_glu.OPERATOR.kernel(x, mask, *empty.tensors, None, None, *empty.format).shape == (1, 0)
 
     codes = torch.randint(256, (64, 288 * bits // 8), generator=generator).byte()
     whole = torch.rand((1, 288) if axis == 0 else (64, 1), generator=generator).half()
     groups = [PackedMatrix(codes, whole, None, bits, group, axis) for group in (288, 2**40, 2**63 - 128)]
     for group in groups[1:]:
         for (product, args), (_, same) in zip(products(group), products(groups[0]), strict=True):
-            torch.testing.assert_close(product.kernel(*args), product.reference(*same), rtol=1e-3, atol=1e-2 * 2**bits)
+            got, meant = product.OPERATOR.kernel(*args), product.OPERATOR.reference(*same)
+            torch.testing.assert_close(got, meant, rtol=1e-3, atol=1e-2 * 2**bits)
 
     for bad in (float("nan"), float("inf"), -float("inf")):
         scales = torch.rand((2, 288) if axis == 0 else (64, 9), generator=generator).half()
         scales[1, 4] = bad
         for product, args in products(PackedMatrix(codes, scales, None, bits, 32, axis)):
-            got, meant = product.kernel(*args), product.reference(*args)
+            got, meant = product.OPERATOR.kernel(*args), product.OPERATOR.reference(*args)
             assert torch.equal(got.isfinite(), meant.isfinite()), (product, bits, axis, bad)
             kept = meant.isfinite()
             torch.testing.assert_close(got[kept], meant[kept], rtol=1e-3, atol=1e-2 * 2**bits)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import dipc
+from dipc.ir.codes import CodeFormat
 from dipc.memory.lowering import lower, mean_bits
 from dipc.pipeline.numeric_check import deviation, probe_logits
 from dipc.tuning.layerwise import run_layerwise
@@ -44,7 +45,7 @@ def test_the_first_matrix_is_solved_on_the_dense_models_inputs(calibration: str)
     found: list[Tensor] = []
     run_layerwise(program, WINDOWS, lambda n, v: found.append(hessian_of(v.of(n.args[0]))) if n is linear else None)
     name = str(linear.args[1].target)
-    expected = gptq(program.weights[name], found[0], 3, 32, 1)
+    expected = gptq(program.weights[name], found[0], CodeFormat(3, 32, 1))
     after = once("gptq{bits=3 group=32}", calibration).program
     assert torch.equal(after.weights[f"{name}.codes"], expected.codes)
     assert torch.equal(after.weights[f"{name}.scales"], expected.scales)

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 import dipc
 from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
+from dipc.ir.codes import CodeFormat
 from dipc.ir.program import Program
 from dipc.ops.glu import reference as glu
 from dipc.passes.int8 import Int8
@@ -204,7 +205,7 @@ def test_inputs_that_are_not_finite_are_said() -> None:
     down = "model.layers.0.mlp.down_proj.weight"
 
     def solve(name: str, weight: Tensor, hessian: Callable[[], Tensor]) -> Tensor:
-        gptq(weight, hessian(), 4, 32, 1)
+        gptq(weight, hessian(), CodeFormat(4, 32, 1))
         return weight
 
     with pytest.raises(UsageError, match=rf"{down}: the inputs are not finite on the calibration's text"):

@@ -16,8 +16,9 @@ class Belady(Policy):
     Belady, IBM Systems Journal 5(2), 1966; units that would be evicted at once are read past the cache.
     """
 
-    protects: ClassVar[bool] = False
+    protects_current_token: ClassVar[bool] = False
     online: ClassVar[bool] = False
+    native_number = 6
 
     def key(self, freq: Any, last_used: Any) -> Any:
         return NEVER - last_used

@@ -16,4 +16,5 @@ class BeladyDemand(Belady):
     cache while there is room.
     """
 
-    protects: ClassVar[bool] = True
+    protects_current_token: ClassVar[bool] = True
+    native_number = 7

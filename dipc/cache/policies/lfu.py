@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from dipc.cache.policy import Policy
+from dipc.cache.policy import KeyWeights, Policy
 
 
 @dataclass(frozen=True)
@@ -15,5 +14,5 @@ class Lfu(Policy):
     Counts survive eviction: a unit that returns goes on from its old count. Good for 2**25 tokens.
     """
 
-    def key(self, freq: Any, last_used: Any) -> Any:
-        return freq * 2**25 + last_used + 1
+    native_number = 2
+    key_weights = KeyWeights(freq=2**25, last_used=1)

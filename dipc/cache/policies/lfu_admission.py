@@ -16,4 +16,5 @@ class LfuAdmission(Lfu):
     on Storage 13(4), 2017), here with exact counts.
     """
 
-    protects: ClassVar[bool] = False
+    protects_current_token: ClassVar[bool] = False
+    native_number = 4

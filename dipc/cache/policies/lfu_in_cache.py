@@ -15,4 +15,5 @@ class LfuInCache(Lfu):
     A unit that is evicted loses its count, so what was popular long ago does not come back at once.
     """
 
-    forgets: ClassVar[bool] = True
+    drops_count_on_evict: ClassVar[bool] = True
+    native_number = 3

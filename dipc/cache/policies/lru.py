@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from dipc.cache.policy import Policy
+from dipc.cache.policy import KeyWeights, Policy
 
 
 @dataclass(frozen=True)
 class Lru(Policy):
     """Evict the unit that was not touched for the longest time."""
 
-    def key(self, freq: Any, last_used: Any) -> Any:
-        return last_used + 1
+    native_number = 1
+    key_weights = KeyWeights(freq=0, last_used=1)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from dipc.cache.policy import Policy
+from dipc.cache.policy import KeyWeights, Policy
 
 
 @dataclass(frozen=True)
 class NoCache(Policy):
     """Keep nothing: every unit is read from flash each time."""
 
-    def key(self, freq: Any, last_used: Any) -> Any:
-        return 0 * last_used
+    native_number = 0
+    key_weights = KeyWeights(freq=0, last_used=0)
 
     def capacity(self, requested: int) -> int:
         return 0

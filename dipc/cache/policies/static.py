@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from dipc.cache.policy import Policy
+from dipc.cache.policy import KeyWeights, Policy
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,7 @@ class Static(Policy):
     The hot set of PowerInfer (Song et al., SOSP 2024). Loading it happens once and is no token's traffic.
     """
 
-    protects: ClassVar[bool] = False
+    protects_current_token: ClassVar[bool] = False
     counts: ClassVar[bool] = False
-
-    def key(self, freq: Any, last_used: Any) -> Any:
-        return freq * 2**25
+    native_number = 5
+    key_weights = KeyWeights(freq=2**25, last_used=0)

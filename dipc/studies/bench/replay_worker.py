@@ -168,7 +168,8 @@ def _replay_pool(
 ) -> NDArray[np.int64]:
     """Hits of each case, where a site's tokens go through the pool again and again from `first` on."""
     uses = accesses_by_unit(pool_TB, units)
-    caches = native.SiteCaches(units, [(policy, round(share * units)) for policy, share in cases], uses)
+    numbered = [(get_policy(policy).native_number, round(share * units)) for policy, share in cases]
+    caches = native.SiteCaches(units, [(n, capacity) for n, capacity in numbered if n is not None], uses)
     hits = np.zeros(len(cases), np.int64)
     at, left = first % len(pool_TB), tokens
     while left:

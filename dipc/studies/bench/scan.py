@@ -17,17 +17,18 @@ CASE = "scan"
 def native_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
     """`dipc.native.select_cache_aware`; half of the units are kept and fit."""
     from dipc import native
+    from dipc.cache.policy import get_policy
 
     require_library()
     scores, state, k = _inputs(units, tokens, seed)
-    rows, start = [s.numpy() for s in scores], [s.numpy() for s in (*state[:3], state[3].reshape(1))]
+    rows, start = [s.numpy() for s in scores], native.State(*(s.numpy() for s in (*state[:3], state[3].reshape(1))))
+    policy = get_policy("lfu").native_number
+    assert policy is not None
 
     def call(number: int) -> NDArray[Any]:
         row = rows[number % len(rows)]
-        found = native.select_cache_aware(
-            row, start[0], start[1], start[2], start[3], k=k, capacity=k, gamma=0.2, policy="lfu"
-        )
-        mask: NDArray[Any] = found[0][-1].astype(np.float32)
+        found, _ = native.select_cache_aware(row, start, k=k, capacity=k, gamma=0.2, policy=policy)
+        mask: NDArray[Any] = found[-1].astype(np.float32)
         return mask
 
     return {CASE: Case(call, tokens)}
@@ -35,13 +36,13 @@ def native_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
 
 def torch_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
     """The reference of `select_cache_aware`, a loop of torch calls."""
-    from dipc.ops.select_cache_aware import reference
+    from dipc.ops.select_cache_aware import OPERATOR
 
     torch.set_num_threads(threads)
     scores, state, k = _inputs(units, tokens, seed)
 
     def call(number: int) -> NDArray[Any]:
-        mask: Tensor = reference(scores[number % len(scores)], *state, k, k, 0.2)[0]
+        mask: Tensor = OPERATOR.reference(scores[number % len(scores)], *state, k, k, 0.2)[0]
         return mask[-1].float().numpy()
 
     return {CASE: Case(call, tokens)}

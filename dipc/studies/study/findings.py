@@ -145,7 +145,7 @@ def _beside_oracle(points: Sequence[Point]) -> Iterator[str]:
 
 def _paper_on(oracle: str, above: int, points: int) -> str:
     """What Figure 11 has to do with it."""
-    if get_policy(oracle).protects:
+    if get_policy(oracle).protects_current_token:
         return f"{'as in' if above == points else 'where all are in'} the paper"
     return "where the oracle may read past the cache, which the paper's does not"
 

@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 
 from dipc.errors import MissingDependency
 from dipc.ir.operator import argument
+from dipc.ir.operators import LINEAR, matrices_of
 
 ADAPTER = "default"
 CONFIG, TENSORS, RECORD = "adapter_config.json", "adapter_model.safetensors", "dipc_adapter.json"
-LINEAR, GLU = "aten::linear", "dipc::glu"
 _SUFFIX = "_lora"
 
 
@@ -80,14 +80,11 @@ def linear_layers(graph: fx.Graph) -> dict[str, LinearLayer]:
 def _matrices(graph: fx.Graph) -> Iterator[tuple[fx.Node, fx.Node, str]]:
     """Every (product, weight, path of the layer)."""
     for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
-        if schema is None or schema.name not in (LINEAR, GLU):
-            continue
-        for name in ("weight",) if schema.name == LINEAR else ("w_gate", "w_up", "w_down"):
+        for name in matrices_of(node):
             weight = argument(node, name)
             if weight.op == "get_attr":
                 # By the node where it is the layer's own: a tied head goes by the embedding's weight.
-                yield node, weight, str(node.meta["module"]) if schema.name == LINEAR else path_of(weight)
+                yield node, weight, str(node.meta["module"]) if node.target is LINEAR else path_of(weight)
 
 
 def path_of(weight: fx.Node) -> str:

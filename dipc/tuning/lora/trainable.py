@@ -17,13 +17,9 @@ from torch import Tensor, fx
 from torch.nn.functional import kl_div, linear, log_softmax
 from torch.utils._pytree import tree_map_only
 
-from dipc.ir.operators import operator_of
+from dipc.ir.operators import LINEAR, operator_of
 from dipc.ir.program import Program, TensorType
 from dipc.ir.verify import empty_port, infer_types
-
-LINEAR = torch.ops.aten.linear.default
-_SUMS = ("gather_linear", "row_linear", "glu")
-"""Operators whose references hand their weights to `linear` and to nothing else."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Trainable(fx.Interpreter):
         operator = operator_of(target)
         if target is LINEAR:
             return linear(*args, **kwargs)
-        if operator is None or operator.name not in _SUMS:
+        if operator is None or not operator.matrices:
             args, kwargs = tree_map_only(Adapted, Adapted.matrix, (args, kwargs))
         if target in self._decisions:
             with torch.no_grad():

@@ -6,18 +6,18 @@ hidden units that the new gate and up make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from torch import Tensor, fx
-from torch.nn.functional import linear
+from torch.fx.node import map_arg
 
 from dipc.calibration.file import calibration_for
 from dipc.errors import CalibrationNeeded, UsageError
-from dipc.ir import operators
-from dipc.ir.operator import argument, has_argument
+from dipc.ir.operator import argument
+from dipc.ir.operators import matrices_of
 from dipc.ir.program import Program
 from dipc.ir.selections import selections
-from dipc.ops.glu import ACTIVATIONS
 from dipc.pipeline.pass_ import Pass
 from dipc.tuning.layerwise import Frontier, run_layerwise
 from dipc.tuning.solvers.hessian import hessian_of
@@ -38,16 +38,9 @@ def solve_sequentially(program: Program, windows: Tensor, names: Collection[str]
     Raises:
         UsageError: as `run_layerwise`, or what a matrix reads is not finite on these tokens.
     """
-    about = [n for n in program.graph.nodes if any(_name(n, a) in names for a in matrices(n))]
+    about = [n for n in program.graph.nodes if any(_name(n, a) in names for a in matrices_of(n))]
     if about:
         run_layerwise(program, windows, _Sequential(set(names), solve), until=about[-1])
-
-
-def matrices(node: fx.Node) -> tuple[str, ...]:
-    """The arguments of a dense linear layer that are its matrices, in the order in which they are read."""
-    if node.target is operators.target("glu"):
-        return ("w_gate", "w_up", "w_down")
-    return ("weight",) if str(getattr(node.target, "_schema", "")).startswith("aten::linear(") else ()
 
 
 def _name(node: fx.Node, argument_name: str) -> str:
@@ -64,13 +57,9 @@ class _Sequential:
 
     def __call__(self, node: fx.Node, live: Frontier) -> None:
         """Solve the matrices of a node, if it has any."""
-        chosen = [a for a in matrices(node) if _name(node, a) in self.names]
-        first = "x" if has_argument(node, "x") else "input"
-        for name in chosen:
-            if name == "w_down":
-                self._solve(node, name, live, lambda: hessian_of(_hidden(node, live)))
-            else:
-                self._solve(node, name, live, lambda: self._shared(argument(node, first), live))
+        for name, inputs in matrices_of(node).items():
+            if _name(node, name) in self.names:
+                self._solve(node, name, live, partial(self._hessian, node, inputs, live))
 
     def _solve(self, node: fx.Node, matrix: str, live: Frontier, hessian: Callable[[], Tensor]) -> None:
         name = _name(node, matrix)
@@ -80,19 +69,22 @@ class _Sequential:
         except ValueError as error:
             raise UsageError(f"{name}: {error} on the calibration's text; calibrate on other text") from error
 
-    def _shared(self, inputs: fx.Node, live: Frontier) -> Tensor:
-        if self.last is None or self.last[0] is not inputs:
-            self.last = inputs, hessian_of(live.of(inputs))
+    def _hessian(self, node: fx.Node, inputs: str | Callable[..., Tensor], live: Frontier) -> Tensor:
+        """That of what a matrix of the node multiplies, by the weights that are there now."""
+        if callable(inputs):
+            return hessian_of(_computed(node, inputs, live))
+        source = argument(node, inputs)
+        if self.last is None or self.last[0] is not source:
+            self.last = source, hessian_of(live.of(source))
         return self.last[1]
 
 
-def _hidden(node: fx.Node, live: Frontier) -> list[Tensor]:
-    """What `down` reads: act(W_gate x) * W_up x, by the gate and up that are there now."""
-    act, options = ACTIVATIONS[argument(node, "activation")]
-    parts = [argument(node, name) for name in ("w_gate", "b_gate", "w_up", "b_up")]
-    gate, b_gate, up, b_up = (None if part is None else live.of(part)[0] for part in parts)
-    assert gate is not None and up is not None
-    return [act(linear(x, gate, b_gate), **options) * linear(x, up, b_up) for x in live.of(argument(node, "x"))]
+def _computed(node: fx.Node, inputs: Callable[..., Tensor], live: Frontier) -> Iterator[Tensor]:
+    """Yield what a function of the node's arguments gives, window by window."""
+    values = {n: live.of(n) for n in node.all_input_nodes}
+    for i in range(live.windows):
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n, i=i: values[n][i])  # type: ignore[misc]
+        yield inputs(*args, **kwargs)
 
 
 def tokens_for(item: Pass, calibration: str | None, program: Program) -> Tensor:

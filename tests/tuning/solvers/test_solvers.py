@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dipc.ir.codes import QuantizedTensor, in_groups, nearest, round_to_nearest, unpack
+from dipc.ir.codes import CodeFormat, QuantizedTensor, in_groups, nearest, round_to_nearest, unpack
 from dipc.ir.codes import grid as grid_of
 from dipc.ops.dequantize import reference
 from dipc.tuning.solvers.gptq import gptq
@@ -84,7 +84,7 @@ def test_fewer_tokens_than_inputs_dead_inputs_and_none_at_all() -> None:
     hessian[2], hessian[:, 2] = 0, 0
     for h in (hessian, hessian.float(), torch.zeros(8, 8), torch.ones(8, 8)):
         assert bool(inverse_factor(h).isfinite().all())
-        assert bool(values(gptq(weight, h, 4, 4, 1)).isfinite().all())
+        assert bool(values(gptq(weight, h, CodeFormat(4, 4, 1))).isfinite().all())
         assert bool(sparsegpt(weight, h, 0.5)[0].isfinite().all())
     with pytest.raises(ValueError, match="not finite"):
         inverse_factor(hessian * float("nan"))
@@ -128,7 +128,7 @@ def test_gptq_is_the_surgeon_column_by_column(bits: int, group: int, axis: int, 
     weight, hessian = problem(8, 16)
     expected = by_the_surgeon(weight, hessian, bits, group, axis, symmetric, list(range(16)), fixed=False)
     for block in (1, 3, 16, 128):
-        found = values(gptq(weight, hessian, bits, group, axis, symmetric, block=block))
+        found = values(gptq(weight, hessian, CodeFormat(bits, group, axis, symmetric), block=block))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_the_order_of_activity_is_the_surgeon_in_that_order(axis: int) -> None:
     assert order != sorted(order)
     expected = by_the_surgeon(weight, hessian, 3, 4, axis, False, order, fixed=True)
     for block in (1, 6, 128):
-        found = values(gptq(weight, hessian, 3, 4, axis, False, act_order=True, block=block))
+        found = values(gptq(weight, hessian, CodeFormat(3, 4, axis, False), act_order=True, block=block))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_without_correlation_gptq_rounds_to_the_nearest(
 ) -> None:
     weight = problem(8, 24)[0].float()
     hessian = torch.diag(torch.rand(24, generator=torch.Generator().manual_seed(1)) + 0.1)
-    found = gptq(weight, hessian, bits, group, axis, symmetric, act_order=act_order)
+    found = gptq(weight, hessian, CodeFormat(bits, group, axis, symmetric), act_order=act_order)
     expected = round_to_nearest(weight, bits, group, axis, symmetric)
     assert torch.equal(found.codes, expected.codes) and torch.equal(found.scales, expected.scales)
     assert (found.zeros is None) == (expected.zeros is None) == symmetric
@@ -167,7 +167,7 @@ def test_gptq_changes_the_outputs_less_than_rounding(
     for seed in range(4):
         weight, hessian = problem(32, 64, seed, tokens=256)
         plain = values(round_to_nearest(weight, bits, group, axis, symmetric)) - weight
-        found = values(gptq(weight, hessian, bits, group, axis, symmetric, act_order=act_order)) - weight
+        found = values(gptq(weight, hessian, CodeFormat(bits, group, axis, symmetric), act_order=act_order)) - weight
         assert weighted_error(found, hessian) < 0.9 * weighted_error(plain, hessian)
 
 
@@ -181,17 +181,18 @@ def test_two_weights_by_hand() -> None:
     hessian[:2, :2] = 1.0
     hessian += 1e-9 * torch.eye(4, dtype=torch.float64)
     assert values(round_to_nearest(weight, 4, 4, 1)).tolist() == [[1.0, 2.0, -4.0, 0.0]]
-    assert values(gptq(weight, hessian, 4, 4, 1, damping=0.0)).tolist() == [[1.0, 2.5, -4.0, 0.0]]
+    assert values(gptq(weight, hessian, CodeFormat(4, 4, 1), damping=0.0)).tolist() == [[1.0, 2.5, -4.0, 0.0]]
 
 
 def test_a_weight_that_is_on_the_grid_stays_and_16_bits_are_taken() -> None:
     weight, hessian = problem(6, 8)
     once = values(round_to_nearest(weight, 4, 4, 0))
-    assert torch.equal(values(gptq(once, hessian, 4, 4, 0)), once)
+    assert torch.equal(values(gptq(once, hessian, CodeFormat(4, 4, 0))), once)
     half = weight.bfloat16()
-    assert torch.equal(gptq(half, hessian, 3, 4, 1).codes, gptq(half.double(), hessian, 3, 4, 1).codes)
+    form = CodeFormat(3, 4, 1)
+    assert torch.equal(gptq(half, hessian, form).codes, gptq(half.double(), hessian, form).codes)
     with pytest.raises(ValueError, match="6 columns"):
-        gptq(problem(2, 6)[0], problem(2, 6)[1], 3, 4, 1)
+        gptq(problem(2, 6)[0], problem(2, 6)[1], CodeFormat(3, 4, 1))
 
 
 # --- SparseGPT ---
@@ -299,5 +300,5 @@ def test_the_number_kept_is_known_beforehand(density: float) -> None:
 
 def test_the_lower_index_is_kept_among_equals() -> None:
     assert largest(torch.tensor([[1.0, 2.0, 1.0, 1.0]]), 2).tolist() == [[True, True, False, False]]
-    codes = unpack(gptq(torch.zeros(2, 8), torch.eye(8), 3, 4, 1).codes, 3)
+    codes = unpack(gptq(torch.zeros(2, 8), torch.eye(8), CodeFormat(3, 4, 1)).codes, 3)
     assert codes.tolist() == [[4] * 8] * 2

@@ -1,0 +1,24 @@
+"""The constants of one cache-aware selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CacheAwareOptions:
+    """What a cache-aware selection is told once for all its tokens.
+
+    Attributes:
+        k: units per token.
+        capacity: units that the site's cache holds.
+        gamma: the factor on scores of units that are not cached.
+        policy: the eviction policy, by its registry name.
+        site: the place of selection in traces and reports; it changes nothing.
+    """
+
+    k: int
+    capacity: int
+    gamma: float
+    policy: str = "lfu"
+    site: str = ""
