@@ -9,8 +9,9 @@ from typing import Literal
 from torch import fx
 
 from dipc.errors import BadFile, UsageError
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import Pass
-from dipc.pipeline.sparsity_pass import CalibratedPass, MlpRewriter, check_choice, check_density
+from dipc.pipeline.sparsity_pass import CalibratedPass, check_choice, check_density
 
 Split = Literal["equal", "split", "layers"]
 

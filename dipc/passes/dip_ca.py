@@ -16,8 +16,8 @@ from dipc.ir.selections import cache_aware, with_capacities
 from dipc.memory.allocation import allocate
 from dipc.memory.lowering import check_bits, lower
 from dipc.passes.dip import Dip
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import PassResult
-from dipc.pipeline.sparsity_pass import MlpRewriter
 
 
 @dataclass(frozen=True)

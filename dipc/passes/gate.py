@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.pipeline.hidden_unit_pass import HiddenPruning
-from dipc.pipeline.sparsity_pass import MlpRewriter
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 
 
 @dataclass(frozen=True)

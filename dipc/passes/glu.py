@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import fx
 
 from dipc.pipeline.hidden_unit_pass import HiddenPruning
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import Pass
-from dipc.pipeline.sparsity_pass import MlpRewriter, check_density
+from dipc.pipeline.sparsity_pass import check_density
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from dipc.pipeline.mlp_rewriter import ATEN, Matrix
-from dipc.pipeline.sparsity_pass import CalibratedPass, MlpRewriter
+from dipc.pipeline.mlp_rewriter import ATEN, Matrix, MlpRewriter
+from dipc.pipeline.sparsity_pass import CalibratedPass
 
 WIDTH = 1000
 """Hidden units of a predictor in the paper (section 6.1)."""

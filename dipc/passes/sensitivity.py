@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from dipc.passes.wina import Wina
-from dipc.pipeline.sparsity_pass import MlpRewriter
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 
 
 @dataclass(frozen=True)

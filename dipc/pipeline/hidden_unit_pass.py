@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from torch import fx
 
 from dipc.errors import UsageError
-from dipc.pipeline.sparsity_pass import CalibratedPass, MlpRewriter, check_choice
+from dipc.pipeline.mlp_rewriter import MlpRewriter
+from dipc.pipeline.sparsity_pass import CalibratedPass, check_choice
 
 Threshold = Literal["token", "layer", "global"]
 

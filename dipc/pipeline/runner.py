@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from dipc.calibration.file import Calibration
 from dipc.errors import UnsupportedModel, UsageError, VerificationFailed
 from dipc.ir.pattern import Mismatch
 from dipc.ir.printer import op_name
@@ -23,8 +24,6 @@ def with_calibration(passes: Iterable[Pass], path: str) -> list[Pass]:
 
     Raises BadFile if there is no calibration to read, whether a pass takes it or not.
     """
-    from dipc.calibration.file import Calibration
-
     Calibration.load(path)
     return [
         dataclasses.replace(p, calibration=path) if getattr(p, "calibration", path) is None else p  # type: ignore[call-arg]

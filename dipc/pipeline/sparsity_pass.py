@@ -8,34 +8,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from torch import fx
 
+from dipc.calibration.file import Calibration, calibration_for
 from dipc.errors import CalibrationNeeded, UsageError
 from dipc.ir import operators
 from dipc.ir.pattern import Mismatch
 from dipc.ir.program import Method, Port, Program
-from dipc.ir.selections import kept_units
 from dipc.memory.lowering import program_density
-from dipc.pipeline.mlp_rewriter import Matrix, MlpRewriter, Scope
+from dipc.pipeline.mlp_rewriter import MlpRewriter, Scope
 from dipc.pipeline.pass_ import PASSES, Pass, PassResult
-
-if TYPE_CHECKING:
-    from dipc.calibration.file import Calibration
-
-__all__ = [
-    "CalibratedPass",
-    "Matrix",
-    "MlpRewriter",
-    "Scope",
-    "SparsityPass",
-    "check_choice",
-    "check_density",
-    "joined",
-    "kept_units",
-    "select_layers",
-]
 
 T = TypeVar("T")
 
@@ -112,8 +96,6 @@ class CalibratedPass(SparsityPass):
 
     def measured(self, program: Program) -> Calibration:
         """The calibration. UsageError if none was given, BadFile if it cannot be read or is of another model."""
-        from dipc.calibration.file import calibration_for
-
         if self.calibration is None:
             raise CalibrationNeeded(self)
         return calibration_for(self.calibration, program)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
 from dipc.errors import UnknownName, UsageError
 from dipc.pipeline.pass_ import PASSES, Pass
 
@@ -48,8 +50,6 @@ def _parse_options(name: str, text: str) -> dict[str, str]:
 
 def make_pass(name: str, options: dict[str, Any]) -> Pass:
     """A pass by registry name with options as text or values; UsageError for an option it lacks or cannot take."""
-    from pydantic import TypeAdapter, ValidationError
-
     kind = PASSES.get(name.replace("_", "-"))
     types = get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dipc.calibration.tensors import SCORES
 from dipc.errors import UsageError
-from dipc.pipeline.sparsity_pass import kept_units
+from dipc.ir.selections import kept_units
 from dipc.tuning.activity import Activity
 
 QUANTILES = 1025

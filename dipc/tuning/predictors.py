@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, linear
 from dipc.calibration.tensors import PREDICTOR
 from dipc.errors import UsageError
 from dipc.ir.program import Program
-from dipc.pipeline.sparsity_pass import kept_units
+from dipc.ir.selections import kept_units
 from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.options import PredictorOptions
 

@@ -14,7 +14,7 @@ from kit.command_line import Cli
 METHOD = """
 from dataclasses import dataclass
 
-from dipc.ir import operators
+from dipc.ir import target
 from dipc.passes.dip import Dip
 
 
@@ -22,11 +22,11 @@ from dipc.passes.dip import Dip
 class InPairs(Dip):
     '''Keep inputs in pairs.'''
 
-    def rewrite(self, glu):
+    def rewrite(self, mlp):
         rho_in = self.density
         {kept}
-        gate, up = (glu.gather_linear(glu.x, kept, w) for w in (glu.gate, glu.up))
-        return glu.linear(glu.product(glu.activate(gate), up), glu.down)
+        gate, up = (mlp.gather_linear(mlp.x, kept, w) for w in (mlp.gate, mlp.up))
+        return mlp.linear(mlp.product(mlp.activate(gate), up), mlp.down)
 """
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from dipc.api import compile
 from dipc.errors import UnknownName, UnsupportedModel, UsageError
 from dipc.ir.program import Program
-from dipc.ir.selections import cache_aware
+from dipc.ir.selections import cache_aware, kept_units
 from dipc.memory.allocation import allocate
 from dipc.memory.lowering import active_units, lower, program_density
 from dipc.ops.glu import ACTIVATIONS
@@ -23,7 +23,7 @@ from dipc.passes.dip import Dip
 from dipc.passes.dip_ca import DipCa
 from dipc.passes.outline_glu import OutlineGlu
 from dipc.pipeline.runner import run_pipeline
-from dipc.pipeline.sparsity_pass import kept_units, select_layers
+from dipc.pipeline.sparsity_pass import select_layers
 from dipc.quantities import parse_bytes
 from kit.runs import run_pieces
 from kit.tiny_models import one_glu, outlined, tiny_llama

@@ -22,9 +22,10 @@ from dipc.ops.packed_row_linear import OPERATOR as PACKED_ROW
 from dipc.ops.row_linear import OPERATOR as ROW
 from dipc.passes.outline_glu import OutlineGlu
 from dipc.passes.pack import Pack
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.numeric_check import deviation
 from dipc.pipeline.runner import run_pipeline
-from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.pipeline.text import parse_pipeline
 from kit.runs import agreement, relative, run_pieces
 from kit.tiny_models import one_glu, outlined, random_ids, tiny_model

@@ -12,7 +12,8 @@ from torch import fx
 import dipc
 from dipc.ir.selections import cache_aware
 from dipc.memory.lowering import lower, mean_bits
-from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+from dipc.pipeline.mlp_rewriter import MlpRewriter
+from dipc.pipeline.sparsity_pass import SparsityPass
 from kit.quantization import compiled, sites, small_glu
 from kit.tiny_models import tiny_llama
 

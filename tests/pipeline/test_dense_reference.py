@@ -16,8 +16,9 @@ from dipc.frontend.hugging_face import _require_decoder
 from dipc.ir.selections import cache_aware
 from dipc.memory.lowering import lower, program_density
 from dipc.passes.dip import Dip
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.runner import Compiled, run_pipeline
-from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.pipeline.text import parse_pipeline
 from dipc.text import encode
 from kit.command_line import CONTEXT, byte_tokenizer

@@ -237,7 +237,8 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 PLUGIN = '''
     """Keeps the largest inputs of up and gate, and all of down."""
     from dataclasses import dataclass
-    from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+    from dipc.pipeline.mlp_rewriter import MlpRewriter
+    from dipc.pipeline.sparsity_pass import SparsityPass
 
     @dataclass(frozen=True)
     class ByInput(SparsityPass):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dipc.ir.selections import kept_units
 from dipc.ops._packed import PackedMatrix
-from dipc.pipeline.sparsity_pass import kept_units
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BITS = {"int8": 8, "int4": 4}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from dipc.errors import UsageError
-from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+from dipc.pipeline import MlpRewriter, SparsityPass
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import fx
 
 from dipc.api import Program, Text, capture, compare, compile, evaluate
 from dipc.errors import MissingDependency, UsageError
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import PASSES
-from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.studies.compare import Comparison, measure, run
 from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.result import Accuracy

@@ -14,8 +14,9 @@ from dipc.api import Program, compile, evaluate
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import PASSES
-from dipc.pipeline.sparsity_pass import MlpRewriter, SparsityPass
+from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.studies.compare.entries import choose, known
 from dipc.studies.compare.measure import Remembered, bytes_read
 from kit.command_line import byte_tokenizer
