@@ -43,6 +43,10 @@ class CacheState:
         )
 
 
+STATE = tuple(field.name for field in dataclasses.fields(CacheState))
+"""The names of a cache's state, in the order in which operators take it."""
+
+
 def update(state: CacheState, mask: Tensor, capacity: int, policy: Policy) -> CacheState:
     """The state after a token that touched `mask`; `state` itself is not modified.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from dipc.cache.state import STATE
 from dipc.errors import UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument, is_stored_in_parts
@@ -25,8 +26,6 @@ from dipc.ops.glu import ACTIVATIONS
 
 Scope = Literal["all", "decode"]
 ATEN = torch.ops.aten
-STATE = ("cached", "freq", "last_used", "t")
-"""A cache's state, in the order in which `select_cache_aware` takes it."""
 
 
 @dataclass(frozen=True)

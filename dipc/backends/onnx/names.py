@@ -12,12 +12,12 @@ import re
 from importlib.metadata import version
 
 from dipc.backends.onnx.metadata import Carried, Metadata
+from dipc.cache.state import STATE
 from dipc.ir import operators
 from dipc.ir.operator import argument
 from dipc.ir.program import Program
 from dipc.version import __version__
 
-STATE = ("cached", "freq", "last_used", "t")
 _KV = re.compile(r"past_(\d+)_(key|value)")
 
 
