@@ -243,7 +243,11 @@ def test_a_package_of_devices_alone(install: Install) -> None:
 @pytest.mark.parametrize(
     ("entry", "files", "message"),
     [
-        ("other_none", {"tools": "LIMIT = 3"}, r"plug-in ours \(other_none\): brings no backend, cache policy, device, operator or pass"),
+        (
+            "other_none",
+            {"tools": "LIMIT = 3"},
+            r"plug-in ours \(other_none\): brings no backend, cache policy, device, operator or pass",
+        ),
         ("other_class:Cls", {"__init__": "class Cls: ..."}, "must name a module or a package, and this is a type"),
         ("other_pair", {"two": METHOD.format(name="A") + METHOD.format(name="B")}, "two.py: defines A and B"),
         ("other_broken", {"broken": "1 / 0"}, r"plug-in ours \(other_broken\): ZeroDivisionError"),

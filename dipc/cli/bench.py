@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from dipc.cli.terminal import Debug, Json, Plugins, Quiet, counting, show, show_json
 from dipc.errors import UsageError
 from dipc.options import MOST_SEED
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+R = TypeVar("R")
 
 app = typer.Typer(no_args_is_help=True, help="Measure the speed on this machine, side by side with others.")
 
@@ -41,31 +47,27 @@ def kernels(
     debug: Debug = False,
 ) -> None:
     """Measure one gated MLP, sparse beside everybody's dense, and the memory's bandwidth beside both."""
-    from dipc.report.bench import kernels_dict, kernels_tables
+    from dipc.report.bench_kernels import kernels_dict, kernels_tables
     from dipc.studies.bench.contest import Rules
-    from dipc.studies.bench.kernels import Settings, bench_kernels
+    from dipc.studies.bench.kernels import KernelBench
     from dipc.studies.bench.machine import physical_cores
 
-    settings = Settings(d_model, d_ff, densities(density), tuple(_listed("format", format)), tokens, group, axis, seed)
-    rules = Rules(threads or physical_cores(), rounds, calls)
+    bench = KernelBench(d_model, d_ff, densities(density), _listed("format", format), tokens, group, axis, seed)
     with counting("turns") as progress:
-        found = bench_kernels(settings, rules, lambda what, done, total: progress(done, total))
-    if json:
-        show_json(kernels_dict(found))
-    else:
-        show(kernels_tables(found))
+        result = bench.run(Rules(threads or physical_cores(), rounds, calls), progress)
+    _show(result, json, kernels_dict, kernels_tables)
 
 
-def _listed(option: str, text: str) -> list[str]:
-    """The items of a list, each once. UsageError for an empty one."""
-    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+def _listed(option: str, text: str) -> tuple[str, ...]:
+    """Return the items of a list, each once. UsageError for an empty one."""
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
     if not items:
         raise UsageError(f"--{option} {text!r} lists nothing")
     return items
 
 
 def densities(text: str, option: str = "density") -> tuple[float, ...]:
-    """The numbers of a list, each once. UsageError for anything else."""
+    """Return the numbers of a list, each once. UsageError for anything else."""
     try:
         return tuple(dict.fromkeys(float(item) for item in _listed(option, text)))
     except ValueError:
@@ -103,19 +105,15 @@ def decode(
     from dipc.registry import load_installed_plugins
     from dipc.report.bench_decode import decode_dict, decode_tables
     from dipc.studies.bench.contest import Rules
-    from dipc.studies.bench.decode import LLAMA_3_2_1B, Settings, bench_decode
+    from dipc.studies.bench.decode import LLAMA_3_2_1B, DecodeBench
     from dipc.studies.bench.machine import physical_cores
 
-    lists = tuple(_listed("passes", passes)), tuple(_listed("format", format))
+    lists = _listed("passes", passes), _listed("format", format)
     load_installed_plugins()
-    settings = Settings(config or LLAMA_3_2_1B, *lists, prompt, seed, folder, tuple(plugin or ()))
-    rules = Rules(threads or physical_cores(), rounds, calls)
+    bench = DecodeBench(config or LLAMA_3_2_1B, *lists, prompt, seed, folder, tuple(plugin or ()))
     with counting("turns") as progress:
-        found = bench_decode(settings, rules, lambda what, done, total: progress(done, total))
-    if json:
-        show_json(decode_dict(found))
-    else:
-        show(decode_tables(found))
+        result = bench.run(Rules(threads or physical_cores(), rounds, calls), progress)
+    _show(result, json, decode_dict, decode_tables)
 
 
 @app.command("eval")
@@ -144,18 +142,14 @@ def evaluation(
     from dipc.registry import load_installed_plugins
     from dipc.report.bench_eval import eval_dict, eval_tables
     from dipc.studies.bench.contest import Rules
-    from dipc.studies.bench.evaluation import Settings, bench_eval
+    from dipc.studies.bench.eval import EvalBench
     from dipc.studies.bench.machine import physical_cores
 
     load_installed_plugins()
-    settings = Settings(model, tuple(_listed("passes", passes)), seq_len, max_tokens, seed, tuple(plugin or ()))
-    rules = Rules(threads or physical_cores(), rounds, calls, warmup=1)
+    bench = EvalBench(model, _listed("passes", passes), seq_len, max_tokens, seed, tuple(plugin or ()))
     with counting("turns") as progress:
-        found = bench_eval(settings, rules, progress)
-    if json:
-        show_json(eval_dict(found))
-    else:
-        show(eval_tables(found))
+        result = bench.run(Rules(threads or physical_cores(), rounds, calls, warmup=1), progress)
+    _show(result, json, eval_dict, eval_tables)
 
 
 @app.command("replay")
@@ -193,42 +187,43 @@ def replay(
     """
     shares = densities(capacity, "capacity")
     if model is not None:
-        names = tuple(_listed("policies", policies or "lfu"))
-        _replay_model(model, passes, 16384 if tokens is None else tokens, names, shares, threads, seed, json)
+        cases = tuple((policy, share) for policy in _listed("policies", policies or "lfu") for share in shares)
+        _replay_model(model, 16384 if tokens is None else tokens, cases, threads, passes, seed, json)
         return
     from dipc.report.bench_replay import replay_dict, replay_tables
     from dipc.studies.bench.contest import Rules
-    from dipc.studies.bench.replay import Settings, bench_replay
+    from dipc.studies.bench.replay import ReplayBench
 
     if len(shares) != 1:
         raise UsageError(f"--capacity {capacity!r} must be one share without --model")
-    names = Settings.policies if policies is None else tuple(_listed("policies", policies))
-    settings = Settings(units, 1024 if tokens is None else tokens, densities(density), names, shares[0], seed)
+    names = ReplayBench.policies if policies is None else _listed("policies", policies)
+    bench = ReplayBench(units, 1024 if tokens is None else tokens, densities(density), names, shares[0], seed)
     with counting("turns") as progress:
-        found = bench_replay(settings, Rules(1, rounds, calls, warmup=1), progress)
-    if json:
-        show_json(replay_dict(found))
-    else:
-        show(replay_tables(found))
+        result = bench.run(Rules(1, rounds, calls, warmup=1), progress)
+    _show(result, json, replay_dict, replay_tables)
 
 
 def _replay_model(
     model: str,
-    passes: str,
     tokens: int,
-    policies: tuple[str, ...],
-    shares: tuple[float, ...],
+    cases: tuple[tuple[str, float], ...],
     threads: int | None,
+    passes: str,
     seed: int,
     json: bool,
 ) -> None:
     from dipc.report.bench_replay import model_replay_dict, model_replay_tables
     from dipc.studies.bench.machine import physical_cores
-    from dipc.studies.bench.replay_model import ModelSettings, replay_model
+    from dipc.studies.bench.replay_model import ModelReplayBench
 
-    cases = tuple((policy, share) for policy in policies for share in shares)
-    found = replay_model(ModelSettings(model, tokens, cases, threads or physical_cores(), passes, seed))
+    result = ModelReplayBench(model, tokens, cases, threads or physical_cores(), passes, seed).run()
+    _show(result, json, model_replay_dict, model_replay_tables)
+
+
+def _show(
+    result: R, json: bool, to_dict: Callable[[R], dict[str, Any]], to_tables: Callable[[R], list[RenderableType]]
+) -> None:
     if json:
-        show_json(model_replay_dict(found))
+        show_json(to_dict(result))
     else:
-        show(model_replay_tables(found))
+        show(to_tables(result))

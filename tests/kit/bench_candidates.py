@@ -1,4 +1,4 @@
-"""Contenders of contests in tests; each function runs in a process of its own."""
+"""Candidates of contests in tests; each function runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dipc.errors import MissingDependency
-from dipc.studies.bench.case import Case, Cases
+from dipc.studies.bench.candidates.case import Case, Cases
 
 
 def sleeper(*, seconds: float, repeats: int = 1) -> Cases:

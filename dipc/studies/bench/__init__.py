@@ -1,1 +1,1 @@
-"""Timing contenders side by side: what `dipc bench` does. README.md says how a figure is made."""
+"""Candidates timed side by side, for `dipc bench`. README.md says how a figure is made."""

@@ -2,37 +2,93 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dipc.errors import BadFile, UsageError
 from dipc.frontend.hugging_face import read_config
-from dipc.studies.bench import contest, machine
-from dipc.studies.bench.contest import Failure, Measured, Outcome, Ratio, Rules
-from dipc.studies.bench.decode_worker import CASE, DENSE, FACTS, pipeline
-from dipc.studies.bench.memory import CASE as READ_CASE
-from dipc.studies.bench.memory import READ
-from dipc.studies.bench.process import Contender, Lost
+from dipc.studies.bench.candidate import Candidate
+from dipc.studies.bench.candidates.decode import CASE, ModelFacts
+from dipc.studies.bench.candidates.pipelines import DENSE, onnx_pipeline
+from dipc.studies.bench.candidates.read_bandwidth import CASE as READ_CASE
+from dipc.studies.bench.candidates.read_bandwidth import READ, read_memory
+from dipc.studies.bench.contest import Failure, Outcome, Progress, Rules, run_interleaved
+from dipc.studies.bench.exported_models import ExportedModels
+from dipc.studies.bench.machine import Machine, describe_machine
+from dipc.studies.bench.timing import Ratio, Timing, speedup
 
 MEMORY_SHARE = 0.6
 """Models of a contest may take so much of the memory: each is in it twice, as mapped and as ONNX Runtime packs it."""
 MOST_READ_BYTES = 10**9
 LLAMA_3_2_1B = Path(__file__).parent / "llama-3.2-1b.json"
 
-Progress = Callable[[str, int, int], None]
+
+@dataclass(frozen=True)
+class DecodeRow:
+    """One model.
+
+    Attributes:
+        passes: the method, or "dense".
+        pipeline: all passes.
+        timing: seconds per token.
+        bytes_per_token: weights that a token reads, by the program.
+        file_bytes: of the exported model.
+        speedup: against dense in the same contest.
+        allowed_speedup: the speed-up that the bytes allow.
+        roofline_share: bytes read per second, as a share of the memory's.
+    """
+
+    passes: str
+    pipeline: str
+    timing: Timing
+    bytes_per_token: float
+    file_bytes: int
+    speedup: Ratio | None
+    allowed_speedup: float | None
+    roofline_share: float | None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second, by the median time."""
+        return 1 / self.timing.median_s
+
+    @property
+    def reached(self) -> float | None:
+        """The speed-up as a share of what the bytes allow."""
+        if self.speedup is None or self.allowed_speedup is None:
+            return None
+        return self.speedup.value / self.allowed_speedup
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is measured.
+class DecodeContest:
+    """The models that took turns: dense and one or more methods, in one format."""
+
+    format: str
+    roofline_bytes_per_s: float | None
+    rows: tuple[DecodeRow, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class DecodeBenchResult:
+    """All contests, with what they were measured on; `parameters` and `layers` are the model's, or None."""
+
+    machine: Machine
+    bench: DecodeBench
+    rules: Rules
+    parameters: int | None
+    layers: int | None
+    contests: tuple[DecodeContest, ...]
+
+
+@dataclass(frozen=True)
+class DecodeBench:
+    """The contest of models of one shape, in each format.
 
     Attributes:
         config: the config.json of the model's shape.
@@ -53,10 +109,10 @@ class Settings:
     plugins: tuple[Path, ...] = ()
 
     def check(self, rules: Rules) -> None:
-        """UsageError for what cannot be measured, BadFile for no config, before anything is built."""
+        """Raise UsageError for what cannot be measured, BadFile for no config, before anything is built."""
         for passes in self.passes:
             for format_ in self.formats:
-                pipeline(passes, format_)
+                onnx_pipeline(passes, format_)
         if not self.config.is_file():
             raise UsageError(f"{self.config}: no such file; give a model's config.json")
         config = read_config(self.config)
@@ -69,200 +125,87 @@ class Settings:
                 f"{needed} tokens would be run and the context is {context}; lower rounds, calls or prompt"
             )
 
+    def run(self, rules: Rules, progress: Progress = lambda done, total: None) -> DecodeBenchResult:
+        """Export the models and let them take turns.
 
-@dataclass(frozen=True)
-class Row:
-    """One model.
+        All models of a format run in one contest where memory holds them, else dense beside each method in turn.
 
-    Attributes:
-        passes: the method, or "dense".
-        pipeline: all passes.
-        measured: seconds per token.
-        bytes_per_token: weights that a token reads, by the program.
-        file_bytes: of the exported model.
-        speedup: against dense in the same contest.
-        allowed: the speed-up that the bytes allow.
-        roof: bytes read per second, as a share of the memory's.
-    """
-
-    passes: str
-    pipeline: str
-    measured: Measured
-    bytes_per_token: float
-    file_bytes: int
-    speedup: Ratio | None
-    allowed: float | None
-    roof: float | None
-
-    @property
-    def tokens_per_second(self) -> float:
-        """By the median time."""
-        return 1 / self.measured.median_s
-
-    @property
-    def reached(self) -> float | None:
-        """The speed-up as a share of what the bytes allow."""
-        return None if self.speedup is None or self.allowed is None else self.speedup.value / self.allowed
+        Raises:
+            UsageError: it cannot be measured.
+            BadFile: the config is none.
+        """
+        self.check(rules)
+        machine = describe_machine()
+        contests: list[DecodeContest] = []
+        facts: ModelFacts | None = None
+        with _models_folder(self.folder) as folder:
+            for format_ in self.formats:
+                models = ExportedModels(self.config, format_, self.seed, self.plugins, folder, rules, progress)
+                for group in _groups(self.passes, models, machine):
+                    contests.append(_run_group(group, models, self.prompt))
+                facts = next(iter(models.facts.values()), facts)
+                if self.folder is None:
+                    models.remove()
+        parameters, layers = (None, None) if facts is None else (facts.parameters, facts.layers)
+        return DecodeBenchResult(machine, self, rules, parameters, layers, tuple(contests))
 
 
-@dataclass(frozen=True)
-class DecodeContest:
-    """Models that took turns: dense and one or more methods, in one format."""
-
-    format: str
-    roof_bytes_per_s: float | None
-    rows: tuple[Row, ...]
-    failures: tuple[Failure, ...]
-
-
-@dataclass(frozen=True)
-class DecodeResult:
-    """All contests, with what they were measured on; `parameters` and `layers` are the model's, or None."""
-
-    machine: machine.Machine
-    settings: Settings
-    rules: Rules
-    parameters: int | None
-    layers: int | None
-    contests: tuple[DecodeContest, ...]
-
-
-def bench_decode(settings: Settings, rules: Rules, progress: Progress = lambda what, done, total: None) -> DecodeResult:
-    """Export the models and let them take turns.
-
-    All models of a format run in one contest where memory holds them, else dense beside each method in turn.
-
-    Args:
-        settings: what is measured.
-        rules: how.
-        progress: called with what is being done, the number of steps done and of all.
-
-    Raises:
-        UsageError: the settings cannot be measured.
-        BadFile: the config is none.
-    """
-    settings.check(rules)
-    where = machine.describe()
-    found: list[DecodeContest] = []
-    facts: Mapping[str, Any] = {}
-    with _folder(settings) as folder:
-        for format_ in settings.formats:
-            models = Models(settings, rules, format_, folder, progress)
-            for group in _groups(settings.passes, models, where):
-                found.append(_contest(group, models))
-            facts = next(iter(models.facts.values()), facts)
-            models.remove()
-    return DecodeResult(where, settings, rules, facts.get("parameters"), facts.get("layers"), tuple(found))
-
-
-class Models:
-    """The exported models of one format, each built when first asked for."""
-
-    def __init__(self, settings: Settings, rules: Rules, format_: str, folder: Path, progress: Progress) -> None:
-        self.settings, self.rules, self.format, self.progress = settings, rules, format_, progress
-        self._root = folder
-        self.facts: dict[str, Mapping[str, Any]] = {}
-        self.failures: dict[str, Failure] = {}
-
-    def folder(self, passes: str) -> Path:
-        """Of one model; its name says what the model is made of, files by a digest of their contents."""
-        files = (self.settings.config, *self.settings.plugins)
-        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-        key = f"{self.settings.config.stem}-{digest[:8]}-{pipeline(passes, self.format)}-{self.settings.seed}"
-        return self._root / "".join(c if c.isalnum() or c in ".-=" else "_" for c in key)
-
-    def have(self, passes: str) -> bool:
-        """Build a model unless it is there; False where that failed."""
-        if passes in self.facts or passes in self.failures:
-            return passes in self.facts
-        folder = self.folder(passes)
-        self.progress(f"building {pipeline(passes, self.format)}", 0, 1)
-        if not (folder / FACTS).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            arguments = {"config": str(self.settings.config.resolve()), "passes": passes, "format": self.format}
-            more: dict[str, Any] = {"seed": self.settings.seed, "folder": str(folder)}
-            more |= {"plugins": [str(file.resolve()) for file in self.settings.plugins]}
-            try:
-                contest.answers(
-                    Contender(passes, "dipc.studies.bench.decode_worker:build", arguments | more), self.rules
-                )
-            except Lost as lost:
-                self.failures[passes] = Failure(passes, "build", str(lost), lost.absent)
-                return False
-        self.facts[passes] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return True
-
-    def contender(self, passes: str) -> Contender:
-        """The process that runs a model; dense in ONNX Runtime as it is."""
-        arguments = {"folder": str(self.folder(passes)), "prompt": self.settings.prompt, "seed": self.settings.seed}
-        more = {"threads": self.rules.threads, "kernels": passes != DENSE}
-        return Contender(passes, "dipc.studies.bench.decode_worker:decode", arguments | more)
-
-    def remove(self) -> None:
-        """Take the models off the disk, unless they are to be kept."""
-        if self.settings.folder is None:
-            for passes in self.facts:
-                shutil.rmtree(self.folder(passes), ignore_errors=True)
-
-
-def _groups(passes: Sequence[str], models: Models, where: machine.Machine) -> Iterator[list[str]]:
-    """Which models run together."""
+def _groups(passes: Sequence[str], models: ExportedModels, machine: Machine) -> Iterator[list[str]]:
+    """Yield the models that run together."""
     methods = [p for p in passes if p != DENSE]
     dense = [p for p in passes if p == DENSE]
-    budget = MEMORY_SHARE * (where.memory_bytes or 2**34)
+    budget = MEMORY_SHARE * (machine.memory_bytes or 2**34)
     first = next((p for p in (*dense, *methods) if models.have(p)), None)
     # Methods take about as much room as dense, which is built first.
-    size = 0 if first is None else models.facts[first]["file_bytes"]
+    size = 0 if first is None else models.facts[first].file_bytes
     if 2 * size * len(passes) <= budget or not methods:
         yield [*dense, *methods]
     else:
         yield from ([*dense, method] for method in methods)
 
 
-def _contest(group: Sequence[str], models: Models) -> DecodeContest:
+def _run_group(group: Sequence[str], models: ExportedModels, prompt: int) -> DecodeContest:
     built = [p for p in group if models.have(p)]
     failures = [models.failures[p] for p in group if p in models.failures]
-    entrants = [models.contender(p) for p in built]
+    candidates = [models.candidate(p, prompt) for p in built]
     if built:
-        size = int(min(models.facts[built[0]]["bytes_per_token"], MOST_READ_BYTES))
-        read = {"size": size, "repeats": 1, "threads": models.rules.threads}
-        entrants.insert(0, Contender(READ, "dipc.studies.bench.memory:memory", read))
-    outcome = contest.hold(entrants, models.rules, lambda done, total: models.progress(models.format, done, total))
-    roof = outcome.measured.get((READ, READ_CASE))
-    rows = [
-        _row(p, models.facts[p], models.facts.get(DENSE), outcome, roof) for p in built if (p, CASE) in outcome.measured
-    ]
-    bandwidth = None if roof is None else roof.bytes_per_s
-    return DecodeContest(models.format, bandwidth, tuple(rows), (*failures, *outcome.failures))
+        size = int(min(models.facts[built[0]].bytes_per_token, MOST_READ_BYTES))
+        read = Candidate.calling(READ, read_memory, size=size, repeats=1, threads=models.rules.threads)
+        candidates.insert(0, read)
+    outcome = run_interleaved(candidates, models.rules, models.progress)
+    rows = tuple(_row(p, models, outcome) for p in built if (p, CASE) in outcome.timings)
+    read_timing = outcome.timings.get((READ, READ_CASE))
+    roofline = None if read_timing is None else read_timing.bytes_per_s
+    return DecodeContest(models.format, roofline, rows, (*failures, *outcome.failures))
 
 
-def _row(
-    passes: str, facts: Mapping[str, Any], dense: Mapping[str, Any] | None, outcome: Outcome, roof: Measured | None
-) -> Row:
-    measured, beside = outcome.measured[passes, CASE], outcome.measured.get((DENSE, CASE))
-    return Row(
+def _row(passes: str, models: ExportedModels, outcome: Outcome) -> DecodeRow:
+    facts, dense_facts = models.facts[passes], models.facts.get(DENSE)
+    timing, dense = outcome.timings[passes, CASE], outcome.timings.get((DENSE, CASE))
+    read = outcome.timings.get((READ, READ_CASE))
+    return DecodeRow(
         passes,
-        facts["pipeline"],
-        measured,
-        facts["bytes_per_token"],
-        facts["file_bytes"],
-        None if beside is None else contest.speedup(measured, beside),
-        None if dense is None else dense["bytes_per_token"] / facts["bytes_per_token"],
-        None if roof is None else measured.bytes_per_s / roof.bytes_per_s,
+        facts.pipeline,
+        timing,
+        facts.bytes_per_token,
+        facts.file_bytes,
+        None if dense is None else speedup(timing, dense),
+        None if dense_facts is None else dense_facts.bytes_per_token / facts.bytes_per_token,
+        None if read is None else timing.bytes_per_s / read.bytes_per_s,
     )
 
 
 @contextmanager
-def _folder(settings: Settings) -> Iterator[Path]:
-    """Where the models are, for as long as the context lasts."""
-    if settings.folder is not None:
+def _models_folder(kept: Path | None) -> Iterator[Path]:
+    """Give the folder of the models for as long as the context lasts."""
+    if kept is not None:
         try:
-            settings.folder.mkdir(parents=True, exist_ok=True)
+            kept.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{settings.folder}: no folder can be made there: {error.strerror or error}") from error
-        if not os.access(settings.folder, os.W_OK | os.X_OK):
-            raise UsageError(f"{settings.folder}: nothing can be written there; choose another folder")
-        yield settings.folder
+            raise UsageError(f"{kept}: no folder can be made there: {error.strerror or error}") from error
+        if not os.access(kept, os.W_OK | os.X_OK):
+            raise UsageError(f"{kept}: nothing can be written there; choose another folder")
+        yield kept
         return
     with tempfile.TemporaryDirectory(prefix="dipc-bench-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""What the figures were measured on: they mean little without it."""
+"""The machine that figures were measured on: they mean little without it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from dipc import native
+from dipc.version import __version__
 
 PACKAGES = ("torch", "onnxruntime", "numpy")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -39,8 +42,8 @@ class Machine:
     versions: dict[str, str]
 
 
-def describe() -> Machine:
-    """This machine, now."""
+def describe_machine() -> Machine:
+    """Describe this machine, now."""
     return Machine(
         processor_name(),
         physical_cores(),
@@ -55,13 +58,13 @@ def describe() -> Machine:
 
 
 def processor_name() -> str:
-    """The processor's name as Linux tells it, else as Python does."""
+    """Return the processor's name as Linux tells it, else as Python does."""
     names = [value for key, value in _cpu_info() if key == "model name"]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def physical_cores() -> int:
-    """Cores that this process may run on, hardware threads of one core counted once."""
+    """Count the cores that this process may run on, hardware threads of one core once."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores: set[tuple[str, str]] = set()
     for cpu in allowed:
@@ -74,7 +77,7 @@ def physical_cores() -> int:
 
 
 def last_cache_bytes() -> int | None:
-    """Size of the largest cache of the first core."""
+    """Return the size of the largest cache of the first core."""
     sizes = []
     for file in _CACHES.glob("index*/size"):
         text = file.read_text().strip()
@@ -84,7 +87,7 @@ def last_cache_bytes() -> int | None:
 
 
 def memory_bytes() -> int | None:
-    """All memory of the machine."""
+    """Return the size of all memory of the machine."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -105,14 +108,10 @@ def _cpu_info() -> list[tuple[str, str]]:
 
 
 def _instruction_set() -> str:
-    from dipc import native
-
     return native.describe() if native.library() is None else native.instruction_set()
 
 
 def _versions() -> dict[str, str]:
-    from dipc.version import __version__
-
     found = {"python": platform.python_version(), "dipc": __version__}
     for package in PACKAGES:
         try:

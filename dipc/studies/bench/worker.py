@@ -1,23 +1,26 @@
-"""The process of one contender: sets up, then times its cases when told to, and is at rest in between.
+"""The process of one candidate: sets up, then times its cases when told to, and is idle in between.
 
-Run as `python -m dipc.studies.bench.worker`. It reads requests from stdin and writes replies to stdout, one JSON object a
-line. Whatever else the contender prints goes to stderr.
+Run as `python -m dipc.studies.bench.worker`. It reads requests from stdin and writes replies to stdout, one JSON object
+a line. Whatever else the candidate prints goes to stderr. The process imports the candidate's file and what that needs;
+this file needs no more than numpy.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO, get_type_hints
 
 from dipc.errors import MissingDependency
-from dipc.studies.bench.case import Case, Cases
+from dipc.studies.bench.candidates.case import Case, Cases
 
-REST_S = 0.01
-LONGEST_REST_S = 1.0
+IDLE_S = 0.01
+LONGEST_WAIT_S = 1.0
 
 
 def main() -> None:
@@ -35,26 +38,30 @@ def main() -> None:
             elif "answer" in request:
                 _send(replies, {"answer": _answer(cases[request["answer"]])})
             else:
-                _send(replies, _timed(cases[request["time"]], request["first"], request["calls"], request["warmup"]))
+                case = cases[request["time"]]
+                _send(replies, _take_turn(case, request["first"], request["calls"], request["warmup"]))
         except Exception as error:
             _send(replies, {"failed": _one_line(error), "absent": isinstance(error, MissingDependency | ImportError)})
 
 
-def _set_up(setup: str, arguments: dict[str, Any]) -> Cases:
-    module, _, function = setup.partition(":")
-    cases: Cases = getattr(importlib.import_module(module), function)(**arguments)
-    _come_to_rest()
+def _set_up(setup: str, arguments: Mapping[str, Any]) -> Cases:
+    module, _, name = setup.partition(":")
+    function: Callable[..., Cases] = getattr(importlib.import_module(module), name)
+    kinds = get_type_hints(function)
+    given = {key: kinds[key](**v) if dataclasses.is_dataclass(kinds.get(key)) else v for key, v in arguments.items()}
+    cases = function(**given)
+    _wait_until_idle()
     return cases
 
 
 def _answer(case: Case) -> list[float] | None:
     answer = case.call(0)
-    _come_to_rest()
+    _wait_until_idle()
     return None if answer is None else [float(v) for v in answer.reshape(-1)]
 
 
-def _timed(case: Case, first: int, calls: int, warmup: int) -> dict[str, Any]:
-    """Seconds of each call; `rested` says whether the process was idle again before this returned."""
+def _take_turn(case: Case, first: int, calls: int, warmup: int) -> dict[str, object]:
+    """Return the seconds of each call, and whether the process was idle again before this returned."""
     for number in range(first, first + warmup):
         case.call(number)
     seconds = []
@@ -62,16 +69,16 @@ def _timed(case: Case, first: int, calls: int, warmup: int) -> dict[str, Any]:
         start = time.perf_counter()
         case.call(number)
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "rested": _come_to_rest()}
+    return {"seconds": seconds, "idle": _wait_until_idle()}
 
 
-def _come_to_rest() -> bool:
+def _wait_until_idle() -> bool:
     """Wait until none of the process's threads spins: until it uses next to no processor time."""
-    deadline = time.perf_counter() + LONGEST_REST_S
+    deadline = time.perf_counter() + LONGEST_WAIT_S
     while time.perf_counter() < deadline:
         before = time.process_time()
-        time.sleep(REST_S)
-        if time.process_time() - before < REST_S / 10:
+        time.sleep(IDLE_S)
+        if time.process_time() - before < IDLE_S / 10:
             return True
     return False
 
@@ -80,7 +87,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _send(replies: TextIO, reply: dict[str, Any]) -> None:
+def _send(replies: TextIO, reply: Mapping[str, object]) -> None:
     replies.write(json.dumps(reply) + "\n")
     replies.flush()
 

@@ -217,11 +217,7 @@ def test_the_model_says_where_it_comes_from_and_nothing_of_this_machine() -> Non
     program, model = compiled(DIP_CA), written(DIP_CA)
     told = Running(model).metadata
     assert told["dipc.model"] == "tiny" and told["dipc.digest"] == program.info.digest
-    assert (
-        told["dipc.method"] == "dip-ca"
-        and told["dipc.scope"] == "decode"
-        and told["dipc.pipeline"] == "as tested"
-    )
+    assert told["dipc.method"] == "dip-ca" and told["dipc.scope"] == "decode" and told["dipc.pipeline"] == "as tested"
     assert float(told["dipc.density"]) == program.method.density and json.loads(told["dipc.formats"]) == ["float32"]
     assert {"dipc.version", "dipc.versions", "dipc.carried", "dipc.context", "dipc.options"} < set(told)
     assert str(Path.cwd()).encode() not in model and b"site-packages" not in model and b".py" not in model

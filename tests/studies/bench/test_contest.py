@@ -1,9 +1,11 @@
-"""Contests: their arithmetic, what becomes of contenders that fail, and the commands on small sizes. Never speed."""
+"""Contests: their arithmetic, what becomes of candidates that fail, and the commands on small sizes. Never speed."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,26 @@ from dipc import native
 from dipc.api import compile
 from dipc.errors import BadFile, UsageError
 from dipc.ops.glu import reference as glu
-from dipc.report.bench import kernels_tables
-from dipc.studies.bench.contest import Measured, Rules, answers, hold, quantile, speedup
-from dipc.studies.bench.decode import LLAMA_3_2_1B, Models
-from dipc.studies.bench.decode import Row as DecodeRow
-from dipc.studies.bench.decode import Settings as DecodeSettings
-from dipc.studies.bench.decode_worker import bytes_per_token, pipeline
-from dipc.studies.bench.kernels import Settings, bench_kernels
-from dipc.studies.bench.machine import describe
-from dipc.studies.bench.mlp import Task, case_name, make_mlp, matrix_bytes, reference
-from dipc.studies.bench.process import Contender, Lost
-from dipc.studies.bench.random_model import random_model
+from dipc.report.bench_kernels import kernels_tables
+from dipc.studies.bench.candidate import Candidate, CandidateLost
+from dipc.studies.bench.candidates.export_model import bytes_per_token
+from dipc.studies.bench.candidates.mlp import MlpTask, case_name, make_mlp, matrix_bytes, reference_outputs
+from dipc.studies.bench.candidates.pipelines import onnx_pipeline
+from dipc.studies.bench.candidates.random_model import random_model
+from dipc.studies.bench.contest import Rules, run_interleaved, untimed_answers
+from dipc.studies.bench.decode import LLAMA_3_2_1B, DecodeBench, DecodeRow
+from dipc.studies.bench.exported_models import ExportedModels
+from dipc.studies.bench.kernels import KernelBench
+from dipc.studies.bench.machine import describe_machine
+from dipc.studies.bench.timing import Timing, quantile, speedup
 from kit.command_line import Cli
 from kit.tiny_models import SIZES, outlined
 
 RULES = Rules(threads=1, rounds=2, calls=3, warmup=1, timeout_s=60)
 
 
-def contender(name: str, **arguments: Any) -> Contender:
-    return Contender(name, f"kit.bench_candidates:{name}", arguments)
+def candidate(name: str, **arguments: Any) -> Candidate:
+    return Candidate(name, f"kit.bench_candidates:{name}", arguments)
 
 
 def test_quantiles_are_interpolated() -> None:
@@ -41,8 +44,8 @@ def test_quantiles_are_interpolated() -> None:
 
 
 def test_a_ratio_is_that_of_the_medians_and_its_range_is_over_rounds() -> None:
-    fast = Measured(rounds=((1.0, 1.0, 9.0), (2.0, 2.0, 2.0)), bytes_read=6.0)
-    slow = Measured(rounds=((4.0, 4.0, 4.0), (4.0, 5.0, 4.0)))
+    fast = Timing(rounds=((1.0, 1.0, 9.0), (2.0, 2.0, 2.0)), bytes_read=6.0)
+    slow = Timing(rounds=((4.0, 4.0, 4.0), (4.0, 5.0, 4.0)))
     found = speedup(fast, slow)
     assert fast.median_s == 2.0 and slow.median_s == 4.0
     assert found.value == 2.0
@@ -51,46 +54,61 @@ def test_a_ratio_is_that_of_the_medians_and_its_range_is_over_rounds() -> None:
     assert fast.bytes_per_s == 3.0
 
 
-def test_contenders_take_turns_and_their_times_are_divided_by_repeats() -> None:
+def test_candidates_take_turns_and_their_times_are_divided_by_repeats() -> None:
     steps: list[tuple[int, int]] = []
-    both = [contender("sleeper", seconds=0.02, repeats=2)]
-    found = hold(both, RULES, lambda done, total: steps.append((done, total)))
-    slept = found.measured["sleeper", "sleep"]
+    both = [candidate("sleeper", seconds=0.02, repeats=2)]
+    found = run_interleaved(both, RULES, lambda done, total: steps.append((done, total)))
+    slept = found.timings["sleeper", "sleep"]
     assert not found.failures
     assert [len(times) for times in slept.rounds] == [3, 3]
     assert 0.01 <= min(slept.sorted_s) < 0.02
-    assert slept.bytes_read == 1000.0 and slept.answer == (0.0, 1.0) and slept.rested
-    assert found.measured["sleeper", "threads"].answer == (1.0,)
+    assert slept.bytes_read == 1000.0 and slept.answer == (0.0, 1.0) and slept.idle
+    assert found.timings["sleeper", "threads"].answer == (1.0,)
     assert steps[-1] == (4, 4)
 
 
-def test_a_contender_that_fails_does_not_lose_the_others() -> None:
+def test_a_candidate_that_fails_does_not_lose_the_others() -> None:
     names = ("absent", "raises_later", "dies", "talker")
-    found = hold([contender(name) for name in names], RULES)
-    assert set(found.measured) == {("raises_later", "good"), ("talker", "sleep")}
-    assert all(len(m.rounds) == 2 for m in found.measured.values())
-    failures = {f.contender: f for f in found.failures}
+    found = run_interleaved([candidate(name) for name in names], RULES)
+    assert set(found.timings) == {("raises_later", "good"), ("talker", "sleep")}
+    assert all(len(m.rounds) == 2 for m in found.timings.values())
+    failures = {f.candidate: f for f in found.failures}
     assert failures["absent"].absent and failures["absent"].case is None
     assert failures["absent"].reason == "MissingDependency: nothing here; install it"
     assert failures["raises_later"].case == "bad" and failures["raises_later"].reason == "ValueError: a problem"
     assert failures["dies"].case is None and failures["dies"].reason == "exit code 7: last words"
 
 
-def test_a_contender_that_hangs_is_ended() -> None:
-    with pytest.raises(Lost, match="no reply within 3 s"):
-        answers(contender("hangs"), Rules(1, timeout_s=3))
+def test_a_candidate_that_hangs_is_ended() -> None:
+    with pytest.raises(CandidateLost, match="no reply within 3 s"):
+        untimed_answers(candidate("hangs"), Rules(1, timeout_s=3))
 
 
-def test_a_contender_that_does_not_exist() -> None:
-    found = hold([Contender("none", "kit.bench_candidates:none")], RULES)
-    assert not found.measured and "has no attribute 'none'" in found.failures[0].reason
+def test_a_candidate_that_does_not_exist() -> None:
+    found = run_interleaved([Candidate("none", "kit.bench_candidates:none")], RULES)
+    assert not found.timings and "has no attribute 'none'" in found.failures[0].reason
+
+
+@pytest.mark.parametrize(
+    ("file", "absent"),
+    [
+        ("read_bandwidth", ["torch"]),
+        ("replay", ["torch"]),
+        ("replay_model", ["torch"]),
+        ("decode", ["transformers", "dipc.frontend", "dipc.passes"]),
+    ],
+)
+def test_a_process_imports_what_it_runs(file: str, absent: list[str]) -> None:
+    code = f"import sys, dipc.studies.bench.candidates.{file}; print([m for m in {absent} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(("format_", "axis"), [("float32", 0), ("bfloat16", 0), ("int8", 1), ("int4", 0), ("int4", 1)])
 def test_the_definition_is_that_of_the_glu(format_: str, axis: int) -> None:
-    task = Task(32, 48, format_, (1.0, 0.5), tokens=3, group=16, axis=axis)
+    task = MlpTask(32, 48, format_, (1.0, 0.5), tokens=3, group=16, axis=axis)
     mlp = make_mlp(task)
-    found = reference(task, mlp)
+    found = reference_outputs(task, mlp)
     gate, up = mlp.gate_up.values().chunk(2, 1)
     right = glu(task.inputs()[0], gate.t(), up.t(), mlp.down.values().t())
     torch.testing.assert_close(found[case_name(None)], right)
@@ -101,38 +119,38 @@ def test_the_definition_is_that_of_the_glu(format_: str, axis: int) -> None:
 
 
 def test_bytes_are_those_of_the_kept_units_and_of_all_shared_scales() -> None:
-    along_inputs = make_mlp(Task(32, 48, "int4", (0.5,), group=16)).gate_up
-    along_unit = make_mlp(Task(32, 48, "int4", (0.5,), group=16, axis=1)).gate_up
+    along_inputs = make_mlp(MlpTask(32, 48, "int4", (0.5,), group=16)).gate_up
+    along_unit = make_mlp(MlpTask(32, 48, "int4", (0.5,), group=16, axis=1)).gate_up
     # 32 units of 96 values: 48 bytes each, and 2 bytes for each group of 16.
     assert matrix_bytes(along_inputs, 8) == 8 * 48 + 2 * 96 * 2
     assert matrix_bytes(along_unit, 8) == 8 * (48 + 6 * 2)
-    assert make_mlp(Task(32, 48, "float32", ())).size_bytes((16, 12)) == 4 * (16 * 96 + 12 * 32)
+    assert make_mlp(MlpTask(32, 48, "float32", ())).size_bytes((16, 12)) == 4 * (16 * 96 + 12 * 32)
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "bench",
     [
-        Settings(densities=(0.0,)),
-        Settings(formats=("int5",)),
-        Settings(axis="rows"),
-        Settings(group=24),
-        Settings(d_model=7),
+        KernelBench(densities=(0.0,)),
+        KernelBench(formats=("int5",)),
+        KernelBench(axis="rows"),
+        KernelBench(group=24),
+        KernelBench(d_model=7),
     ],
 )
-def test_settings_that_cannot_be_measured(settings: Settings) -> None:
+def test_what_cannot_be_measured(bench: KernelBench) -> None:
     with pytest.raises(UsageError):
-        bench_kernels(settings, RULES)
+        bench.run(RULES)
 
 
 SMALL = ("--d-model", 64, "--d-ff", 96, "--density", "1,0.5", "--group", 32, "--rounds", 2, "--calls", 2)
 
 
 @pytest.fixture(scope="module")
-def peers() -> None:
+def baselines() -> None:
     pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.usefixtures("peers")
+@pytest.mark.usefixtures("baselines")
 def test_bench_kernels_gives_every_call_and_who_is_missing(cli: Cli) -> None:
     found = cli("bench", "kernels", *SMALL, "--threads", 1, "--format", "int4", "--json", "-q").json()
     assert (found["kind"], found["settings"]["d_ff"], found["rules"]["threads"]) == ("bench-kernels", 96, 1)
@@ -155,7 +173,7 @@ def test_bench_kernels_gives_every_call_and_who_is_missing(cli: Cli) -> None:
     assert found["scan"]["speedup"]["value"] > 0 and not int4["is_cold"]
 
 
-@pytest.mark.usefixtures("peers")
+@pytest.mark.usefixtures("baselines")
 def test_bench_kernels_prints_tables(cli: Cli) -> None:
     found = cli("bench", "kernels", *SMALL, "--threads", 1, "--format", "float32", "--tokens", 16)
     assert (found.code, found.err) == (0, "")
@@ -163,16 +181,16 @@ def test_bench_kernels_prints_tables(cli: Cli) -> None:
         assert text in found.out
 
 
-@pytest.mark.usefixtures("peers")
+@pytest.mark.usefixtures("baselines")
 def test_bench_kernels_goes_on_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPC_NATIVE", "0")
-    found = bench_kernels(Settings(64, 96, (0.5,), ("float32",)), RULES)
+    found = KernelBench(64, 96, (0.5,), ("float32",)).run(RULES)
     (float32,) = found.formats
-    assert {row.contender for row in float32.rows} == {"torch linear", "ONNX Runtime MatMul"}
-    absent = {f.contender: f.reason for f in float32.failures}
+    assert {row.candidate for row in float32.rows} == {"torch linear", "ONNX Runtime MatMul"}
+    absent = {f.candidate: f.reason for f in float32.failures}
     assert set(absent) == {"memory, read", "dipc in torch", "dipc in ONNX Runtime"}
     assert all(f.absent and "DIPC_NATIVE=0" in f.reason for f in float32.failures)
-    assert found.scan is not None and [f.contender for f in found.scan.failures] == ["native scan"]
+    assert found.scan is not None and [f.candidate for f in found.scan.failures] == ["native scan"]
     assert kernels_tables(found)
 
 
@@ -200,14 +218,14 @@ def test_bytes_per_token_of_a_program() -> None:
 
 
 def test_pipelines_of_the_contest() -> None:
-    assert pipeline("dense", "float32") == "outline-glu"
-    assert pipeline("dense", "int4{group=32}") == "outline-glu,int4{group=32 axis=inputs}"
-    assert pipeline("dip{density=0.25}", "int4{group=32}") == "dip{density=0.25},int4{group=32},pack"
+    assert onnx_pipeline("dense", "float32") == "outline-glu"
+    assert onnx_pipeline("dense", "int4{group=32}") == "outline-glu,int4{group=32 axis=inputs}"
+    assert onnx_pipeline("dip{density=0.25}", "int4{group=32}") == "dip{density=0.25},int4{group=32},pack"
 
 
 def test_what_the_bytes_allow_and_what_was_reached() -> None:
-    fast = Measured(rounds=((0.5, 0.5),), bytes_read=4.0)
-    slow = Measured(rounds=((0.75, 0.75),), bytes_read=8.0)
+    fast = Timing(rounds=((0.5, 0.5),), bytes_read=4.0)
+    slow = Timing(rounds=((0.75, 0.75),), bytes_read=8.0)
     row = DecodeRow("dip", "dip", fast, 4.0, 10, speedup(fast, slow), 2.0, None)
     assert row.tokens_per_second == 2.0
     assert row.reached == 0.75
@@ -239,7 +257,7 @@ def test_bench_decode_counts_the_context(tmp_path: Path) -> None:
     config = tmp_path / "small.json"
     config.write_text(json.dumps({**SIZES, "model_type": "llama"}), encoding="utf-8")
     with pytest.raises(UsageError, match=r"173 tokens would be run and the context is 64"):
-        DecodeSettings(config, prompt=64).check(Rules(1, rounds=18, calls=5, warmup=1))
+        DecodeBench(config, prompt=64).check(Rules(1, rounds=18, calls=5, warmup=1))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
@@ -262,13 +280,13 @@ def test_kept_models_of_configs_of_one_name_are_told_apart(tmp_path: Path) -> No
         (tmp_path / str(layers)).mkdir()
         config = tmp_path / str(layers) / "config.json"
         config.write_text(json.dumps({"num_hidden_layers": layers}), encoding="utf-8")
-        models = Models(DecodeSettings(config), Rules(1), "int4", tmp_path, lambda what, done, total: None)
+        models = ExportedModels(config, "int4", 0, (), tmp_path, Rules(1))
         folders.add(models.folder("dense"))
     assert len(folders) == 2
 
 
 @pytest.mark.nightly
-@pytest.mark.usefixtures("peers")
+@pytest.mark.usefixtures("baselines")
 def test_bench_decode_compares_with_dense(cli: Cli, tmp_path: Path) -> None:
     config, kept = tmp_path / "small.json", tmp_path / "kept"
     config.write_text(json.dumps({**SIZES, "model_type": "llama"}), encoding="utf-8")
@@ -296,7 +314,7 @@ def test_bench_decode_compares_with_dense(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_the_machine_is_described() -> None:
-    found = describe()
+    found = describe_machine()
     assert 1 <= found.physical_cores <= found.logical_cores
     assert found.processor and found.versions["dipc"]
     assert found.memory_bytes is None or found.memory_bytes > 0

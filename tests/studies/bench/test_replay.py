@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,17 +12,25 @@ import pytest
 from dipc import native
 from dipc.errors import UsageError
 from dipc.report.bench_replay import model_replay_dict, model_replay_tables, replay_dict, replay_tables
-from dipc.studies.bench import replay_worker
-from dipc.studies.bench.contest import Measured, Outcome, Ratio, Rules
-from dipc.studies.bench.machine import describe
-from dipc.studies.bench.replay import NATIVE, NUMPY, PEER, ReplayResult, Row, Settings, _judged
-from dipc.studies.bench.replay_model import ModelReplay, ModelSettings
-from dipc.studies.bench.replay_worker import TOGETHER, case_name, libcachesim_replay, make_masks
+from dipc.studies.bench.candidates.random_masks import make_masks
+from dipc.studies.bench.candidates.replay import (
+    TOGETHER,
+    ReplayTask,
+    case_name,
+    libcachesim_replay,
+    native_replay,
+    numpy_replay,
+)
+from dipc.studies.bench.contest import Outcome, Rules
+from dipc.studies.bench.machine import describe_machine
+from dipc.studies.bench.replay import LIBCACHESIM, NATIVE, NUMPY, ReplayBench, ReplayBenchResult, ReplayRow, judge
+from dipc.studies.bench.replay_model import ModelReplayBench, ModelReplayResult
+from dipc.studies.bench.timing import Ratio, Timing
 from kit.command_line import Cli
 from kit.tiny_models import SIZES
 
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"native library {native.describe()}")
-TRACE = {"units": 64, "tokens": 30, "active": {"0.25": 16}, "capacity": 32, "seed": 0}
+TASK = ReplayTask(units=64, tokens=30, active={"0.25": 16}, capacity=32, seed=0)
 
 
 def test_masks_have_a_fixed_number_of_units_some_of_which_are_popular() -> None:
@@ -34,19 +43,19 @@ def test_masks_have_a_fixed_number_of_units_some_of_which_are_popular() -> None:
 
 @needs_library
 def test_both_paths_replay_the_same_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = replay_worker.native_replay(policies=["lfu", "belady"], **TRACE)
+    ours = native_replay(TASK, ["lfu", "belady"])
     answers = {name: case.call(0) for name, case in ours.items()}
     monkeypatch.setenv("DIPC_NATIVE", "1")  # and back, whatever the process sets
-    theirs = replay_worker.numpy_replay(policies=["lfu", "belady"], **TRACE)
+    theirs = numpy_replay(TASK, ["lfu", "belady"])
     for name, case in theirs.items():
         np.testing.assert_array_equal(case.call(0), answers[name])
     together = answers[case_name(TOGETHER, "0.25")]
     assert together is not None and together[1] == 6 and together[0] > 3 * 30
 
 
-def test_the_peer_counts_hits_of_single_requests() -> None:
+def test_libcachesim_counts_hits_of_single_requests() -> None:
     pytest.importorskip("libcachesim")
-    found = libcachesim_replay(policies=["lfu", "lru", "static"], **{**TRACE, "capacity": 64})
+    found = libcachesim_replay(dataclasses.replace(TASK, capacity=64), ["lfu", "lru", "static"])
     uses = np.unpackbits(make_masks(64, 16, 30, 0), axis=1, count=64).sum(axis=0)
     assert set(found) == {"lfu, density 0.25", "lru, density 0.25"}
     for case in found.values():  # all fits, so only first touches miss; and a second call sees the same requests
@@ -56,37 +65,39 @@ def test_the_peer_counts_hits_of_single_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("bench", "message"),
     [
-        (Settings(policies=("mru",)), "no cache policy named 'mru'"),
-        (Settings(tokens=0), "0 tokens and 4096 units is empty"),
-        (Settings(densities=(0.5, 1.5)), "1.5 is no share"),
-        (Settings(capacity=0), "0 is no share"),
+        (ReplayBench(policies=("mru",)), "no cache policy named 'mru'"),
+        (ReplayBench(tokens=0), "0 tokens and 4096 units is empty"),
+        (ReplayBench(densities=(0.5, 1.5)), "1.5 is no share"),
+        (ReplayBench(capacity=0), "0 is no share"),
     ],
 )
-def test_what_is_refused_before_anything_is_set_up(settings: Settings, message: str) -> None:
+def test_what_is_refused_before_anything_is_set_up(bench: ReplayBench, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        settings.check()
+        bench.check()
 
 
 def test_a_wrong_answer_is_a_failure() -> None:
     case = case_name("lfu", "0.5")
-    measured = {
-        (who, case): Measured(((2e-6,), (4e-6,)), answer=(hits, 1.0)) for who, hits in ((NATIVE, 9.0), (NUMPY, 8.0))
+    timings = {
+        (who, case): Timing(((2e-6,), (4e-6,)), answer=(hits, 1.0)) for who, hits in ((NATIVE, 9.0), (NUMPY, 8.0))
     }
-    settings = Settings(units=4, tokens=8, densities=(0.5,), policies=("lfu",))
-    rows, failures = _judged(Outcome(measured, ()), settings)
+    bench = ReplayBench(units=4, tokens=8, densities=(0.5,), policies=("lfu",))
+    rows, failures = judge(Outcome(timings, ()), bench)
     assert rows == () and "wrong" in failures[0].reason
-    measured[NUMPY, case] = Measured(((6e-6,), (6e-6,)), answer=(9.0, 1.0))
-    (row, slow), failures = _judged(Outcome(measured, ()), settings)
+    timings[NUMPY, case] = Timing(((6e-6,), (6e-6,)), answer=(9.0, 1.0))
+    (row, slow), failures = judge(Outcome(timings, ()), bench)
     assert failures == () and row.accesses_per_s == pytest.approx(2 / 3e-6) and row.hit_rate == 9 / 16
-    assert slow.ratio is not None and slow.ratio.value == pytest.approx(2)
+    assert slow.native_speedup is not None and slow.native_speedup.value == pytest.approx(2)
 
 
 def test_how_it_is_told() -> None:
-    measured = Measured(((2e-6, 2e-6), (2e-6, 4e-6)), answer=(100.0, 1.0))
-    rows = tuple(Row("lfu", 0.5, who, measured, 1, 1e9, 0.75, Ratio(1.0, 1.0, 1.0)) for who in (NATIVE, PEER))
-    result = ReplayResult(describe(), Settings(), Rules(1, 2, 2), rows, (), Outcome({}, ()))
+    timing = Timing(((2e-6, 2e-6), (2e-6, 4e-6)), answer=(100.0, 1.0))
+    rows = tuple(
+        ReplayRow("lfu", 0.5, who, timing, 1, 1e9, 0.75, Ratio(1.0, 1.0, 1.0)) for who in (NATIVE, LIBCACHESIM)
+    )
+    result = ReplayBenchResult(describe_machine(), ReplayBench(), Rules(1, 2, 2), rows, (), Outcome({}, ()))
     document = replay_dict(result)
     assert document["kind"] == "bench-replay" and document["rows"][0]["accesses_per_s"] == 1e9
     json.dumps(document, allow_nan=False)
@@ -108,8 +119,8 @@ def test_a_model_is_replayed_through_all_of_its_sites(cli: Cli, tmp_path: Path) 
 
 
 def test_how_a_model_s_replay_is_told() -> None:
-    settings = ModelSettings("phi", 700, (("lfu", 0.5), ("lru", 0.25)), 2)
-    result = ModelReplay(describe(), settings, 4, 160, 10**9, 2.0, 10**8, (0.8, 0.6))
+    bench = ModelReplayBench("phi", 700, (("lfu", 0.5), ("lru", 0.25)), 2)
+    result = ModelReplayResult(describe_machine(), bench, 4, 160, 10**9, 2.0, 10**8, (0.8, 0.6))
     document = model_replay_dict(result)
     assert document["kind"] == "bench-replay-model" and document["accesses_per_s"] == 5e8
     assert document["hit_rates"][1] == {"policy": "lru", "capacity": 0.25, "hit_rate": 0.6}

@@ -12,7 +12,7 @@ from dipc.frontend.tracer import first_line, quiet
 
 
 def random_model(config: Path, seed: int) -> nn.Module:
-    """The model of a config.json in float32.
+    """Make the model of a config.json, in float32.
 
     Matrices, the embedding table too, are normal with a deviation of 1 / sqrt(inputs), so that activations keep the
     size and the spread that selection needs; norms are 1 and biases 0.
@@ -25,6 +25,7 @@ def random_model(config: Path, seed: int) -> nn.Module:
         BadFile: no such file, or it is no model's config.
         UnsupportedModel: no model can be made of it.
     """
+    # transformers takes seconds to import, and whoever asks for a contest imports this file too.
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 

@@ -12,16 +12,17 @@ from dipc.api import capture, compile, perplexity
 from dipc.backends.eager import EagerSession
 from dipc.errors import UsageError
 from dipc.report.bench_eval import eval_dict, eval_tables
-from dipc.studies.bench.contest import Measured, Ratio, Rules
-from dipc.studies.bench.eval_worker import CASE, Numbers, perplexity_of
-from dipc.studies.bench.evaluation import EvalResult, Row, Settings
-from dipc.studies.bench.machine import describe
+from dipc.studies.bench.candidates.eval import CASE, NumberTokenizer, measure_perplexity
+from dipc.studies.bench.contest import Rules
+from dipc.studies.bench.eval import EvalBench, EvalBenchResult, EvalRow
+from dipc.studies.bench.machine import describe_machine
+from dipc.studies.bench.timing import Ratio, Timing
 from kit.tiny_models import SIZES
 
 
 def test_numbers_are_tokens() -> None:
-    text = "".join(Numbers().decode([i]) for i in (3, 17, 4))
-    assert Numbers()(text)["input_ids"] == [3, 17, 4]
+    text = "".join(NumberTokenizer().decode([i]) for i in (3, 17, 4))
+    assert NumberTokenizer()(text)["input_ids"] == [3, 17, 4]
 
 
 def test_a_process_measures_what_perplexity_gives(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_process_measures_what_perplexity_gives(tmp_path: Path) -> None:
     config.write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES}))
     more = {"seq_len": 20, "max_tokens": 50, "seed": 0, "threads": 1}
     dense, dip = (
-        perplexity_of(model=str(config), passes=p, plugins=[], **more)[CASE].call(0)
+        measure_perplexity(model=str(config), passes=p, plugins=[], **more)[CASE].call(0)
         for p in ("dense", "dip{density=0.3}")
     )
     assert dense is not None and dip is not None
@@ -40,32 +41,32 @@ def test_a_process_measures_what_perplexity_gives(tmp_path: Path) -> None:
 
 
 def test_a_model_with_a_tokenizer_reads_the_sample_text() -> None:
-    found = perplexity_of(model="demo", passes="dip", seq_len=32, max_tokens=64, seed=0, threads=1, plugins=[])
+    found = measure_perplexity(model="demo", passes="dip", seq_len=32, max_tokens=64, seed=0, threads=1, plugins=[])
     session = EagerSession(compile(capture("demo"), "dip").program)
     answer = found[CASE].call(0)
     assert answer is not None and answer[0] == perplexity(session, seq_len=32, max_tokens=64).perplexity
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("bench", "message"),
     [
-        (Settings(model="nothing-there"), "no model 'nothing-there'"),
-        (Settings(passes=("dense", "nothing")), "nothing"),
-        (Settings(max_tokens=1), "max_tokens is 1"),
+        (EvalBench(model="nothing-there"), "no model 'nothing-there'"),
+        (EvalBench(passes=("dense", "nothing")), "nothing"),
+        (EvalBench(max_tokens=1), "max_tokens is 1"),
     ],
 )
-def test_what_is_refused_before_anything_is_built(settings: Settings, message: str) -> None:
+def test_what_is_refused_before_anything_is_built(bench: EvalBench, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        settings.check()
+        bench.check()
 
 
 def test_how_it_is_told() -> None:
-    dense, dip = Measured(((1.0, 1.0), (1.0, 1.0))), Measured(((1.2, 1.2), (1.4, 1.2)))
+    dense, dip = Timing(((1.0, 1.0), (1.0, 1.0))), Timing(((1.2, 1.2), (1.4, 1.2)))
     rows = (
-        Row("dense", dense, 40.0, 100, 32, Ratio(1.0, 1.0, 1.0)),
-        Row("dip", dip, 44.0, 100, 32, Ratio(1.2, 1.2, 1.3)),
+        EvalRow("dense", dense, 40.0, 100, 32, Ratio(1.0, 1.0, 1.0)),
+        EvalRow("dip", dip, 44.0, 100, 32, Ratio(1.2, 1.2, 1.3)),
     )
-    result = EvalResult(describe(), Settings(), Rules(1, 2, 2), rows, ())
+    result = EvalBenchResult(describe_machine(), EvalBench(), Rules(1, 2, 2), rows, ())
     document = eval_dict(result)
     told = document["rows"][1]
     assert (document["kind"], told["passes"], told["time_by_dense"]["value"]) == ("bench-eval", "dip", 1.2)

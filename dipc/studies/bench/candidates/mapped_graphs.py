@@ -5,21 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnx import NodeProto, TensorProto
+    from onnx import NodeProto, TensorProto, ValueInfoProto
     from onnxruntime import InferenceSession
 
 OPSET, IR_VERSION = 21, 10
 ALIGNMENT = 4096
 
+Inputs = Mapping[str, tuple[type[np.generic], Sequence[int]]]
+"""Dtype and shape of a graph's inputs, by name."""
 
-class OnnxFile:
-    """A folder with one data file that several graphs take their weights from. It is gone when the process ends."""
+
+class MappedGraphs:
+    """Graphs that take their weights from one data file, in a folder that is gone when the process ends."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="dipc-bench-")
@@ -28,7 +31,7 @@ class OnnxFile:
         self._weights: dict[str, TensorProto] = {}
         self._graphs = 0
 
-    def weight(self, name: str, array: NDArray[Any], kind: int | None = None, shape: Sequence[int] = ()) -> str:
+    def weight(self, name: str, array: NDArray[np.generic], kind: int | None = None, shape: Sequence[int] = ()) -> str:
         """Add a weight and return its name.
 
         Args:
@@ -56,24 +59,24 @@ class OnnxFile:
     def session(
         self,
         nodes: Sequence[NodeProto],
-        inputs: Mapping[str, tuple[type[np.generic], Sequence[int]]],
+        inputs: Inputs,
         outputs: Mapping[str, type[np.generic]],
         threads: int,
         library: str | None = None,
     ) -> InferenceSession:
-        """A session over nodes that read the weights by name.
+        """Open a session over nodes that read the weights by name.
 
         Args:
             nodes: in order.
-            inputs: name -> dtype and shape.
-            outputs: name -> dtype.
+            inputs: of the graph.
+            outputs: dtypes by name.
             threads: of the session.
             library: of custom operators.
         """
         import onnxruntime
         from onnx import helper, save
 
-        def value(name: str, dtype: type[np.generic], shape: Sequence[int] | None) -> Any:
+        def value(name: str, dtype: type[np.generic], shape: Sequence[int] | None) -> ValueInfoProto:
             return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 
         read = {name for node in nodes for name in node.input}

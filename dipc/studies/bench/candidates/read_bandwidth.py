@@ -6,17 +6,17 @@ import ctypes
 
 import numpy as np
 
-from dipc.studies.bench.case import Case, Cases, require_library
+from dipc import native
+from dipc.native.call import opened
+from dipc.studies.bench.candidates.case import Case, Cases
 
 READ = "memory, read"
 CASE = "read"
 
 
-def memory(*, size: int, repeats: int, threads: int) -> Cases:
-    """Reading `size` bytes, `repeats` times in a call, never the same ones."""
-    from dipc import native
-
-    read = require_library().dipc_read_bandwidth
+def read_memory(*, size: int, repeats: int, threads: int) -> Cases:
+    """Set up reading `size` bytes, `repeats` times in a call, never the same ones."""
+    read = opened().dipc_read_bandwidth
     native.set_threads(threads)
     # Written, for a page that was never written is not memory.
     buffer = np.ones(size * repeats, np.uint8)

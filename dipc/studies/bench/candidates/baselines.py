@@ -1,10 +1,11 @@
-"""The contenders that dipc is compared with: dense products as others compute them.
+"""The candidates that dipc is compared with: dense products as others compute them.
 
 Each function sets one up in its own process (worker.py). Shapes: T tokens, D d_model, F d_ff.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,34 +16,38 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from dipc.ops.select_topk import kernel as select_topk
-from dipc.studies.bench.case import Case, Cases
-from dipc.studies.bench.mlp import BITS, FLOATS, Mlp, Task, case_name, layers_of, make_mlp, reference
-from dipc.studies.bench.onnx_file import OnnxFile
+from dipc.studies.bench.candidates.case import Answer, Case, Cases
+from dipc.studies.bench.candidates.mapped_graphs import MappedGraphs
+from dipc.studies.bench.candidates.mlp import (
+    BITS,
+    FLOATS,
+    Mlp,
+    MlpTask,
+    case_name,
+    copies_of,
+    make_mlp,
+    reference_outputs,
+)
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-Answer = NDArray[Any] | None
+
+def definitions(task: MlpTask) -> Cases:
+    """Set up the MLP by dipc's definitions, dense and at each density: never timed, it checks all others."""
+
+    def returns(output: Tensor) -> Callable[[int], Answer]:
+        return lambda number: output[0].numpy()
+
+    return {name: Case(returns(output)) for name, output in reference_outputs(task, make_mlp(task)).items()}
 
 
-def definitions(**task: Any) -> Cases:
-    """What the MLP gives by dipc's definitions, dense and at each density: never timed, it checks all others."""
-    asked = Task(**task)
-    found = reference(asked, make_mlp(asked))
-
-    def returns(answer: Tensor) -> Callable[[int], Answer]:
-        return lambda number: answer[0].numpy()
-
-    return {name: Case(returns(answer)) for name, answer in found.items()}
-
-
-def torch_dense(**task: Any) -> Cases:
-    """torch's linear layers; with many tokens also the same products with masked inputs."""
-    asked = Task(**task)
-    torch.set_num_threads(asked.threads)
-    made = make_mlp(asked)
-    layers = [_transposed(mlp, FLOATS[asked.format]) for mlp in layers_of(made, asked.layers)]
-    inputs = [x.to(FLOATS[asked.format]) for x in asked.inputs()]
+def torch_dense(task: MlpTask) -> Cases:
+    """Set up torch's linear layers; with many tokens also the same products with masked inputs."""
+    torch.set_num_threads(task.threads)
+    mlp, dtype = make_mlp(task), FLOATS[task.format]
+    layers = [_transposed(copy) for copy in copies_of(mlp, task.layers)]
+    inputs = [x.to(dtype) for x in task.inputs()]
 
     def run(x: Tensor, weights: tuple[Tensor, Tensor, Tensor], kept: tuple[int, int] | None) -> Tensor:
         gate, up, down = weights
@@ -52,65 +57,66 @@ def torch_dense(**task: Any) -> Cases:
 
     def at(kept: tuple[int, int] | None) -> Callable[[int], Answer]:
         def call(number: int) -> Answer:
-            found = [run(inputs[(number + i) % len(inputs)], weights, kept) for i, weights in enumerate(layers)]
-            return found[0][0].float().numpy()
+            outputs = [run(inputs[(number + i) % len(inputs)], weights, kept) for i, weights in enumerate(layers)]
+            return outputs[0][0].float().numpy()
 
         return call
 
-    cases = {case_name(None): Case(at(None), asked.layers, made.size_bytes())}
-    if asked.tokens > 1:
-        cases |= {case_name(d): Case(at(asked.kept(d)), asked.layers, made.size_bytes()) for d in asked.densities}
+    cases = {case_name(None): Case(at(None), task.layers, mlp.size_bytes())}
+    if task.tokens > 1:
+        cases |= {case_name(d): Case(at(task.kept(d)), task.layers, mlp.size_bytes()) for d in task.densities}
     return cases
 
 
-def onnx_matmul(**task: Any) -> Cases:
-    """ONNX Runtime's MatMul, in float32."""
-    asked = Task(**task)
-    made, file = make_mlp(asked), OnnxFile()
+def onnx_matmul(task: MlpTask) -> Cases:
+    """Set up ONNX Runtime's MatMul, in float32."""
+    mlp, graphs = make_mlp(task), MappedGraphs()
     nodes = []
-    for i in range(asked.layers):
-        gate, up = (part.numpy() for part in made.gate_up.units.chunk(2, 1))
-        names = file.weight(f"gate{i}", gate), file.weight(f"up{i}", up), file.weight(f"down{i}", _down(made))
+    for i in range(task.layers):
+        gate, up = (part.numpy() for part in mlp.gate_up.units.chunk(2, 1))
+        down = np.asarray(mlp.down.units.numpy())
+        names = graphs.weight(f"gate{i}", gate), graphs.weight(f"up{i}", up), graphs.weight(f"down{i}", down)
         nodes += _swiglu(i, [_matmul(name) for name in names])
-    return _dense_session(asked, file, nodes, made.size_bytes(), answers=True)
+    return _dense_session(task, graphs, nodes, mlp.size_bytes(), answers=True)
 
 
-def onnx_nbits(**task: Any) -> Cases:
-    """ONNX Runtime's MatMulNBits, which multiplies in 8 bits (accuracy_level 4), with groups along the inputs."""
-    asked = Task(**{**task, "axis": 0})
-    made, file = make_mlp(asked), OnnxFile()
-    matrices = [_nbits(m.units, m.scales, m.bits, m.shape[1], asked.group) for m in (made.gate_up, made.down)]
+def onnx_nbits(task: MlpTask) -> Cases:
+    """Set up ONNX Runtime's MatMulNBits in 8 bits (accuracy_level 4), with groups along the inputs."""
+    mlp, graphs = make_mlp(dataclasses.replace(task, axis=0)), MappedGraphs()
+    matrices = [_nbits(m.units, m.scales, m.bits, m.shape[1], task.group) for m in (mlp.gate_up, mlp.down)]
     size = sum(codes.nbytes + scales.nbytes for codes, scales in matrices)
     nodes = []
-    for i in range(asked.layers):
+    for i in range(task.layers):
         (both, both_scales), (down, down_scales) = matrices
-        f = asked.d_ff
+        f = task.d_ff
         parts = {"gate": (both[:f], both_scales[:f]), "up": (both[f:], both_scales[f:]), "down": (down, down_scales)}
         products = []
         for name, (codes, scales) in parts.items():
-            weights = file.weight(f"{name}{i}", codes), file.weight(f"{name}{i}.scales", scales)
-            inner = asked.d_ff if name == "down" else asked.d_model
-            products.append(_matmul_nbits(weights, inner, len(codes), BITS[asked.format], asked.group))
+            weights = graphs.weight(f"{name}{i}", codes), graphs.weight(f"{name}{i}.scales", scales)
+            inner = task.d_ff if name == "down" else task.d_model
+            products.append(_matmul_nbits(weights, inner, len(codes), BITS[task.format], task.group))
         nodes += _swiglu(i, products)
     # With groups along the unit dipc's weights are others, which this operator cannot hold.
-    return _dense_session(asked, file, nodes, size, answers=task["axis"] == 0)
+    return _dense_session(task, graphs, nodes, size, answers=task.axis == 0)
 
 
 Product = Callable[[str, str], "NodeProto"]
 
 
-def _dense_session(task: Task, file: OnnxFile, nodes: list[NodeProto], size: float, answers: bool) -> Cases:
+def _dense_session(
+    task: MlpTask, graphs: MappedGraphs, nodes: list[NodeProto], size_bytes: float, answers: bool
+) -> Cases:
     shape = (task.tokens, task.d_model)
     inputs = {f"x{i}": (np.float32, shape) for i in range(task.layers)}
-    session = file.session(nodes, inputs, {f"y{i}": np.float32 for i in range(task.layers)}, task.threads)
+    session = graphs.session(nodes, inputs, {f"y{i}": np.float32 for i in range(task.layers)}, task.threads)
     xs = [x.numpy() for x in task.inputs()]
 
     def call(number: int) -> Answer:
         feeds = {f"x{i}": xs[(number + i) % len(xs)] for i in range(task.layers)}
-        found: list[NDArray[Any]] = session.run(None, feeds)
-        return found[0][0] if answers else None
+        outputs: list[NDArray[np.float32]] = session.run(None, feeds)
+        return outputs[0][0] if answers else None
 
-    return {case_name(None): Case(call, task.layers, size)}
+    return {case_name(None): Case(call, task.layers, size_bytes)}
 
 
 def _swiglu(layer: int, products: list[Product]) -> list[NodeProto]:
@@ -141,8 +147,10 @@ def _matmul_nbits(weights: tuple[str, str], inner: int, outer: int, bits: int, g
     return lambda x, y: make_node("MatMulNBits", [x, *weights], [y], domain="com.microsoft", **options)
 
 
-def _nbits(codes: Tensor, scales: Tensor | None, bits: int, length: int, group: int) -> tuple[Any, Any]:
-    """Unit-major codes [U, N] and scales [G, N] of G groups as MatMulNBits takes them: [N, G, bytes] and [N, G]."""
+def _nbits(
+    codes: Tensor, scales: Tensor | None, bits: int, length: int, group: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Lay unit-major codes [U, N] and scales [G, N] of G groups out for MatMulNBits: [N, G, bytes] and [N, G]."""
     assert scales is not None
     units = codes.shape[0]
     if bits == 4:
@@ -158,10 +166,6 @@ def _nbits(codes: Tensor, scales: Tensor | None, bits: int, length: int, group: 
     return packed.reshape(length, blocks, -1).numpy(), scales.t().float().contiguous().numpy()
 
 
-def _transposed(mlp: Mlp, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _transposed(mlp: Mlp) -> tuple[Tensor, Tensor, Tensor]:
     gate, up = mlp.gate_up.units.chunk(2, 1)
     return gate.t().contiguous(), up.t().contiguous(), mlp.down.units.t().contiguous()
-
-
-def _down(mlp: Mlp) -> NDArray[Any]:
-    return np.asarray(mlp.down.units.numpy())

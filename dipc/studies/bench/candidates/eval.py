@@ -1,0 +1,70 @@
+"""Perplexity: one program in torch reads the same text again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipc import native
+from dipc.backends.eager import EagerSession
+from dipc.evaluation.perplexity import perplexity
+from dipc.frontend.hugging_face import capture, find_model
+from dipc.ir.program import Program
+from dipc.options import TextSpec
+from dipc.pipeline.runner import run_pipeline
+from dipc.registry import load_installed_plugins, load_plugin
+from dipc.studies.bench.candidates.case import Case, Cases
+from dipc.studies.bench.candidates.pipelines import torch_pipeline
+from dipc.studies.bench.candidates.random_model import random_model
+from dipc.text import Text
+
+CASE = "perplexity"
+
+
+class NumberTokenizer:
+    """A tokenizer of texts such as "3 17 4", for models that have none."""
+
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        """Return the ids of a text."""
+        return {"input_ids": [int(word) for word in text.split() if word.isdecimal()]}
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids."""
+        return "".join(f"{i} " for i in ids)
+
+
+def measure_perplexity(
+    *, model: str, passes: str, seq_len: int | None, max_tokens: int, seed: int, threads: int, plugins: Sequence[str]
+) -> Cases:
+    """Set up a model on the sample text; of a config.json, with random weights, on random tokens."""
+    load_installed_plugins()
+    for file in plugins:
+        load_plugin(Path(file))
+    if native.library() is not None:
+        native.set_threads(threads)
+    program, text = _open(model, max_tokens, seed)
+    windows = TextSpec(seq_len, max_tokens)
+    session = EagerSession(run_pipeline(program, torch_pipeline(passes)).program)
+
+    def call(number: int) -> NDArray[np.float64]:
+        score = perplexity(session, text, windows=windows)
+        return np.array([score.perplexity, score.tokens, score.seq_len])
+
+    return {CASE: Case(call)}
+
+
+def _open(model: str, max_tokens: int, seed: int) -> tuple[Program, Text | None]:
+    """Return the program, and its text where it is not the sample."""
+    where = find_model(model)
+    if not (isinstance(where, Path) and where.is_file()):
+        return capture(model), None
+    program = capture(random_model(where, seed), name=where.resolve().parent.name)
+    drawn = np.random.default_rng(seed).integers(program.info.vocab, size=max_tokens)
+    return dataclasses.replace(program, tokenizer=NumberTokenizer()), Text("random tokens", " ".join(map(str, drawn)))
