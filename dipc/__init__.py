@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         save,
         synthetic_trace,
         to_dict,
+        to_markdown,
         write_report,
     )
     from dipc.native.onnx_library import onnx_library_path
@@ -85,6 +86,7 @@ __all__ = [
     "save",
     "synthetic_trace",
     "to_dict",
+    "to_markdown",
     "write_report",
 ]
 

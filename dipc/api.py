@@ -6,11 +6,13 @@ result = dipc.compile(program, "dip-ca{density=0.5 gamma=0.2}")
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import dipc.artifact.writer as _artifact
+from dipc import report
 from dipc.backends import BACKENDS, Export
 from dipc.calibration.file import Calibration
 from dipc.errors import UnknownName
@@ -31,16 +33,26 @@ from dipc.options import flat
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.runner import Compiled, run_pipeline, with_calibration
 from dipc.pipeline.text import parse_pipeline
+from dipc.report.comparison import comparison_dict, comparison_markdown
 from dipc.report.html import write_report
-from dipc.studies.compare import Comparison, compare
-from dipc.studies.study.plan import Plan, plan
+from dipc.report.plan import plan_dict
+from dipc.report.study import study_dict
+from dipc.report.study_folder import write_comparison, write_plan, write_study
+from dipc.report.trace import activity_dict, trace_dict
+from dipc.studies.compare import Comparison
+from dipc.studies.compare.run import compare as _compare
+from dipc.studies.study.plan import Plan
+from dipc.studies.study.plan import plan as _plan
 from dipc.studies.study.result import Study
-from dipc.studies.study.study import run_study
+from dipc.studies.study.study import run_study as _run_study
 from dipc.text import Text
 from dipc.tuning import fit_activity as _fit_activity
 from dipc.tuning import measure as _measure
 from dipc.tuning.lora import finetune as _finetune
 from dipc.tuning.lora.finetune import Finetuned
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +93,7 @@ __all__ = [
     "save",
     "synthetic_trace",
     "to_dict",
+    "to_markdown",
     "write_report",
 ]
 
@@ -93,6 +106,25 @@ fit_activity = flat(_fit_activity.fit_activity)
 generate = flat(_generation.generate)
 perplexity = flat(_perplexity.perplexity)
 run_tasks = flat(_tasks.run_tasks)
+
+
+def _keeping(run: Callable[P, R], write: Callable[[R, Path], None]) -> Callable[P, R]:
+    """Let a study write what it gives into the folder that it was told to keep everything in."""
+
+    @functools.wraps(run)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        found = run(*args, **options)
+        folder = options.get("out")
+        if isinstance(folder, (str, Path)):
+            write(found, Path(folder))
+        return found
+
+    return call
+
+
+compare = _keeping(_compare, write_comparison)
+run_study = _keeping(_run_study, write_study)
+plan = _keeping(_plan, write_plan)
 
 
 def compile(
@@ -168,17 +200,18 @@ def to_dict(
     | Trace,
 ) -> dict[str, Any]:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
-    from dipc import report
-    from dipc.report.trace import activity_dict, trace_dict
-
+    if isinstance(result, Comparison):
+        return comparison_dict(result)
+    if isinstance(result, Plan):
+        return plan_dict(result)
+    if isinstance(result, Study):
+        return study_dict(result)
     if isinstance(result, Calibration):
         return report.calibration_dict(result)
     if isinstance(result, Score):
         return report.score_dict(result)
     if isinstance(result, Finetuned):
         return report.finetuned_dict(result)
-    if isinstance(result, (Comparison, Plan, Study)):
-        return result.to_dict()
     if isinstance(result, ActivityModel):
         return activity_dict(result)
     if isinstance(result, Trace):
@@ -186,6 +219,11 @@ def to_dict(
     if isinstance(result, TaskScores):
         return report.tasks_dict(result)
     return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)
+
+
+def to_markdown(result: Comparison) -> str:
+    """A comparison as Markdown: a table per density, what the figures show, and what was measured on."""
+    return comparison_markdown(result)
 
 
 def load(path: str | Path) -> Program:

@@ -87,7 +87,7 @@ def command(
     given = activity.read()
     program = open_target(target, **common.capture).program
     from dipc import api
-    from dipc.report.devices import device_file
+    from dipc.hardware.find import file_of
     from dipc.report.estimate import estimate_dict, estimate_tables, write_timeline
 
     with counting("windows") as progress:
@@ -104,9 +104,9 @@ def command(
     if pricing.timeline is not None:
         write_timeline(found, pricing.timeline)
     if common.json:
-        show_json(estimate_dict(found, device_file(hw)))
+        show_json(estimate_dict(found, file_of(hw)))
     else:
-        show(estimate_tables(found, device_file(hw)))
+        show(estimate_tables(found, file_of(hw)))
 
 
 def _device(hw: str, budget: MemoryBudget, backend: str) -> Device:

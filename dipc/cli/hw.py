@@ -36,13 +36,13 @@ def show_device(
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """Show a device with the kind and the source of each figure."""
-    from dipc.hardware.find import load_device
+    from dipc.hardware.find import file_of, load_device
     from dipc.registry import load_installed_plugins
-    from dipc.report.devices import device_dict, device_file, device_tables
+    from dipc.report.devices import device_dict, device_tables
 
     load_installed_plugins()
     device = load_device(name)
-    file = device_file(name)
+    file = file_of(name)
     if output.json:
         show_json(device_dict(device, file))
     else:

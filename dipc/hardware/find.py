@@ -70,6 +70,11 @@ def device_path(name: str) -> Path:
     return DEVICES.get(name)
 
 
+def file_of(name_or_path: str) -> str:
+    """Return the file that a device's name, or the path to it, stands for."""
+    return str(device_path(name_or_path)) if name_or_path in device_names() else name_or_path
+
+
 def _is_path(name_or_path: str | Path) -> bool:
     text = str(name_or_path)
     separators = {os.sep, "/", os.altsep or os.sep}

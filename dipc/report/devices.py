@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 _LONG, _SHORT = 2**30, 4096  # bytes of a read
 
 
-def device_file(name_or_path: str) -> str:
-    """The file that a device's name, or the path to it, stands for."""
-    from dipc.hardware.find import device_names, device_path
-
-    return str(device_path(name_or_path)) if name_or_path in device_names() else name_or_path
-
-
 def devices_dict(devices: Iterable[tuple[Device, str]]) -> dict[str, Any]:
     """All devices, each with its file."""
     return document("devices", devices=[_device(device, file) for device, file in devices])

@@ -9,7 +9,7 @@ import pytest
 
 from dipc.errors import MissingDependency
 from dipc.pipeline.pass_ import PASSES
-from dipc.studies.compare import run
+from dipc.report import study_folder
 from kit.command_line import Cli
 
 BROKEN = '''
@@ -32,7 +32,7 @@ def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(found: object) -> None:
         raise MissingDependency("no matplotlib")
 
-    monkeypatch.setattr(run, "perplexity_plot", absent)
+    monkeypatch.setattr(study_folder, "perplexity_plot", absent)
 
 
 def test_the_table_fits(cli: Cli, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

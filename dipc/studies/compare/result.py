@@ -128,15 +128,3 @@ class Comparison:
         least = self.dense.figures
         found = [r for r in self.block(density) if r.competes and least and r.figures.bytes_read < least.bytes_read]  # type: ignore[union-attr]
         return min(found, key=lambda row: row.figures.perplexity, default=None)  # type: ignore[union-attr]
-
-    def to_markdown(self) -> str:
-        """Headings, a table per density, the verdict, and what was measured on."""
-        from dipc.report.comparison import comparison_markdown
-
-        return comparison_markdown(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        from dipc.report.comparison import comparison_dict
-
-        return comparison_dict(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,12 @@ import torch
 
 from dipc.backends import get_backend
 from dipc.calibration.file import calibration_for
-from dipc.documents import json_bytes
-from dipc.errors import MissingDependency, UsageError
+from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline
-from dipc.report.plot import perplexity_plot
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.cells import Cells, Progress
 from dipc.studies.compare.entries import choose
@@ -147,18 +144,7 @@ def compare(
         "seed": seed,
     }
     found = Comparison(_model(program), protocol, dense, rows)
-    found = dataclasses.replace(found, verdict=tuple(verdict(found)))
-    _write(found, folder)
-    return found
-
-
-def _write(found: Comparison, folder: Folder) -> None:
-    """table.json, table.md and, where matplotlib is installed, the plot."""
-    folder.write("table.json", json_bytes(found.to_dict()))
-    folder.write("table.md", found.to_markdown().encode())
-    with contextlib.suppress(MissingDependency):
-        for kind, content in perplexity_plot(found).items():
-            folder.write(f"perplexity.{kind}", content)
+    return dataclasses.replace(found, verdict=tuple(verdict(found)))
 
 
 def _text(given: Text | str | None) -> Text | None:

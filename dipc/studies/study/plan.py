@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dipc.cache.policy import get_policy
-from dipc.documents import json_bytes
 from dipc.errors import UsageError
-from dipc.files import write_whole
 from dipc.hardware.device import Device
 from dipc.hardware.find import device_for
 from dipc.ir.program import Program
@@ -61,12 +59,6 @@ class Plan:
     best: tuple[Point, ...]
     help: tuple[Help, ...]
     reason: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        from dipc.report.plan import plan_dict
-
-        return plan_dict(self)
 
 
 def plan(
@@ -138,8 +130,6 @@ def plan(
         device = device_for(hardware, None, flash, 0).with_dram_available(choice.dram_bytes)
         again = {**shared, "out": folder, "progress": progress, "step": 0}
         help = tuple(_help(model, methods, choice, device, found, again))
-        # Each of these studies left its own in the folder, which is to hold the one that the plan rests on.
-        write_whole(Path(folder) / "study.json", lambda part: part.write_bytes(json_bytes(found.to_dict())))
     passes = _placed(choice.pipeline, hardware, None if dram is None else choice.dram_bytes, context, bits_per_weight)
     return Plan(found, limit, choice, passes, dense, best, help, None)
 

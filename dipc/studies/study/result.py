@@ -149,9 +149,3 @@ class Study:
     def failures(self) -> tuple[Point, ...]:
         """Points that something went wrong with."""
         return tuple(point for point in self.points if point.failed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        from dipc.report.study import study_dict
-
-        return study_dict(self)

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from dipc.documents import json_bytes
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.hardware.device import Device
-from dipc.hardware.find import device_for
+from dipc.hardware.find import device_for, file_of
 from dipc.ir.program import Program
 from dipc.memory.flash import FlashReadOptions
 from dipc.memory.lowering import mean_bits
@@ -156,9 +155,7 @@ def run_study(
             with closing(making):
                 measure(grid, wanted, making)
             points = dataclasses.replace(points, measured=making.measured, failures=making.failures)
-        found = _result(points, setup, _device(hardware))
-        kept.write("study.json", json_bytes(found.to_dict()))
-    return found
+        return _result(points, setup, _device(hardware))
 
 
 def _result(points: Points, setup: Setup, device: Mapping[str, Any]) -> Study:
@@ -213,12 +210,10 @@ def _path(given: str | Path | None, cluster: str | None) -> Any:
 
 
 def _device(hardware: str | Device) -> dict[str, Any]:
-    from dipc.report.devices import device_file
-
     device = device_for(hardware, None, None, 0)
     return {
         "name": device.name,
-        "file": device_file(hardware) if isinstance(hardware, str) else None,
+        "file": file_of(hardware) if isinstance(hardware, str) else None,
         "description": device.description,
         "assumptions": [a._asdict() for a in device.assumptions()],
     }

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from torch import fx
 
-from dipc.api import Program, Text, capture, compare, compile, evaluate
+from dipc.api import Program, Text, capture, compare, compile, evaluate, to_markdown
 from dipc.errors import MissingDependency, UsageError
 from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import SparsityPass
-from dipc.studies.compare import Comparison, measure, run
+from dipc.report import study_folder
+from dipc.studies.compare import Comparison, measure
 from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.result import Accuracy
 from kit.command_line import WORDS
@@ -44,7 +45,7 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         raise MissingDependency("no matplotlib")
 
     if "plotted" not in request.node.name:
-        monkeypatch.setattr(run, "perplexity_plot", absent)
+        monkeypatch.setattr(study_folder, "perplexity_plot", absent)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -76,7 +77,7 @@ def test_a_comparison(program: Program, tmp_path: Path) -> None:
     assert refused.figures is None and "cannot be reached" in str(refused.reason) and not refused.failed
     assert not found.failures
     assert json.loads((tmp_path / "table.json").read_text())["rows"][0]["figures"]["perplexity"] == row.perplexity
-    assert (tmp_path / "table.md").read_text() == found.to_markdown()
+    assert (tmp_path / "table.md").read_text() == to_markdown(found)
     assert not (tmp_path / "perplexity.svg").exists()
 
 
@@ -120,7 +121,7 @@ def test_one_failure_does_not_lose_the_others(
     found = compare(program, "broken,dip", (0.5,), text=TEXT, out=tmp_path)
     assert [(row.label, row.reason) for row in found.failures] == [("broken", "ZeroDivisionError: broken on purpose")]
     assert found.rows[1].figures is not None
-    assert "broken on purpose" in found.to_markdown()
+    assert "broken on purpose" in to_markdown(found)
     monkeypatch.setattr(Broken, "rewrite", lambda self, mlp: mlp.linear(mlp.x, mlp.up))
     seen = counted(monkeypatch)
     compare(program, "broken,dip", (0.5,), text=TEXT, out=tmp_path)
@@ -176,7 +177,7 @@ def test_tasks_stand_beside_perplexity(program: Program, tmp_path: Path, monkeyp
     assert first.dense.tasks["piqa"].value == 0.5
     up = first.rows[1]
     assert up.figures is not None and not up.tasks and (up.reason, up.failed) == ("no data", True)
-    assert "| 50.0 ± 1.0 % |" in first.to_markdown()
+    assert "| 50.0 ± 1.0 % |" in to_markdown(first)
     compare(program, "dip", (0.5,), text=TEXT, out=tmp_path, tasks=["piqa", "mmlu"])
     assert ran[3:] == [("dense", "mmlu"), ("dip", "mmlu")]
 

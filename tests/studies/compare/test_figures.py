@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dipc.api import to_markdown
 from dipc.report.plot import perplexity_plot
 from dipc.studies.compare import Comparison, Row
 from dipc.studies.compare.result import Accuracy, Figures
@@ -84,7 +85,7 @@ def test_the_best_row_competes() -> None:
 def test_the_markdown(request: pytest.FixtureRequest) -> None:
     found = made_up(oracle=(21, 22), predictor=(40, 50), dip=(30, 400), dip_lora=(24, 33))
     dip = replace(found.rows[2], tasks={"mmlu": Accuracy("acc", 0.4321, None, 100, 5)})
-    text = replace(found, rows=(*found.rows[:2], dip, *found.rows[3:])).to_markdown()
+    text = to_markdown(replace(found, rows=(*found.rows[:2], dip, *found.rows[3:])))
     if request.config.getoption("--update-golden"):
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8")

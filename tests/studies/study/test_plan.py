@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import dipc
+from dipc.api import Plan, plan
 from dipc.errors import UsageError
 from dipc.ir.program import Program
 from dipc.ir.selections import cache_aware
-from dipc.studies.study.plan import Plan, plan
 from dipc.text import Text
 from kit.command_line import WORDS, Cli
 

@@ -16,7 +16,7 @@ import pytest
 import dipc
 from dipc.errors import UsageError
 from dipc.ir.program import Program
-from dipc.studies.study import make, study, workers
+from dipc.studies.study import make, workers
 from dipc.studies.study.make import DENSE_RUN, Maker, Run, Setup
 from dipc.studies.study.workers import Processes, Ray
 from dipc.text import Text
@@ -57,7 +57,7 @@ def setup_of(model: Path, folder: Path) -> Setup:
 
 
 def test_a_run_serves_every_price_of_it(program: Program, tmp_path: Path, made: list[str]) -> None:
-    first = study.run_study(program, "dip,dip-ca", policies=("lfu", "lru", "belady"), out=tmp_path / "out", **OPTIONS)
+    first = dipc.run_study(program, "dip,dip-ca", policies=("lfu", "lru", "belady"), out=tmp_path / "out", **OPTIONS)
     # dip knows of no cache: one run a density. dip-ca: one for each DRAM and policy that works online.
     assert sorted(made) == sorted(
         ["dense", "dip 0.8", "dip 0.5"] + 4 * ["dip-ca 0.8 gamma 0.2"] + 4 * ["dip-ca 0.5 gamma 0.2"]
@@ -68,15 +68,15 @@ def test_a_run_serves_every_price_of_it(program: Program, tmp_path: Path, made: 
     one, two = (by_id[f"dip-0.5-lru-{first.points[0].dram_bytes}B-{rate}GB/s"] for rate in (1, 2))
     assert one.perplexity == two.perplexity and one.throughput < two.throughput < 2.001 * one.throughput
     made.clear()
-    again = study.run_study(program, "dip,dip-ca", policies=("lfu", "lru", "belady"), out=tmp_path / "out", **OPTIONS)
+    again = dipc.run_study(program, "dip,dip-ca", policies=("lfu", "lru", "belady"), out=tmp_path / "out", **OPTIONS)
     assert made == [] and again == first
-    study.run_study(program, "dip", gammas=(0.5,), out=tmp_path / "out", **{**OPTIONS, "dram": ("85%",)})
+    dipc.run_study(program, "dip", gammas=(0.5,), out=tmp_path / "out", **{**OPTIONS, "dram": ("85%",)})
     assert made == []
     assert json.loads((tmp_path / "out" / "study.json").read_text())["kind"] == "study"
 
 
 def test_a_price_is_that_of_estimate(program: Program) -> None:
-    found = study.run_study(program, "dip,dip-ca", policies=("lfu",), **{**OPTIONS, "flash": ("1 GB/s",)})
+    found = dipc.run_study(program, "dip,dip-ca", policies=("lfu",), **{**OPTIONS, "flash": ("1 GB/s",)})
     for point in found.points:
         if point.dram_bytes == found.points[0].dram_bytes and point.pipeline:
             sparse = dipc.compile(program, point.pipeline).program
@@ -91,13 +91,13 @@ def test_a_price_is_that_of_estimate(program: Program) -> None:
 
 def test_the_search_finds_where_the_limit_is(program: Program, tmp_path: Path, made: list[str]) -> None:
     options = {**OPTIONS, "dram": ("80%",), "flash": (), "densities": (0.9, 0.1), "step": 0.05}
-    wide = study.run_study(program, "dip", out=tmp_path, **{**options, "step": 0})
+    wide = dipc.run_study(program, "dip", out=tmp_path, **{**options, "step": 0})
     low, high = (wide.point(name).perplexity for name in (p.id for p in wide.points[1:]))
     assert low is not None and high is not None and wide.dense_perplexity is not None
     allowed = (low + high) / 2 - wide.dense_perplexity
     if allowed <= 0:
         pytest.skip("random weights: sparsity makes this model better")
-    found = study.run_study(program, "dip", out=tmp_path, max_ppl_increase=(allowed,), **options)
+    found = dipc.run_study(program, "dip", out=tmp_path, max_ppl_increase=(allowed,), **options)
     (target,) = found.targets
     inner, outer = (found.point(name) for name in target.neighbours)
     assert target.interpolated and inner.density - outer.density < 2 * 0.05
@@ -109,7 +109,7 @@ def test_the_search_finds_where_the_limit_is(program: Program, tmp_path: Path, m
 
 def test_reasons_stand_for_what_cannot_be(program: Program) -> None:
     options = {**OPTIONS, "dram": ("60%", "80%"), "flash": (), "densities": (0.5,)}
-    found = study.run_study(program, "dip,cats", **options)
+    found = dipc.run_study(program, "dip,cats", **options)
     small, large = (point.dram_bytes for point in found.points[:2])
     reasons = {point.method: point.reason for point in found.points if point.dram_bytes == large}
     assert reasons["dip"] is None and "needs a calibration" in str(reasons["cats"])
@@ -117,19 +117,19 @@ def test_reasons_stand_for_what_cannot_be(program: Program) -> None:
     assert all("too little" in str(reason) for reason in short)
     assert not found.failures
     with pytest.raises(UsageError, match="too little"):
-        study.run_study(program, "dip", **{**options, "dram": ("60%",)})
+        dipc.run_study(program, "dip", **{**options, "dram": ("60%",)})
 
 
 def test_a_folder_is_of_one_model_and_one_text(program: Program, tmp_path: Path) -> None:
     options = {**OPTIONS, "densities": (0.5,), "dram": (), "flash": ()}
-    study.run_study(program, "dip", out=tmp_path, **options)
+    dipc.run_study(program, "dip", out=tmp_path, **options)
     with pytest.raises(UsageError, match="holds a study with text digest"):
-        study.run_study(program, "dip", out=tmp_path, **{**options, "text": Text("words", WORDS * 5)})
+        dipc.run_study(program, "dip", out=tmp_path, **{**options, "text": Text("words", WORDS * 5)})
 
 
 def test_a_config_alone_is_priced_on_drawn_activity(model: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "densities": (0.5,), "flash": ()}
-    found = study.run_study(model / "config.json", "dip,dip-ca", out=tmp_path, **options)
+    found = dipc.run_study(model / "config.json", "dip,dip-ca", out=tmp_path, **options)
     assert found.text is None and found.dense_perplexity is None and found.targets == ()
     assert [(p.method, p.perplexity, p.seed) for p in found.points] == [
         *2 * [("dense", None, None)],
@@ -138,11 +138,11 @@ def test_a_config_alone_is_priced_on_drawn_activity(model: Path, tmp_path: Path)
     ]
     assert all("synthetic" in p.source for p in found.points if p.method != "dense")
     with pytest.raises(UsageError, match="has no perplexity to keep within"):
-        study.run_study(model / "config.json", max_ppl_increase=(0.2,), **options)
+        dipc.run_study(model / "config.json", max_ppl_increase=(0.2,), **options)
 
 
 def test_timelines_are_of_points_that_there_are(program: Program) -> None:
-    found = study.run_study(program, "dip", **{**OPTIONS, "densities": (0.5,)})
+    found = dipc.run_study(program, "dip", **{**OPTIONS, "densities": (0.5,)})
     assert [line["point"].split("-")[0] for line in found.timelines] == ["dense", "dip"]
     for line in found.timelines:
         flash = sum(event["duration_s"] for event in line["events"] if event["track"] == "flash")
@@ -158,7 +158,7 @@ def test_a_failing_run_costs_its_own_points_only(program: Program, monkeypatch: 
         return measure(self, run, watch)
 
     monkeypatch.setattr(Maker, "_measure", fails)
-    found = study.run_study(program, "dip", **{**OPTIONS, "flash": ()})
+    found = dipc.run_study(program, "dip", **{**OPTIONS, "flash": ()})
     assert {(p.density, p.reason) for p in found.failures} == {(0.5, "ZeroDivisionError: on purpose")}
     assert [p.density for p in found.points if p.method == "dip" and p.cost] == [0.8, 0.8]
 
@@ -235,12 +235,12 @@ def test_a_worker_that_dies_before_it_has_read_a_long_text_is_noticed(tmp_path: 
 
 def test_processes_make_what_this_one_would(model: Path, program: Program, tmp_path: Path) -> None:
     options = {**OPTIONS, "densities": (0.5,), "dram": ("80%",), "flash": ()}
-    here = study.run_study(program, "dip", **options)
-    there = study.run_study(str(model), "dip", jobs=2, out=tmp_path, **options)
+    here = dipc.run_study(program, "dip", **options)
+    there = dipc.run_study(str(model), "dip", jobs=2, out=tmp_path, **options)
     assert [p.perplexity for p in there.points] == pytest.approx([p.perplexity for p in here.points], rel=1e-6)
     assert not list((tmp_path / "runs").glob("*.lock"))
     with pytest.raises(UsageError, match="other processes load the model themselves"):
-        study.run_study(program, jobs=2, **options)
+        dipc.run_study(program, jobs=2, **options)
 
 
 class _Reference:
@@ -307,8 +307,8 @@ def test_a_cluster_makes_the_same_runs(
 ) -> None:
     monkeypatch.setattr(make, "_maker", lambda setup: Maker(setup, program))
     options = {**OPTIONS, "densities": (0.5,), "dram": ("80%",), "flash": ()}
-    found = study.run_study(str(model), "dip", cluster="ray", out=tmp_path, **options)
-    assert found == study.run_study(program, "dip", **options)
+    found = dipc.run_study(str(model), "dip", cluster="ray", out=tmp_path, **options)
+    assert found == dipc.run_study(program, "dip", **options)
     assert (fake_ray.started, fake_ray.ended) == (1, 1)
 
 
@@ -327,5 +327,5 @@ def test_a_task_that_dies_on_the_cluster_is_a_reason(
 def test_a_real_ray_makes_the_same_runs(model: Path, program: Program, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     options = {**OPTIONS, "densities": (0.5,), "dram": ("80%",), "flash": ()}
-    found = study.run_study(str(model), "dip,dip-ca", cluster="ray", out=tmp_path, **options)
-    assert found == study.run_study(program, "dip,dip-ca", **options)
+    found = dipc.run_study(str(model), "dip,dip-ca", cluster="ray", out=tmp_path, **options)
+    assert found == dipc.run_study(program, "dip,dip-ca", **options)
