@@ -40,11 +40,11 @@ from dipc.report.study import study_dict
 from dipc.report.study_folder import write_comparison, write_plan, write_study
 from dipc.report.trace import activity_dict, trace_dict
 from dipc.studies.compare import Comparison
-from dipc.studies.compare.run import compare as _compare
+from dipc.studies.compare import run as _compare
+from dipc.studies.study import plan as _plan
+from dipc.studies.study import study as _study
 from dipc.studies.study.plan import Plan
-from dipc.studies.study.plan import plan as _plan
 from dipc.studies.study.result import Study
-from dipc.studies.study.study import run_study as _run_study
 from dipc.text import Text
 from dipc.tuning import fit_activity as _fit_activity
 from dipc.tuning import measure as _measure
@@ -114,7 +114,7 @@ def _keeping(run: Callable[P, R], write: Callable[[R, Path], None]) -> Callable[
     @functools.wraps(run)
     def call(*args: P.args, **options: P.kwargs) -> R:
         found = run(*args, **options)
-        folder = options.get("out")
+        folder = options.get("out") or getattr(options.get("runs"), "out", None)
         if isinstance(folder, (str, Path)):
             write(found, Path(folder))
         return found
@@ -122,9 +122,9 @@ def _keeping(run: Callable[P, R], write: Callable[[R, Path], None]) -> Callable[
     return call
 
 
-compare = _keeping(_compare, write_comparison)
-run_study = _keeping(_run_study, write_study)
-plan = _keeping(_plan, write_plan)
+compare = _keeping(flat(_compare.compare), write_comparison)
+run_study = _keeping(flat(_study.run_study), write_study)
+plan = _keeping(flat(_plan.plan), write_plan)
 
 
 def compile(

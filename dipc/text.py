@@ -68,6 +68,11 @@ def sample_text() -> Text:
     return Text("the sample text of dipc", SAMPLE.read_text(encoding="utf-8"))
 
 
+def as_text(given: Text | str | None) -> Text | None:
+    """Return a text as it is, or a string as a text without a name of its own."""
+    return Text("text", given) if isinstance(given, str) else given
+
+
 @dataclass(frozen=True)
 class Window:
     """Token ids [T], and the byte of the text at which each ends [T]."""

@@ -4,72 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.bench import densities
-from dipc.cli.options import SeqLen, TextFile
-from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode, settings, show, show_json
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped, numbers
+from dipc.cli.terminal import settings, show, show_json
 from dipc.errors import DipcError, MissingDependency
-from dipc.options import MOST_SEED
+from dipc.options import Options
+from dipc.studies.options import AccuracyOptions, MeasuredText, Preparation, items
 
 if TYPE_CHECKING:
     from dipc.studies.compare import Comparison
 
 
-def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a Hugging Face id.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Keeps all results; a rerun goes on.")],
+@dataclass(frozen=True)
+class RowLists(Options):
+    """Which rows a comparison has, at which densities."""
+
     methods: Annotated[
         str | None, typer.Option(metavar="LIST", help="all, paper, or names such as dip,cats; by default all.")
-    ] = None,
+    ] = None
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TEXT",
             help="A row of your own, DENSITY standing for the density: 'int4,dip{density=DENSITY}'; may be repeated.",
         ),
-    ] = None,
-    density: Annotated[str, typer.Option(metavar="LIST", help="Kept shares of the MLPs' weights.")] = "0.6,0.5,0.4",
-    text: TextFile = None,
-    seq_len: SeqLen = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Use only so many tokens from the start.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What `dipc calibrate` wrote for this model.")
-    ] = None,
-    calibration_text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text to make the calibration from, once; not the test's.")
-    ] = None,
-    calibration_tokens: Annotated[
-        int, typer.Option(metavar="N", min=2, help="Use only so many tokens of that text.")
-    ] = 131_072,
-    lora: Annotated[
-        bool, typer.Option("--lora", help="Also train adapters, for each density its own: dip+lora and cats+lora.")
-    ] = False,
-    train_text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text to train them on; by default the calibration's.")
-    ] = None,
-    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Of the adapters.")] = 32,
-    iterations: Annotated[int, typer.Option(metavar="N", min=1, help="Of the training of each.")] = 1000,
-    tasks: Annotated[str, typer.Option(metavar="LIST", help="Also accuracy: tasks such as mmlu,hellaswag.")] = "",
-    task_data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The tasks' data as local files, instead of the hub's.")
-    ] = None,
-    fewshot: Annotated[int | None, typer.Option(metavar="N", min=0, help="Examples before each question.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Questions of each task.")] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of calibration, training and tasks.")
-    ] = 0,
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    plugin: Plugins = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    ] = None
+    density: Annotated[str, typer.Option(metavar="LIST", help="Kept shares of the MLPs' weights.")] = "0.6,0.5,0.4"
+
+    @property
+    def chosen(self) -> list[str]:
+        """All methods: those that are named, then those that are written out."""
+        return [*items(self.methods or ("" if self.method else "all")), *(self.method or ())]
+
+
+@grouped
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a Hugging Face id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Keeps all results; a rerun goes on.")],
+    rows: RowLists = RowLists(),
+    measured: MeasuredText = MeasuredText(),
+    preparation: Preparation = Preparation(),
+    accuracy: AccuracyOptions = AccuracyOptions(),
+    capture: CaptureOptions = CaptureOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Compare methods at equal density, in one table.
 
@@ -78,50 +60,30 @@ def command(
     and the exit code is 1.
     """
     from dipc.registry import load_installed_plugins
-    from dipc.text import read_text
 
     load_installed_plugins()
-    texts = [None if file is None else read_text(file) for file in (text, calibration_text, train_text)]
-    chosen = [*listed(methods or ("" if method else "all")), *(method or ())]
+    densities = numbers("density", rows.density)
     from dipc import api
     from dipc.report.comparison import comparison_dict, comparison_tables
 
     with cells() as progress:
         found = api.compare(
             model,
-            chosen,
-            densities(density),
+            rows.chosen,
+            densities,
             out=out,
-            text=texts[0],
-            seq_len=seq_len,
-            max_tokens=max_tokens,
-            calibration=calibration,
-            calibration_text=texts[1],
-            calibration_tokens=calibration_tokens,
-            lora=lora,
-            train_text=texts[2],
-            rank=rank,
-            iterations=iterations,
-            tasks=listed(tasks),
-            task_data=task_data,
-            fewshot=fewshot,
-            limit=limit,
-            seed=seed,
+            measured=measured,
+            preparation=preparation,
+            accuracy=accuracy,
             progress=progress,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
+            **vars(capture),
         )
-    if json:
+    if output.json:
         show_json(comparison_dict(found))
     else:
         show([*comparison_tables(found), "", _written(out)])
     if found.failures:
         raise DipcError(_failures(found))
-
-
-def listed(text: str) -> list[str]:
-    """The items of a list."""
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _written(out: Path) -> str:

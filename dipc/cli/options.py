@@ -85,6 +85,7 @@ def _offered(default: Any) -> list[inspect.Parameter]:
             continue
         option = _option(kind, extra) if isinstance(extra, Flag) else Annotated[kind, extra]
         value = False if isinstance(extra, Flag) and extra.bare is not None else getattr(default, field.name)
+        value = ",".join(map(str, value)) if isinstance(value, tuple) else value
         found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=option))
     return found
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dipc.report.study_file import read_study
-from dipc.studies.study.make import Maker, Run
+from dipc.studies.study.executor import StudyExecutor
+from dipc.studies.study.measure import StudyRun
 from kit.command_line import Cli
 from kit.paths import CONFIGS
 
@@ -59,14 +60,14 @@ def test_the_dense_rows_of_the_paper(cli: Cli) -> None:
 def test_a_failure_is_shown_and_told_by_the_exit_code(
     cli: Cli, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = Maker._measure
+    measure = StudyExecutor._measure
 
-    def fails(self: Maker, run: Run, watch: object) -> object:
+    def fails(self: StudyExecutor, run: StudyRun, watch: object) -> object:
         if run.label == "dip 0.5":
             raise ZeroDivisionError("on purpose")
         return measure(self, run, watch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Maker, "_measure", fails)
+    monkeypatch.setattr(StudyExecutor, "_measure", fails)
     result = cli("study", model, *SMALL, "--dram", "90%", "--text", text)
     result.fails(1, "study: 1 of 5 points failed (dip-0.5-", "on purpose", "a rerun tries again")
     assert "incomplete" in result.out and "dip-ca" in result.out
@@ -106,9 +107,9 @@ def test_bad_input(
 def test_an_interrupted_study_goes_on(
     cli: Cli, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, made = Maker._measure, list[str]()
+    measure, made = StudyExecutor._measure, list[str]()
 
-    def stops(self: Maker, run: Run, watch: object) -> object:
+    def stops(self: StudyExecutor, run: StudyRun, watch: object) -> object:
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(run.label)
@@ -116,13 +117,13 @@ def test_an_interrupted_study_goes_on(
 
     arguments = ("study", model, *SMALL, "--dram", "90%", "--text", text, "-o", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(Maker, "_measure", stops)
+        patch.setattr(StudyExecutor, "_measure", stops)
         cli(*arguments).fails(130, "interrupted")
     assert not (tmp_path / "out" / "study.json").exists()
     finished = list(made)
     made[:] = ["more than two"] * 3
     with monkeypatch.context() as patch:
-        patch.setattr(Maker, "_measure", stops)
+        patch.setattr(StudyExecutor, "_measure", stops)
         assert cli(*arguments).code == 0
     assert sorted(finished + made[3:]) == [
         "dense",

@@ -1,17 +1,11 @@
-"""One cell: compile a pipeline on the captured model, measure it on the text beside the dense one, count its bytes.
-
-Shape legend: T tokens of a window, V vocabulary.
-"""
+"""One row's figures: a program measured on the text beside the dense one, and its bytes counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from dipc.backends._session import Session, Step
+from dipc.backends._session import Session
 from dipc.evaluation.perplexity import evaluate, perplexity
 from dipc.ir.program import Program, is_buffer
 from dipc.ir.selections import reads_of
@@ -23,46 +17,7 @@ from dipc.studies.compare.result import Figures
 from dipc.text import Text
 from dipc.tuning.lora.adapter import adapted_name
 
-REMEMBERED_BYTES = 2 << 30
 Watch = Callable[[int, int], None]
-
-
-class Remembered:
-    """A session that is fed a whole window per call, and keeps what came of it as long as there is room.
-
-    Every cell is compared with the same dense logits, which need not be computed for each.
-
-    Args:
-        session: what runs.
-        most_bytes: of logits to keep.
-    """
-
-    def __init__(self, session: Session, most_bytes: int = REMEMBERED_BYTES) -> None:
-        self.session, self.identity, self.position = session, session.identity, 0
-        self._room = most_bytes
-        self._kept: dict[tuple[int, ...], Tensor] = {}
-
-    def reset(self) -> None:
-        """Each call is a sequence of its own already."""
-
-    def new_sequence(self) -> None:
-        """Each call is a sequence of its own already."""
-
-    def state(self, name: str) -> Tensor:
-        """The present value of a carried input."""
-        return self.session.state(name)
-
-    def step(self, ids: Sequence[int] | Tensor, *, dense: bool = False) -> Step:
-        """Logits [T, V] of a window of tokens [T]."""
-        window = tuple(torch.as_tensor(ids).tolist())
-        logits_TV = self._kept.get(window)
-        if logits_TV is None:
-            self.session.new_sequence()
-            logits_TV = self.session.step(ids, dense=dense).logits
-            if logits_TV.nbytes <= self._room:
-                self._room -= logits_TV.nbytes
-                self._kept[window] = logits_TV
-        return Step(logits_TV, {})
 
 
 def of_dense(program: Program, session: Session, text: Text, watch: Watch, **extent: Any) -> Figures:

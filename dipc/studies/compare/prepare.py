@@ -1,4 +1,4 @@
-"""What cells need beforehand, made once and kept in the folder: a calibration, and an adapter for each trained cell."""
+"""What rows need beforehand, made once and kept in the folder: a calibration, and an adapter for each trained row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from dipc.ir.program import Program
 from dipc.options import TextSpec
 from dipc.pipeline.pass_ import Pass
-from dipc.studies.compare.folder import Folder
+from dipc.studies.engine.folder import Folder
 from dipc.text import Text
 
 CALIBRATION = "calibration.safetensors"
@@ -43,11 +43,9 @@ def calibration(
     text: Text,
     seed: int,
     progress: Callable[[str], None],
-    *,
-    seq_len: int,
-    max_tokens: int | None,
+    extent: TextSpec,
 ) -> Path:
-    """The folder's calibration, made now if there is none, in windows of `seq_len` tokens.
+    """Return the folder's calibration, made now if there is none.
 
     Raises:
         UsageError: the folder's own was made otherwise, or the text is too short.
@@ -55,14 +53,16 @@ def calibration(
     from dipc.tuning.measure import calibrate
 
     made_from = {"calibration text": text.name, "calibration text digest": text.digest}
-    folder.agree("calibration.json", {**made_from, "calibration tokens at most": max_tokens, "calibration seed": seed})
+    folder.agree(
+        "calibration.json", {**made_from, "calibration tokens at most": extent.max_tokens, "calibration seed": seed}
+    )
     path = folder.path / CALIBRATION
     if not path.exists():
 
         def say(what: str, done: int, total: int) -> None:
             progress(f"calibrating, {what} {done}/{total}")
 
-        calibrate(program, text, windows=TextSpec(seq_len, max_tokens), seed=seed, progress=say).save(path)
+        calibrate(program, text, windows=extent, seed=seed, progress=say).save(path)
     return path
 
 
@@ -74,7 +74,7 @@ def adapter(
     training: Training,
     progress: Callable[[int, int], None],
 ) -> Path:
-    """The adapter of a cell, trained now if it was not; a training that was cut off goes on where it stopped."""
+    """Return the adapter of a row, trained now if it was not; a training that was cut off goes on where it stopped."""
     from dipc.tuning.lora.finetune import finetune
     from dipc.tuning.options import TrainingOptions
 

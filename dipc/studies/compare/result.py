@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dipc.studies.compare.entries import Kind
+from dipc.studies.method_rows import Kind
 
 SLACK = 0.02
 """How far above its block's density a row may measure and still compete: thresholds miss by as much (Appendix C)."""

@@ -1,32 +1,39 @@
-"""`compare`: going over all cells of a comparison. What is finished is read; what is missing is made and kept."""
+"""`compare`: going over all rows of a comparison. What is finished is read; what is missing is made and kept."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dipc.backends import get_backend
 from dipc.calibration.file import calibration_for
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.ir.identity import Identity
 from dipc.ir.program import Program
+from dipc.options import TextSpec
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline
 from dipc.studies.compare.benchmarks import Benchmarks
-from dipc.studies.compare.cells import Cells, Progress
-from dipc.studies.compare.entries import choose
-from dipc.studies.compare.folder import Folder
-from dipc.studies.compare.measure import Remembered
+from dipc.studies.compare.executor import RowExecutor
 from dipc.studies.compare.prepare import Training
 from dipc.studies.compare.prepare import calibration as made_calibration
-from dipc.studies.compare.result import Comparison
+from dipc.studies.compare.result import Comparison, Row
+from dipc.studies.compare.store import COMPARISON, DENSE_RUN, RowResult, RowRun, RowSetup, RowStore
 from dipc.studies.compare.verdict import verdict
-from dipc.text import Text, sample_text, windows
+from dipc.studies.engine.folder import Folder
+from dipc.studies.engine.scheduler import Progress, RunScheduler
+from dipc.studies.engine.workers import InProcess
+from dipc.studies.method_rows import MethodRow, choose
+from dipc.studies.options import AccuracyOptions, MeasuredText, Preparation
+from dipc.text import Text, as_text, sample_text, windows
+
+Planned = tuple[MethodRow, float | None]
+"""A row in the block of a density; None where the pipeline alone decides."""
 
 
 def compare(
@@ -35,21 +42,9 @@ def compare(
     densities: Sequence[float] = (0.6, 0.5, 0.4),
     *,
     out: str | Path,
-    text: Text | str | None = None,
-    seq_len: int | None = None,
-    max_tokens: int | None = None,
-    calibration: str | Path | None = None,
-    calibration_text: Text | str | None = None,
-    calibration_tokens: int | None = 131_072,
-    lora: bool = False,
-    train_text: Text | str | None = None,
-    rank: int = 32,
-    iterations: int = 1000,
-    tasks: Sequence[str] = (),
-    task_data: str | Path | None = None,
-    fewshot: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
+    measured: MeasuredText = MeasuredText(),
+    preparation: Preparation = Preparation(),
+    accuracy: AccuracyOptions = AccuracyOptions(),
     progress: Progress | None = None,
     **capture_options: Any,
 ) -> Comparison:
@@ -60,95 +55,133 @@ def compare(
 
     Args:
         model: the dense model: a Program, or what `capture` takes.
-        methods: `all`, `paper`, names, or pipelines with DENSITY (`dipc.studies.compare.entries.choose`).
+        methods: `all`, `paper`, names, or pipelines with DENSITY (`dipc.studies.method_rows.choose`).
         densities: of the blocks, in (0, 1].
         out: the folder that keeps everything.
-        text: what to measure on; by default the sample that comes with dipc.
-        seq_len: tokens of a window; by default the model's context, at most 2,048.
-        max_tokens: use only so many tokens from the start of the text.
-        calibration: a file of `calibrate`, for the methods that need one.
-        calibration_text: text to make it from instead; that is done once, and the file kept in the folder.
-        calibration_tokens: use only so many tokens of that text.
-        lora: also train adapters for the rows `dip+lora` and `cats+lora`, each density its own.
-        train_text: what they are trained on; by default the calibration's text.
-        rank: of the adapters.
-        iterations: of the training of each.
-        tasks: of the LM Evaluation Harness, for accuracy beside perplexity.
-        task_data: a folder with the tasks' data; nothing is asked of the hub then.
-        fewshot: examples before each question, as for `run_tasks`.
-        limit: only the first so many questions of each task.
-        seed: of calibration, training and tasks.
+        measured: what to measure on.
+        preparation: the calibration and the adapters that rows need beforehand.
+        accuracy: tasks beside perplexity.
         progress: called with cells done, cells in all, and the name of the one at work.
         **capture_options: for `capture`.
 
     Raises:
         UsageError: a density, a method or a text that cannot be used, or a folder that holds another comparison.
     """
-    asked = _checked(densities)
-    entries = choose(methods, asked, lora=lora)
-    given = _text(text) or sample_text()
-    calibration_text = _text(calibration_text)
-    train_text = _text(train_text) or calibration_text
-    if calibration is not None and calibration_text is not None:
-        raise UsageError("give a calibration or a text to make it from, not both")
+    blocks = _checked(densities)
+    method_rows = choose(methods, blocks, lora=preparation.lora)
     program = _dense(model if isinstance(model, Program) else capture(model, **capture_options))
-    length = program.info.usual_context if seq_len is None else seq_len
-    plan = windows(Identity.of(program, "eager"), given, length, max_tokens, 0)
-    about = {
-        "model": program.info.name,
-        "model digest": program.info.digest,
-        "text": given.name,
-        "text digest": given.digest,
-        "tokens of a window": length,
-        "tokens at most": max_tokens,
-    }
-    folder = Folder(Path(out), about)
-    planned = [(e, density) for density in (*asked, None) for e in entries if e.stands_at(density)]
-    benchmarks = Benchmarks(tuple(tasks), None if task_data is None else Path(task_data), fewshot, limit, seed)
-    total = (len(planned) + 1) * (1 + len(benchmarks.tasks))
-    file = None if calibration is None else Path(calibration)
-    if calibration_text is not None:
-        say = (lambda what: progress(0, total, what)) if progress is not None else (lambda what: None)
-        file = made_calibration(
-            folder, program, calibration_text, seed, say, seq_len=length, max_tokens=calibration_tokens
-        )
-    if file is not None:
-        calibration_for(str(file), program)
-    with get_backend("eager", "run").open(program) as session:
-        cells = Cells(
-            program=program,
-            dense=Remembered(session),
-            folder=folder,
-            text=given,
-            seq_len=length,
-            max_tokens=max_tokens,
-            calibration=file,
-            training=None if train_text is None else Training(train_text, rank, iterations, seed),
-            benchmarks=benchmarks,
-            total=total,
-            progress=progress,
-        )
-        dense = cells.of_dense()
-        # What has to be trained takes longest, so it comes last; the table has it in its place.
-        made = {row: cells.of_entry(*row) for row in sorted(planned, key=lambda row: row[0].is_trained)}
-    rows = tuple(made[row] for row in planned)
+    text = as_text(measured.text) or sample_text()
+    length = program.info.usual_context if measured.seq_len is None else measured.seq_len
+    plan = windows(Identity.of(program, "eager"), text, length, measured.max_tokens, 0)
+    about = _about(program, text, TextSpec(length, measured.max_tokens))
+    folder = Folder(Path(out), about, COMPARISON)
+    planned = [(row, density) for density in (*blocks, None) for row in method_rows if row.applies_at(density)]
+    say, cells = progress or (lambda done, total, what: None), (len(planned) + 1) * (1 + len(accuracy.tasks))
+    calibration = _calibration(folder, program, preparation, length, lambda what: say(0, cells, what))
+    training = _training(preparation)
+    setup = RowSetup(text, length, measured.max_tokens, calibration, training, _benchmarks(accuracy, preparation.seed))
+    dense, rows = _made(RowStore(setup, program, folder), program, planned, say)
     protocol = {
         **about,
         "windows": len(plan),
         "tokens scored": sum(len(window.ids) - 1 for window in plan),
         "scope": "all",
-        "calibration": None if file is None else _described(file, program),
-        "training": _trained(train_text, rank, iterations)
-        if train_text and any(e.is_trained for e in entries)
-        else None,
-        "seed": seed,
+        "calibration": None if calibration is None else _described(calibration, program),
+        "training": _trained(training) if any(row.is_trained for row in method_rows) else None,
+        "seed": preparation.seed,
     }
     found = Comparison(_model(program), protocol, dense, rows)
     return dataclasses.replace(found, verdict=tuple(verdict(found)))
 
 
-def _text(given: Text | str | None) -> Text | None:
-    return Text("text", given) if isinstance(given, str) else given
+def _about(program: Program, text: Text, extent: TextSpec) -> dict[str, Any]:
+    """Return what the folder is about: a comparison of others is refused."""
+    return {
+        "model": program.info.name,
+        "model digest": program.info.digest,
+        "text": text.name,
+        "text digest": text.digest,
+        "tokens of a window": extent.seq_len,
+        "tokens at most": extent.max_tokens,
+    }
+
+
+def _made(
+    store: RowStore, program: Program, planned: Sequence[Planned], progress: Progress
+) -> tuple[Row, tuple[Row, ...]]:
+    """Return the dense model's row and all others: what is finished is read, what is missing is made and kept."""
+    cells = 1 + len(store.setup.benchmarks.tasks)
+
+    def say(done: float, total: int, what: str) -> None:
+        progress(done * cells, total * cells, what)
+
+    runs = {row: _run(store, *row) for row in planned}
+    scheduler = RunScheduler(store, lambda: InProcess(RowExecutor(store, program)), say, len(planned) + 1)
+    with contextlib.closing(scheduler):
+        scheduler.make([DENSE_RUN])
+        if DENSE_RUN in scheduler.failures:
+            # What fails here would fail everywhere.
+            failure = scheduler.failures[DENSE_RUN]
+            raise failure.error or UsageError(failure.reason)
+        # What has to be trained takes longest, so it comes last; the table has it in its place.
+        scheduler.make(sorted((r for r in runs.values() if isinstance(r, RowRun)), key=lambda run: run.is_trained))
+    dense = scheduler.found[DENSE_RUN]
+    rows = tuple(_row(store, scheduler, row, density, runs[row, density]) for row, density in planned)
+    return Row("dense", "dense", "dense", None, "", dense.figures, dense.tasks), rows
+
+
+def _run(store: RowStore, row: MethodRow, density: float | None) -> RowRun | str:
+    """Return what has to be made for a row of a block, or why it cannot be."""
+    if row.is_trained and store.setup.training is None:
+        return "needs an adapter: give a text to train it on, --calibration-text or --train-text"
+    try:
+        store.setup.passes(row.pipeline(density))
+    except UsageError as error:
+        return str(error)
+    label = row.label if density is None else f"{row.label} {density:g}"
+    return RowRun(label, row.pipeline(density), row.is_trained)
+
+
+def _row(
+    store: RowStore,
+    scheduler: RunScheduler[RowRun, RowResult],
+    method: MethodRow,
+    density: float | None,
+    run: RowRun | str,
+) -> Row:
+    """Return a method's row at a density; a reason stands for figures that there are not."""
+    row = Row(method.name, method.label, method.kind, density, method.pipeline(density))
+    if isinstance(run, str):
+        return dataclasses.replace(row, reason=run)
+    if run in scheduler.found:
+        found = scheduler.found[run]
+        return dataclasses.replace(row, figures=found.figures, tasks=found.tasks)
+    failure = scheduler.failures[run]
+    return dataclasses.replace(row, figures=store.figures(run), reason=failure.reason, failed=not failure.refused)
+
+
+def _calibration(
+    folder: Folder, program: Program, preparation: Preparation, seq_len: int, say: Callable[[str], None]
+) -> Path | None:
+    """Return the file of the calibration, made now if it is to be made of a text."""
+    text, given = as_text(preparation.calibration_text), preparation.calibration
+    file = None if given is None else Path(given)
+    if text is not None:
+        extent = TextSpec(seq_len, preparation.calibration_tokens)
+        file = made_calibration(folder, program, text, preparation.seed, say, extent)
+    if file is not None:
+        calibration_for(str(file), program)
+    return file
+
+
+def _training(preparation: Preparation) -> Training | None:
+    text = as_text(preparation.train_text) or as_text(preparation.calibration_text)
+    return None if text is None else Training(text, preparation.rank, preparation.iterations, preparation.seed)
+
+
+def _benchmarks(accuracy: AccuracyOptions, seed: int) -> Benchmarks:
+    data = None if accuracy.task_data is None else Path(accuracy.task_data)
+    return Benchmarks(tuple(accuracy.tasks), data, accuracy.fewshot, accuracy.limit, seed)
 
 
 def _described(calibration: Path, program: Program) -> str:
@@ -156,8 +189,11 @@ def _described(calibration: Path, program: Program) -> str:
     return f"{meta['tokens']:,} tokens of {meta['text']} ({meta['text_digest']})"
 
 
-def _trained(text: Text, rank: int, iterations: int) -> str:
-    return f"LoRA of rank {rank}, {iterations:,} iterations on {text.name} ({text.digest})"
+def _trained(training: Training | None) -> str | None:
+    if training is None:
+        return None
+    text = training.text
+    return f"LoRA of rank {training.rank}, {training.iterations:,} iterations on {text.name} ({text.digest})"
 
 
 def _checked(densities: Sequence[float]) -> tuple[float, ...]:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from dipc.cache.policy import get_policy
 from dipc.quantities import format_bytes, number, share
+from dipc.studies.study.method_grid import DENSE
 from dipc.studies.study.result import Point, Study, Target
-from dipc.studies.study.variants import DENSE
 
 T = TypeVar("T")
 _PROPORTIONAL = 0.05

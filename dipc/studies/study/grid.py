@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from dipc.errors import CalibrationNeeded, UnsupportedModel, UsageError
-from dipc.studies.study.make import Measured, Run
+from dipc.studies.study.measure import Measured, StudyRun
+from dipc.studies.study.method_grid import Variant, follows_cache
 from dipc.studies.study.pricing import capacities
 from dipc.studies.study.programs import Programs
 from dipc.studies.study.search import next_density
-from dipc.studies.study.variants import Variant, follows_cache
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Grid:
     def __init__(self, programs: Programs, drams: Iterable[int], context: int) -> None:
         self.programs, self.drams, self.context = programs, tuple(dict.fromkeys(drams)), context
         self.cells: dict[Cell, Compiled] = {}
-        self._runs: dict[tuple[Cell, int], Run | str] = {}
+        self._runs: dict[tuple[Cell, int], StudyRun | str] = {}
 
     def add(self, cells: Iterable[Cell]) -> None:
         """Add cells, compiling them."""
@@ -51,34 +51,34 @@ class Grid:
                 self.cells[cell] = self._compiled(cell)
                 self._runs |= {(cell, dram): self._run(cell, dram) for dram in self.drams}
 
-    def run(self, cell: Cell, dram: int) -> Run | str:
+    def run(self, cell: Cell, dram: int) -> StudyRun | str:
         """What has to be made for a cell on so much DRAM, or why nothing can be."""
         return self._runs[cell, dram]
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[StudyRun]:
         """All runs, each once."""
-        yield from dict.fromkeys(run for run in self._runs.values() if isinstance(run, Run))
+        yield from dict.fromkeys(run for run in self._runs.values() if isinstance(run, StudyRun))
 
     def search(
-        self, variant: Variant, measured: Mapping[Run, Measured], limits: Iterable[float], step: float
+        self, variant: Variant, measured: Mapping[StudyRun, Measured], limits: Iterable[float], step: float
     ) -> Iterator[Cell]:
         """The cells to measure next, to find where the variant's perplexity passes the limits."""
-        if variant.entry.is_fixed or not step:
+        if variant.row.is_fixed or not step:
             return
         cells = [cell for cell in self.cells if cell.variant == variant]
         tried = {cell.density for cell in cells}
         wanted: dict[float, None] = {}
         for dram in self.drams:
             runs = {cell.density: self._runs[cell, dram] for cell in cells}
-            known = {d: measured[r].perplexity for d, r in runs.items() if isinstance(r, Run) and r in measured}
+            known = {d: measured[r].perplexity for d, r in runs.items() if isinstance(r, StudyRun) and r in measured}
             for limit in limits if known else ():
                 density = next_density(known, tried, limit, step)
-                if density is not None and variant.entry.stands_at(density):
+                if density is not None and variant.row.applies_at(density):
                     wanted[density] = None
         yield from (Cell(variant, density) for density in wanted)
 
     def _compiled(self, cell: Cell) -> Compiled:
-        pipeline = cell.variant.entry.pipeline(cell.density)
+        pipeline = cell.variant.row.pipeline(cell.density)
         try:
             passes = cell.variant.passes(cell.density)
             pipeline = cell.variant.pipeline(cell.density)
@@ -89,7 +89,7 @@ class Grid:
             return Compiled(pipeline, cell.variant.gamma, str(error))
         return Compiled(pipeline, next((item.gamma for item in passes if follows_cache(item)), None))  # type: ignore[attr-defined]
 
-    def _run(self, cell: Cell, dram: int) -> Run | str:
+    def _run(self, cell: Cell, dram: int) -> StudyRun | str:
         compiled = self.cells[cell]
         if compiled.reason is not None:
             return compiled.reason
@@ -98,4 +98,4 @@ class Grid:
         except UsageError as error:
             return str(error)
         gamma = "" if compiled.gamma is None else f" gamma {compiled.gamma:g}"
-        return Run(f"{cell.variant.method} {cell.density:g}{gamma}", compiled.pipeline, room)
+        return StudyRun(f"{cell.variant.method} {cell.density:g}{gamma}", compiled.pipeline, room)

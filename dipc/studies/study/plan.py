@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from dipc.errors import UsageError
 from dipc.hardware.device import Device
 from dipc.hardware.find import device_for
 from dipc.ir.program import Program
+from dipc.memory.budget import MemoryBudget
+from dipc.memory.flash import FlashReadOptions
 from dipc.pipeline.text import parse_pipeline, pipeline_text
 from dipc.quantities import format_bandwidth, format_bytes, number, parse_bytes
-from dipc.studies.compare.entries import choose
-from dipc.studies.study.asked import increase
-from dipc.studies.study.making import Progress
+from dipc.studies.engine.scheduler import Progress
+from dipc.studies.method_rows import choose
+from dipc.studies.options import ActivityMeasure, DeviceGrid, PlanBudget, PlanChoices, StudyRuns, StudySearch
+from dipc.studies.study.method_grid import DENSE, follows_cache
 from dipc.studies.study.result import Point, Study
+from dipc.studies.study.spec import increase
 from dipc.studies.study.study import run_study
-from dipc.studies.study.variants import DENSE, follows_cache
 
 MORE = 2
 """What would help is tried with so many times the DRAM, and so many times the flash bandwidth."""
@@ -65,59 +69,47 @@ def plan(
     model: Program | str | Path,
     hardware: str | Device = "a18",
     *,
-    dram: str | None = None,
-    flash: str | None = None,
-    max_ppl_increase: str | float = "5%",
-    methods: str | Sequence[str] = "dip,dip-ca",
-    densities: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
-    gammas: Sequence[float] = (0.1, 0.2, 0.5),
-    policy: str = "lfu",
-    out: str | Path | None = None,
-    context: int | None = None,
-    bits_per_weight: float | None = None,
+    budget: MemoryBudget = PlanBudget(),
+    choices: PlanChoices = PlanChoices(),
+    reads: FlashReadOptions = FlashReadOptions(),
+    measured: ActivityMeasure = ActivityMeasure(max_tokens=8192),
+    runs: StudyRuns = StudyRuns(),
     progress: Progress | None = None,
-    **options: Any,
+    **capture_options: Any,
 ) -> Plan:
     """Find what to compile a model with for a device.
 
     Args:
         model: the dense model, with weights.
         hardware: a device's name, file, or the device.
-        dram: such as "4 GB" or "50%" of the model; by default what the device has.
-        flash: bandwidth such as "1 GB/s"; by default the device's.
-        max_ppl_increase: perplexity over the dense model's: 0.2, or a share of it, "5%".
-        methods: to choose from.
-        densities: to begin with; between them it searches.
-        gammas: to choose from, for cache-aware methods.
-        policy: of the weight cache.
-        out: a folder that keeps all runs; by default nothing is kept.
-        context: positions of KV cache.
-        bits_per_weight: width of a stored weight, scales included; by default the checkpoint's.
+        budget: of the device's memory, and the policy of the weight cache.
+        choices: methods, densities and gammas, and the perplexity to keep within.
+        reads: how missed units are read from flash.
+        measured: what programs are measured on.
+        runs: where runs are made, and kept.
         progress: as for `run_study`.
-        **options: further ones of `run_study`: text, seq_len, max_tokens, step, jobs, cluster, calibration ...
+        **capture_options: for `capture`.
 
     Raises:
         UsageError: what `run_study` raises, or a model without weights.
     """
+    policy = budget.policy or "lfu"
     if not get_policy(policy).online:
         raise UsageError(f"policy {policy} knows the future, which no device does; choose one such as lfu")
-    allowed = increase(max_ppl_increase)
-    shared: dict[str, Any] = {"context": context, "bits_per_weight": bits_per_weight, "policies": [policy], **options}
+    allowed = increase(choices.max_ppl_increase)
+    devices = _devices(hardware, budget, policy, reads)
+    search = StudySearch(choices.gammas, (choices.max_ppl_increase,), choices.step)
     with ExitStack() as stack:
-        folder = out or stack.enter_context(tempfile.TemporaryDirectory(prefix="dipc-plan-"))
-        found = run_study(
+        out = runs.out or stack.enter_context(tempfile.TemporaryDirectory(prefix="dipc-plan-"))
+        study: Callable[..., Study] = partial(
+            run_study,
             model,
-            methods,
-            densities,
-            gammas=gammas,
-            hardware=hardware,
-            dram=[] if dram is None else [dram],
-            flash=[] if flash is None else [flash],
-            max_ppl_increase=[max_ppl_increase],
-            out=folder,
+            measured=measured,
+            runs=dataclasses.replace(runs, out=out),
             progress=progress,
-            **shared,
+            **capture_options,
         )
+        found = study(choices.methods, choices.densities, devices=devices, search=search)
         assert found.dense_perplexity is not None
         limit = allowed.of(found.dense_perplexity)
         dense, *others = found.points
@@ -127,11 +119,22 @@ def plan(
         if reason is not None:
             return Plan(found, limit, None, None, dense, best, (), reason)
         assert choice is not None
-        device = device_for(hardware, None, flash, 0).with_dram_available(choice.dram_bytes)
-        again = {**shared, "out": folder, "progress": progress, "step": 0}
-        help = tuple(_help(model, methods, choice, device, found, again))
-    passes = _placed(choice.pipeline, hardware, None if dram is None else choice.dram_bytes, context, bits_per_weight)
+        help = tuple(_help(study, choices.methods, choice, devices, found))
+    passes = _placed(choice, hardware, budget)
     return Plan(found, limit, choice, passes, dense, best, help, None)
+
+
+def _devices(hardware: str | Device, budget: MemoryBudget, policy: str, reads: FlashReadOptions) -> DeviceGrid:
+    """Return the one device of the plan, as a study takes it."""
+    return DeviceGrid(
+        hardware,
+        policies=(policy,),
+        dram=() if budget.dram is None else (budget.dram,),
+        flash=() if budget.flash is None else (budget.flash,),
+        context=budget.context,
+        bits_per_weight=budget.bits_per_weight,
+        reads=reads,
+    )
 
 
 def _best(points: Sequence[Point], limit: float) -> Iterator[Point]:
@@ -153,18 +156,19 @@ def _why_dense(found: Study, choice: Point | None, dense: Point, limit: float) -
 
 
 def _help(
-    model: Program | str | Path,
+    study: Callable[..., Study],
     methods: str | Sequence[str],
     choice: Point,
-    device: Device,
+    devices: DeviceGrid,
     found: Study,
-    options: Mapping[str, Any],
 ) -> Iterator[Help]:
-    """The choice with more DRAM, and with faster flash: what follows a cache is run anew for it."""
-    template = next(entry.template for entry in choose(methods, [choice.density]) if entry.label == choice.method)
-    gammas = [1.0 if choice.gamma is None else choice.gamma]
-    for what, other in _better(device, found.model["bytes"]):
-        again = run_study(model, [template], [choice.density], gammas=gammas, hardware=other, **options)
+    """Yield the choice with more DRAM, and with faster flash: what follows a cache is run anew for it."""
+    template = next(row.template for row in choose(methods, [choice.density]) if row.label == choice.method)
+    search = StudySearch((1.0 if choice.gamma is None else choice.gamma,), step=0)
+    device = device_for(devices.hardware, None, next(iter(devices.flash), None), 0)
+    for what, other in _better(device.with_dram_available(choice.dram_bytes), found.model["bytes"]):
+        there = dataclasses.replace(devices, hardware=other, dram=(), flash=())
+        again = study([template], [choice.density], devices=there, search=search)
         point = next((p for p in again.points if p.method != DENSE and p.cost), None)
         if point is not None:
             yield Help(what, point)
@@ -182,14 +186,12 @@ def _better(device: Device, model_bytes: float) -> Iterator[tuple[str, Device]]:
     yield f"flash of {format_bandwidth(curve[-1].bandwidth.value)}", faster
 
 
-def _placed(
-    pipeline: str, hardware: str | Device, dram_bytes: int | None, context: int | None, bits_per_weight: float | None
-) -> str:
-    """The pipeline with the device in it, where a pass wants to know how much its cache holds."""
+def _placed(choice: Point, hardware: str | Device, budget: MemoryBudget) -> str:
+    """Return the pipeline with the device in it, where a pass wants to know how much its cache holds."""
     options: dict[str, Any] = {"hw": hardware.name if isinstance(hardware, Device) else str(hardware)}
-    options |= {} if dram_bytes is None else {"dram": _exact(dram_bytes)}
-    options |= {"context": context, "bits_per_weight": bits_per_weight}
-    passes = parse_pipeline(pipeline)
+    options |= {} if budget.dram is None else {"dram": _exact(choice.dram_bytes)}
+    options |= {"context": budget.context, "bits_per_weight": budget.bits_per_weight}
+    passes = parse_pipeline(choice.pipeline)
     return pipeline_text(dataclasses.replace(p, **options) if follows_cache(p) else p for p in passes)
 
 

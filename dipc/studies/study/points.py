@@ -1,4 +1,4 @@
-"""Points: every cell at every place under every policy, from the activity that its run recorded."""
+"""Points: every cell at every setting under every policy, from the activity that its run recorded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dipc.ir.selections import with_capacities
 from dipc.memory.price import Price
 from dipc.memory.synthetic import synthetic_trace
 from dipc.memory.trace import Trace
-from dipc.studies.study.asked import Asked
+from dipc.studies.engine.run import Failure
 from dipc.studies.study.grid import Cell, Grid
-from dipc.studies.study.make import DENSE_RUN, Measured, Run, Store
-from dipc.studies.study.pricing import Place, Priced, cost_of, point_id, priced
+from dipc.studies.study.measure import DENSE_RUN, Measured, StudyRun
+from dipc.studies.study.method_grid import DENSE
+from dipc.studies.study.pricing import DeviceSetting, Priced, cost_of, point_id, priced
 from dipc.studies.study.result import Point
-from dipc.studies.study.variants import DENSE
+from dipc.studies.study.spec import StudySpec
+from dipc.studies.study.store import StudyStore
 
 NO_TRACE = "every weight is read for every token; no trace is needed"
 
@@ -34,7 +36,7 @@ class Points:
     """What everything costs.
 
     Attributes:
-        asked: places, policies, and how missed units are read.
+        spec: settings, policies, and how missed units are read.
         grid: the cells.
         warmup: tokens that fill the caches; None for a quarter of the trace.
         seed: of activity that is drawn.
@@ -44,13 +46,13 @@ class Points:
         warmed: tokens that filled the caches of the last cell that was priced.
     """
 
-    asked: Asked
+    spec: StudySpec
     grid: Grid
     warmup: int | None
     seed: int
-    store: Store | None
-    measured: Mapping[Run, Measured]
-    failures: Mapping[Run, str]
+    store: StudyStore | None
+    measured: Mapping[StudyRun, Measured]
+    failures: Mapping[StudyRun, Failure]
     warmed: int | None = None
 
     def all(self) -> Iterator[Point]:
@@ -59,14 +61,14 @@ class Points:
         Raises:
             UsageError: not even the dense model can be priced anywhere.
         """
-        dense = {found.place: found for found in self._dense()}
+        dense = {found.setting: found for found in self._dense()}
         if all(found.price is None for found in dense.values()):
             raise UsageError(str(next(iter(dense.values())).reason))
         yield from map(self._dense_point, dense.values())
-        order = {variant: number for number, variant in enumerate(self.asked.variants)}
+        order = {variant: number for number, variant in enumerate(self.spec.variants)}
         for cell in sorted(self.grid.cells, key=lambda cell: (order[cell.variant], -cell.density)):
             for found, run, activity in self._cell(cell):
-                beside = dense[found.place].price
+                beside = dense[found.setting].price
                 yield self._point(cell, found, run, activity, 0.0 if beside is None else beside.throughput)
 
     def price(self, point: Point) -> Price | None:
@@ -76,37 +78,41 @@ class Points:
         return next((p.price for p in found if _is_at(point, p)), None)
 
     def _dense(self) -> Iterator[Priced]:
-        lowered, asked = self.grid.programs.lowered(""), self.asked
-        return priced(lowered, asked.places, [asked.dense_policy], self.grid.context, asked.reads, None, 0)
+        lowered, spec = self.grid.programs.lowered(""), self.spec
+        return priced(lowered, spec.settings, [spec.dense_policy], self.grid.context, spec.reads, None, 0)
 
-    def _cell(self, cell: Cell) -> Iterator[tuple[Priced, Run | None, Activity | None]]:
+    def _cell(self, cell: Cell) -> Iterator[tuple[Priced, StudyRun | None, Activity | None]]:
         """A cell's prices, each with the run and the activity that it rests on."""
-        policies = [cell.variant.policy] if cell.variant.policy else list(self.asked.policies)
-        by_run: dict[Run | str, list[Place]] = {}
-        for place in self.asked.places:
-            by_run.setdefault(self.grid.run(cell, place.dram_bytes), []).append(place)
-        for run, places in by_run.items():
+        policies = [cell.variant.policy] if cell.variant.policy else list(self.spec.policies)
+        by_run: dict[StudyRun | str, list[DeviceSetting]] = {}
+        for setting in self.spec.settings:
+            by_run.setdefault(self.grid.run(cell, setting.dram_bytes), []).append(setting)
+        for run, settings in by_run.items():
             if isinstance(run, str):
-                yield from ((Priced(place, policy, None, run), None, None) for place in places for policy in policies)
+                yield from (
+                    (Priced(setting, policy, None, run), None, None) for setting in settings for policy in policies
+                )
                 continue
             try:
                 if run in self.failures:
-                    raise UsageError(self.failures[run])
+                    raise UsageError(self.failures[run].reason)
                 activity = self._activity(run)
-                found = list(self._priced(run, activity, places, policies))
+                found = list(self._priced(run, activity, settings, policies))
             except UsageError as error:
-                found = [Priced(place, policy, None, str(error)) for place in places for policy in policies]
+                found = [Priced(setting, policy, None, str(error)) for setting in settings for policy in policies]
                 activity = None
             yield from ((item, run, activity) for item in found)
 
-    def _priced(self, run: Run, activity: Activity, places: list[Place], policies: list[str]) -> Iterator[Priced]:
+    def _priced(
+        self, run: StudyRun, activity: Activity, settings: list[DeviceSetting], policies: list[str]
+    ) -> Iterator[Priced]:
         warmup = 0
         if activity.trace is not None:
             warmup = self.warmed = activity.trace.tokens // 4 if self.warmup is None else self.warmup
-        lowered, reads = self.grid.programs.lowered(run.pipeline), self.asked.reads
-        return priced(lowered, places, policies, self.grid.context, reads, activity.trace, warmup)
+        lowered, reads = self.grid.programs.lowered(run.pipeline), self.spec.reads
+        return priced(lowered, settings, policies, self.grid.context, reads, activity.trace, warmup)
 
-    def _activity(self, run: Run) -> Activity:
+    def _activity(self, run: StudyRun) -> Activity:
         programs = self.grid.programs
         if all(site.full for site in programs.lowered(run.pipeline).traffic.sites):
             return Activity(None, NO_TRACE, None)
@@ -119,16 +125,16 @@ class Points:
         return Activity(trace, str(trace.meta["source"]), self.seed)
 
     def _dense_point(self, found: Priced) -> Point:
-        measured, place = self.measured.get(DENSE_RUN), found.place
+        measured, setting = self.measured.get(DENSE_RUN), found.setting
         return Point(
-            id=point_id(DENSE, 1.0, None, found.policy, place),
+            id=point_id(DENSE, 1.0, None, found.policy, setting),
             method=DENSE,
             pipeline="",
             density=1.0,
             gamma=None,
             policy=found.policy,
-            dram_bytes=place.dram_bytes,
-            flash_bytes_per_s=place.flash_bytes_per_s,
+            dram_bytes=setting.dram_bytes,
+            flash_bytes_per_s=setting.flash_bytes_per_s,
             perplexity=None if measured is None else measured.perplexity,
             kl=None if measured is None else 0.0,
             density_measured=1.0,
@@ -138,20 +144,20 @@ class Points:
         )
 
     def _point(
-        self, cell: Cell, found: Priced, run: Run | None, activity: Activity | None, dense_speed: float
+        self, cell: Cell, found: Priced, run: StudyRun | None, activity: Activity | None, dense_speed: float
     ) -> Point:
-        made, place = self.grid.cells[cell], found.place
+        made, setting = self.grid.cells[cell], found.setting
         measured = None if run is None else self.measured.get(run)
         expected = None if found.price is None else self.grid.programs.lowered(made.pipeline).density
         return Point(
-            id=point_id(cell.variant.method, cell.density, made.gamma, found.policy, place),
+            id=point_id(cell.variant.method, cell.density, made.gamma, found.policy, setting),
             method=cell.variant.method,
             pipeline=made.pipeline,
             density=cell.density,
             gamma=made.gamma,
             policy=found.policy,
-            dram_bytes=place.dram_bytes,
-            flash_bytes_per_s=place.flash_bytes_per_s,
+            dram_bytes=setting.dram_bytes,
+            flash_bytes_per_s=setting.flash_bytes_per_s,
             perplexity=None if measured is None else measured.perplexity,
             kl=None if measured is None else measured.kl,
             density_measured=expected if measured is None else measured.density,
@@ -164,6 +170,6 @@ class Points:
 
 
 def _is_at(point: Point, found: Priced) -> bool:
-    place = found.place
-    there = (place.dram_bytes, place.flash_bytes_per_s, found.policy)
+    setting = found.setting
+    there = (setting.dram_bytes, setting.flash_bytes_per_s, found.policy)
     return there == (point.dram_bytes, point.flash_bytes_per_s, point.policy)

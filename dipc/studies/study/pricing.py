@@ -19,7 +19,7 @@ from dipc.studies.study.result import Cost, Layer
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceSetting:
     """A device with the DRAM and the flash of one point; no flash bandwidth where it is as in the device's file."""
 
     device: Device
@@ -33,9 +33,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Priced:
-    """A place and a policy, with the price of a program there or the reason why there is none."""
+    """A setting and a policy, with the price of a program there or the reason why there is none."""
 
-    place: Place
+    setting: DeviceSetting
     policy: str
     price: Price | None
     reason: str | None = None
@@ -43,28 +43,30 @@ class Priced:
 
 def priced(
     lowered: Lowered,
-    places: Iterable[Place],
+    settings: Iterable[DeviceSetting],
     policies: Sequence[str],
     context: int,
     reads: FlashReadOptions,
     trace: Trace | None,
     warmup: int,
 ) -> Iterator[Priced]:
-    """The program under every policy at every place; all of them share their replays of the trace."""
-    asked: list[tuple[Place, str, Case]] = []
-    for place in places:
+    """The program under every policy at every setting; all of them share their replays of the trace."""
+    wanted: list[tuple[DeviceSetting, str, Case]] = []
+    for setting in settings:
         try:
-            allocation = allocate(lowered.traffic, place.dram_bytes, context)
+            allocation = allocate(lowered.traffic, setting.dram_bytes, context)
         except UsageError as error:
-            yield from (Priced(place, policy, None, str(error)) for policy in policies)
+            yield from (Priced(setting, policy, None, str(error)) for policy in policies)
             continue
-        asked += [(place, policy, Case(allocation, place.device, get_policy(policy), reads)) for policy in policies]
-    if not asked:
+        wanted += [
+            (setting, policy, Case(allocation, setting.device, get_policy(policy), reads)) for policy in policies
+        ]
+    if not wanted:
         return
-    cases, popularity = [case for *_, case in asked], lowered.popularity or None
+    cases, popularity = [case for *_, case in wanted], lowered.popularity or None
     prices = price_many(lowered.traffic, cases, trace, warmup=warmup, popularity=popularity)
-    for (place, policy, _), price in zip(asked, prices, strict=True):
-        yield Priced(place, policy, price)
+    for (setting, policy, _), price in zip(wanted, prices, strict=True):
+        yield Priced(setting, policy, price)
 
 
 def capacities(lowered: Lowered, dram_bytes: int, context: int) -> tuple[tuple[str, int], ...]:
@@ -101,10 +103,10 @@ def _layers(price: Price) -> Iterator[Layer]:
         yield Layer(layer, hits / accesses if accesses else 0.0, flash, dram)
 
 
-def point_id(method: str, density: float, gamma: float | None, policy: str, place: Place) -> str:
+def point_id(method: str, density: float, gamma: float | None, policy: str, setting: DeviceSetting) -> str:
     """A name that says what the point is."""
-    parts = [method, f"{density:g}", *([] if gamma is None else [f"g{gamma:g}"]), policy, _size(place.dram_bytes)]
-    flash = place.flash_bytes_per_s
+    parts = [method, f"{density:g}", *([] if gamma is None else [f"g{gamma:g}"]), policy, _size(setting.dram_bytes)]
+    flash = setting.flash_bytes_per_s
     return "-".join([*parts, *([] if flash is None else [f"{_size(round(flash))}/s"])])
 
 

@@ -17,26 +17,29 @@ from dipc.frontend.hugging_face import capture
 from dipc.hardware.device import Device
 from dipc.hardware.find import device_for, file_of
 from dipc.ir.program import Program
-from dipc.memory.flash import FlashReadOptions
 from dipc.memory.lowering import mean_bits
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline
 from dipc.registry import plugin_files
-from dipc.studies.compare.folder import Folder
-from dipc.studies.compare.measure import REMEMBERED_BYTES
-from dipc.studies.study.asked import asked
+from dipc.studies.engine.cluster import RayCluster, check_cluster
+from dipc.studies.engine.dense_session import CACHED_BYTES
+from dipc.studies.engine.processes import WorkerProcesses
+from dipc.studies.engine.scheduler import Progress, RunScheduler
+from dipc.studies.engine.workers import InProcess, Workers
+from dipc.studies.options import ActivityMeasure, DeviceGrid, StudyRuns, StudySearch
+from dipc.studies.study.executor import StudyExecutor, StudySetup
 from dipc.studies.study.findings import findings
 from dipc.studies.study.grid import Grid
-from dipc.studies.study.make import DENSE_RUN, STUDY, Maker, Setup, Store
-from dipc.studies.study.making import Making, Progress
-from dipc.studies.study.measuring import add_listed, measure
+from dipc.studies.study.grid_runs import add_listed, make_runs
+from dipc.studies.study.measure import DENSE_RUN, StudyRun
 from dipc.studies.study.points import Points
 from dipc.studies.study.programs import Programs
 from dipc.studies.study.result import Study
+from dipc.studies.study.spec import StudySpec, parse_spec
+from dipc.studies.study.store import StudyStore
 from dipc.studies.study.targets import targets
 from dipc.studies.study.timelines import timelines
-from dipc.studies.study.workers import Here, Processes, Ray, Workers, check_cluster
-from dipc.text import Text, sample_text
+from dipc.text import as_text, sample_text
 
 
 def run_study(
@@ -44,25 +47,10 @@ def run_study(
     methods: str | Sequence[str] = "dense,dip,dip-ca",
     densities: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
     *,
-    gammas: Sequence[float] = (0.2,),
-    policies: Sequence[str] = ("lfu",),
-    hardware: str | Device = "a18",
-    dram: Sequence[str] = (),
-    flash: Sequence[str] = (),
-    max_ppl_increase: Sequence[str | float] = (),
-    step: float = 0.02,
-    out: str | Path | None = None,
-    text: Text | str | None = None,
-    seq_len: int | None = None,
-    max_tokens: int | None = 8192,
-    warmup: int | None = None,
-    context: int | None = None,
-    bits_per_weight: float | None = None,
-    reads: FlashReadOptions | None = None,
-    calibration: str | Path | None = None,
-    seed: int = 0,
-    jobs: int = 1,
-    cluster: str | None = None,
+    devices: DeviceGrid = DeviceGrid(),
+    search: StudySearch = StudySearch(),
+    measured: ActivityMeasure = ActivityMeasure(max_tokens=8192),
+    runs: StudyRuns = StudyRuns(),
     progress: Progress | None = None,
     **capture_options: Any,
 ) -> Study:
@@ -75,25 +63,10 @@ def run_study(
         model: the dense model: a Program, or what `capture` takes.
         methods: names or pipelines with DENSITY, as for `compare`; the dense model is always there.
         densities: kept shares of the MLPs' weights, in (0, 1].
-        gammas: of cache-aware methods whose pipeline says none.
-        policies: eviction policies; cache-aware methods leave out what knows the future or caches nothing.
-        hardware: a device's name, file, or the device.
-        dram: sizes such as "4 GB", or shares of the model such as "50%"; by default what the device has.
-        flash: bandwidths such as "1 GB/s"; by default the device's.
-        max_ppl_increase: targets: perplexity over the dense model's, 0.2, or a share of it, "5%".
-        step: densities are searched between those that were given, on a grid of this step; 0 searches none.
-        out: the folder that keeps everything; by default nothing is kept.
-        text: what to measure on; by default the sample that comes with dipc.
-        seq_len: tokens of a window; by default the model's context, at most 2,048.
-        max_tokens: use only so many tokens from the start of the text.
-        warmup: tokens that fill the caches before one is counted; by default a quarter of the trace.
-        context: positions of KV cache in DRAM; by default the model's context, at most 2,048. The paper counts none.
-        bits_per_weight: width of a stored weight, scales included; by default the checkpoint's.
-        reads: how missed units are read from flash; by default each by itself.
-        calibration: a file of `calibrate`, for the methods that need one.
-        seed: of activity that is made up.
-        jobs: processes that run the model; more than one want `model` to be a name or a path.
-        cluster: `ray` makes the runs on a Ray cluster instead.
+        devices: the device, with every DRAM, flash and policy.
+        search: gammas, perplexities to keep within, and densities between those that were given.
+        measured: what programs are measured on.
+        runs: where runs are made, and kept.
         progress: called with runs done, runs known of so far, and the name of the one at work.
         **capture_options: for `capture`.
 
@@ -101,65 +74,72 @@ def run_study(
         UsageError: something asked for that cannot be, nothing to do, or a folder that holds another study.
         MissingDependency: a cluster without its package.
     """
-    check_cluster(cluster)
-    if jobs < 1:
-        raise UsageError(f"jobs is {jobs}; it must be at least 1")
-    if (jobs > 1 or cluster) and not isinstance(model, (str, Path)):
-        raise UsageError("jobs: other processes load the model themselves; give its name or folder")
+    _check_runs(model, runs)
 
     @cache
     def opened() -> Programs:
         found = model if isinstance(model, Program) else capture(model, **capture_options)
-        return Programs(_dense(found), bits_per_weight)
+        return Programs(_dense(found), devices.bits_per_weight)
 
     # What is wrong with the question is said before a model is opened for it.
-    wanted = asked(
-        methods=methods,
-        densities=densities,
-        gammas=gammas,
-        policies=policies,
-        hardware=hardware,
-        dram=dram,
-        flash=flash,
-        max_ppl_increase=max_ppl_increase,
-        step=step,
-        reads=reads or FlashReadOptions(),
-        calibration=_path(calibration, cluster),
-        model_bytes=lambda: opened().lowered("").traffic.total_bytes,
-    )
+    calibration = _path(measured.calibration, runs.cluster)
+    size = lambda: opened().lowered("").traffic.total_bytes  # noqa: E731
+    spec = parse_spec(methods, densities, devices, search, calibration, size)
     programs = opened()
     program = programs.dense
-    if wanted.increases and not program.info.has_weights:
+    if spec.increases and not program.info.has_weights:
         raise UsageError(f"{program.info.name} is known by its config alone, so it has no perplexity to keep within")
-    positions = program.info.usual_context if context is None else context
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dipc-study-")) if out is None else out)
-        setup = Setup(
-            model=_path(str(model), cluster) if isinstance(model, (str, Path)) else program.info.name,
-            capture_options=tuple(sorted(capture_options.items())),
-            plugins=tuple(plugin_files()),
-            text=(Text("text", text) if isinstance(text, str) else text) or sample_text(),
-            seq_len=program.info.usual_context if seq_len is None else seq_len,
-            max_tokens=max_tokens,
-            folder=folder.resolve(),
-            remembered_bytes=REMEMBERED_BYTES // jobs,
-        )
-        kept = Folder(setup.folder, setup.about(program.info), STUDY)
-        store = Store(setup, program, kept) if program.info.has_weights else None
-        grid = Grid(programs, (place.dram_bytes for place in wanted.places), positions)
-        add_listed(grid, wanted)
-        points = Points(wanted, grid, warmup, seed, store, {}, {})
-        if store is not None:
-            say = progress or (lambda done, total, label: None)
-            making = Making(store, lambda: _workers(setup, program, programs, jobs, cluster), say)
-            with closing(making):
-                measure(grid, wanted, making)
-            points = dataclasses.replace(points, measured=making.measured, failures=making.failures)
-        return _result(points, setup, _device(hardware))
+        out = stack.enter_context(tempfile.TemporaryDirectory(prefix="dipc-study-")) if runs.out is None else runs.out
+        setup = _setup(model, program, measured, dataclasses.replace(runs, out=out), capture_options)
+        positions = program.info.usual_context if devices.context is None else devices.context
+        grid = Grid(programs, (setting.dram_bytes for setting in spec.settings), positions)
+        points = _points(setup, spec, grid, measured, runs, progress or (lambda done, total, label: None))
+        return _result(points, setup, _device(devices.hardware))
 
 
-def _result(points: Points, setup: Setup, device: Mapping[str, Any]) -> Study:
-    programs, asked, dense = points.grid.programs, points.asked, points.measured.get(DENSE_RUN)
+def _setup(
+    model: object, program: Program, measured: ActivityMeasure, runs: StudyRuns, capture_options: Mapping[str, Any]
+) -> StudySetup:
+    """Return what all runs share, whose folder is that of `runs`."""
+    return StudySetup(
+        model=_path(str(model), runs.cluster) if isinstance(model, (str, Path)) else program.info.name,
+        capture_options=tuple(sorted(capture_options.items())),
+        plugins=tuple(plugin_files()),
+        text=as_text(measured.text) or sample_text(),
+        seq_len=program.info.usual_context if measured.seq_len is None else measured.seq_len,
+        max_tokens=measured.max_tokens,
+        folder=Path(str(runs.out)).resolve(),
+        cached_bytes=CACHED_BYTES // runs.jobs,
+    )
+
+
+def _points(
+    setup: StudySetup, spec: StudySpec, grid: Grid, measured: ActivityMeasure, runs: StudyRuns, progress: Progress
+) -> Points:
+    """Make what has to be measured for all points, and return what prices them."""
+    program = grid.programs.dense
+    folder = setup.opened(program.info)
+    add_listed(grid, spec)
+    points = Points(spec, grid, measured.warmup, measured.seed, None, {}, {})
+    if not program.info.has_weights:
+        return points
+    store = StudyStore(folder, program, setup.text, setup.windows)
+    scheduler = RunScheduler(store, lambda: _workers(setup, grid.programs, runs), progress)
+    with closing(scheduler):
+        make_runs(grid, spec, scheduler)
+    return dataclasses.replace(points, store=store, measured=scheduler.found, failures=scheduler.failures)
+
+
+def _check_runs(model: object, runs: StudyRuns) -> None:
+    """Refuse workers that cannot be had."""
+    check_cluster(runs.cluster)
+    if (runs.jobs > 1 or runs.cluster) and not isinstance(model, (str, Path)):
+        raise UsageError("jobs: other processes load the model themselves; give its name or folder")
+
+
+def _result(points: Points, setup: StudySetup, device: Mapping[str, Any]) -> Study:
+    programs, spec, dense = points.grid.programs, points.spec, points.measured.get(DENSE_RUN)
     program, all_points = programs.dense, tuple(points.all())
     found = Study(
         model={
@@ -176,23 +156,25 @@ def _result(points: Points, setup: Setup, device: Mapping[str, Any]) -> Study:
         device=device,
         settings={
             "context": points.grid.context,
-            "step": asked.step,
-            "reads": {**vars(asked.reads), "described": asked.reads.described(asked.places[0].device)},
+            "step": spec.step,
+            "reads": {**vars(spec.reads), "described": spec.reads.described(spec.settings[0].device)},
         },
         dense_perplexity=None if dense is None else dense.perplexity,
         points=all_points,
     )
     if dense is not None:
-        increases = [item.of(dense.perplexity) for item in asked.increases]
+        increases = [item.of(dense.perplexity) for item in spec.increases]
         found = dataclasses.replace(found, targets=tuple(targets(all_points, dense.perplexity, increases)))
     found = dataclasses.replace(found, timelines=tuple(timelines(found, points)))
     return dataclasses.replace(found, findings=tuple(findings(found)))
 
 
-def _workers(setup: Setup, program: Program, programs: Programs, jobs: int, cluster: str | None) -> Workers:
-    if cluster:
-        return Ray(setup)
-    return Processes(setup, jobs) if jobs > 1 else Here(Maker(setup, program, programs.compiled))
+def _workers(setup: StudySetup, programs: Programs, runs: StudyRuns) -> Workers[StudyRun]:
+    if runs.cluster:
+        return RayCluster(setup)
+    if runs.jobs > 1:
+        return WorkerProcesses(setup, runs.jobs)
+    return InProcess(StudyExecutor(setup, programs.dense, programs.compiled))
 
 
 def _dense(program: Program) -> Program:

@@ -14,8 +14,6 @@ from dipc.quantities import number
 from dipc.studies.study.result import Point, Target
 from dipc.studies.study.search import bracket
 
-Place = tuple[int, float | None]
-
 
 def targets(points: Sequence[Point], dense_perplexity: float, increases: Iterable[float]) -> Iterator[Target]:
     """A target for each increase, method, device and policy; of a cache-aware method that of its best gamma.

@@ -11,9 +11,9 @@ import numpy as np
 from dipc.cache.policy import get_policy
 from dipc.memory.timeline import timeline
 from dipc.studies.study.findings import middle_flash
+from dipc.studies.study.method_grid import DENSE
 from dipc.studies.study.points import Points
 from dipc.studies.study.result import Point, Study
-from dipc.studies.study.variants import DENSE
 
 
 def timelines(found: Study, points: Points) -> Iterator[dict[str, Any]]:

@@ -17,8 +17,9 @@ from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.report import study_folder
 from dipc.studies.compare import Comparison, measure
-from dipc.studies.compare.folder import Folder
 from dipc.studies.compare.result import Accuracy
+from dipc.studies.compare.store import COMPARISON
+from dipc.studies.engine.folder import Folder
 from kit.command_line import WORDS
 
 TEXT = Text("words", WORDS * 2)
@@ -213,10 +214,10 @@ def test_another_model_is_refused(program: Program, tmp_path: Path) -> None:
 
 def test_a_folder_that_a_killed_process_began_is_taken(tmp_path: Path) -> None:
     (tmp_path / ".comparison.json.12345678.tmp").write_text("{")
-    folder = Folder(tmp_path, {"model": "tiny"})
+    folder = Folder(tmp_path, {"model": "tiny"}, COMPARISON)
     folder.write("cells/a.json", b"{}")
     with pytest.raises(UsageError, match="with model tiny, and this one has other"):
-        Folder(tmp_path, {"model": "other"})
+        Folder(tmp_path, {"model": "other"}, COMPARISON)
 
 
 def test_a_folder_of_something_else_is_refused(program: Program, tmp_path: Path) -> None:

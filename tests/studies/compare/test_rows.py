@@ -17,8 +17,9 @@ from dipc.errors import UsageError
 from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import SparsityPass
-from dipc.studies.compare.entries import choose, known
-from dipc.studies.compare.measure import Remembered, bytes_read
+from dipc.studies.compare.measure import bytes_read
+from dipc.studies.engine.dense_session import CachedDenseSession
+from dipc.studies.method_rows import choose, known
 from kit.command_line import byte_tokenizer
 from kit.tiny_models import outlined, random_ids
 
@@ -34,7 +35,7 @@ class Broken(SparsityPass):
 def test_a_name_is_a_row_at_every_density() -> None:
     (entry,) = choose("dip", [0.5])
     assert (entry.label, entry.pipeline(0.25)) == ("dip", "dip{density=0.25}")
-    assert entry.stands_at(0.9) and not entry.stands_at(None)
+    assert entry.applies_at(0.9) and not entry.applies_at(None)
 
 
 def test_all_has_every_method_once_and_plug_ins_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,14 +54,14 @@ def test_the_rows_that_are_trained_are_there_when_asked_for() -> None:
 
 def test_the_oracle_keeps_a_share_of_the_glu_where_glu_pruning_cannot_go() -> None:
     entries = choose("glu", [0.7, 0.5])
-    at = {d: [(e.label, e.pipeline(d)) for e in entries if e.stands_at(d)] for d in (0.7, 0.5)}
+    at = {d: [(e.label, e.pipeline(d)) for e in entries if e.applies_at(d)] for d in (0.7, 0.5)}
     assert at[0.5] == [("glu (oracle)", "glu{rho_glu=0.5}")]
     assert at[0.7] == [("glu (oracle)", "glu{rho_glu=0.7}"), ("glu", "glu{density=0.7}")]
 
 
 def test_semi_structured_rows_stand_at_half_only() -> None:
     entries = choose("sparsegpt-2:4", [0.5])
-    assert [d for d in (0.6, 0.5, 0.4, None) if entries[0].stands_at(d)] == [0.5]
+    assert [d for d in (0.6, 0.5, 0.4, None) if entries[0].applies_at(d)] == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_semi_structured_rows_stand_at_half_only() -> None:
 def test_a_pipeline_is_a_row(template: str, label: str, kind: str) -> None:
     (entry,) = choose([template], [0.5])
     assert (entry.label, entry.kind) == (label, kind)
-    assert entry.stands_at(None) == ("DENSITY" not in template)
+    assert entry.applies_at(None) == ("DENSITY" not in template)
     assert "DENSITY" not in entry.pipeline(0.5)
 
 
@@ -151,7 +152,7 @@ def measured(program: Program) -> Any:
 
 
 def test_dense_logits_are_computed_once() -> None:
-    session = Remembered(EagerSession(outlined()))
+    session = CachedDenseSession(EagerSession(outlined()))
     calls: list[int] = []
     step = session.session.step
 
@@ -167,5 +168,5 @@ def test_dense_logits_are_computed_once() -> None:
 
 
 def test_what_does_not_fit_is_computed_again() -> None:
-    session = Remembered(EagerSession(outlined()), most_bytes=0)
+    session = CachedDenseSession(EagerSession(outlined()), most_bytes=0)
     assert torch.equal(session.step(random_ids(8)).logits, session.step(random_ids(8)).logits)

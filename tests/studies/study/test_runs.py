@@ -16,9 +16,13 @@ import pytest
 import dipc
 from dipc.errors import UsageError
 from dipc.ir.program import Program
-from dipc.studies.study import make, workers
-from dipc.studies.study.make import DENSE_RUN, Maker, Run, Setup
-from dipc.studies.study.workers import Processes, Ray
+from dipc.studies.engine import cluster, processes
+from dipc.studies.engine import run as engine_run
+from dipc.studies.engine.cluster import RayCluster
+from dipc.studies.engine.processes import WorkerProcesses
+from dipc.studies.engine.run import Failure
+from dipc.studies.study.executor import StudyExecutor, StudySetup
+from dipc.studies.study.measure import DENSE_RUN, StudyRun
 from dipc.text import Text
 from kit.command_line import WORDS
 
@@ -42,18 +46,18 @@ def program(model: Path) -> Program:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of the runs that were measured."""
     labels: list[str] = []
-    measure = Maker._measure
+    measure = StudyExecutor._measure
 
-    def counted(self: Maker, run: Run, watch: Any) -> Any:
+    def counted(self: StudyExecutor, run: StudyRun, watch: Any) -> Any:
         labels.append(run.label)
         return measure(self, run, watch)
 
-    monkeypatch.setattr(Maker, "_measure", counted)
+    monkeypatch.setattr(StudyExecutor, "_measure", counted)
     return labels
 
 
-def setup_of(model: Path, folder: Path) -> Setup:
-    return Setup(str(model), (), (), TEXT, 64, None, folder, 1 << 20)
+def setup_of(model: Path, folder: Path) -> StudySetup:
+    return StudySetup(str(model), (), (), TEXT, 64, None, folder, 1 << 20)
 
 
 def test_a_run_serves_every_price_of_it(program: Program, tmp_path: Path, made: list[str]) -> None:
@@ -150,34 +154,34 @@ def test_timelines_are_of_points_that_there_are(program: Program) -> None:
 
 
 def test_a_failing_run_costs_its_own_points_only(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = Maker._measure
+    measure = StudyExecutor._measure
 
-    def fails(self: Maker, run: Run, watch: Any) -> Any:
+    def fails(self: StudyExecutor, run: StudyRun, watch: Any) -> Any:
         if "0.5" in run.label:
             raise ZeroDivisionError("on purpose")
         return measure(self, run, watch)
 
-    monkeypatch.setattr(Maker, "_measure", fails)
+    monkeypatch.setattr(StudyExecutor, "_measure", fails)
     found = dipc.run_study(program, "dip", **{**OPTIONS, "flash": ()})
     assert {(p.density, p.reason) for p in found.failures} == {(0.5, "ZeroDivisionError: on purpose")}
     assert [p.density for p in found.points if p.method == "dip" and p.cost] == [0.8, 0.8]
 
 
 def test_a_run_without_its_trace_is_made_again(model: Path, program: Program, tmp_path: Path) -> None:
-    maker, run = Maker(setup_of(model, tmp_path), program), Run("dip", "dip{density=0.5}")
-    maker.make(run, lambda done, total: None)
-    first = maker.store.read(run)
+    executor, run = StudyExecutor(setup_of(model, tmp_path), program), StudyRun("dip", "dip{density=0.5}")
+    executor.execute(run, lambda part, what: None)
+    first = executor.store.read(run)
     assert first is not None and first.traced
     next((tmp_path / "runs").glob("*.safetensors")).unlink()
-    assert maker.store.read(run) is None
-    maker.make(run, lambda done, total: None)
-    assert maker.store.read(run) == first
+    assert executor.store.read(run) is None
+    executor.execute(run, lambda part, what: None)
+    assert executor.store.read(run) == first
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def _dies_once(setup: Setup, run: Run, watch: Any) -> None:
+def _dies_once(setup: StudySetup, run: StudyRun, watch: Any) -> None:
     """In place of a run's making: killed the first time, and always where the label says so."""
     mark = setup.folder / f"{run.label}.tried"
     if not mark.exists() or run.label == "doomed":
@@ -192,24 +196,24 @@ def _dies_once(setup: Setup, run: Run, watch: Any) -> None:
 def dying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers whose runs are `_dies_once`. They are forked, which is quick, and safe where torch is not called."""
     forked = multiprocessing.get_context("fork")
-    monkeypatch.setattr("dipc.studies.study.workers.multiprocessing.get_context", lambda method: forked)
-    monkeypatch.setattr(workers, "make_elsewhere", _dies_once)
+    monkeypatch.setattr("dipc.studies.engine.processes.multiprocessing.get_context", lambda method: forked)
+    monkeypatch.setattr(processes, "run_in_worker", _dies_once)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.usefixtures("dying")
 def test_a_killed_worker_costs_nothing_but_its_second_try(tmp_path: Path) -> None:
-    runs = [Run("a"), Run("doomed"), Run("refused")]
+    runs = [StudyRun("a"), StudyRun("doomed"), StudyRun("refused")]
     seen: list[tuple[str, float]] = []
-    at_work = Processes(setup_of(tmp_path, tmp_path), 2)
+    at_work = WorkerProcesses[StudyRun](setup_of(tmp_path, tmp_path), 2)
     try:
-        failures = at_work.make(runs, lambda run, part: seen.append((run.label, part)))
+        failures = at_work.make(runs, lambda run, part, what: seen.append((run.label, part)))
     finally:
         at_work.close()
     assert failures == {
-        Run("doomed"): "its process ended 2 times before it was made (killed by SIGKILL)",
-        Run("refused"): "not this one",
+        StudyRun("doomed"): Failure("its process ended 2 times before it was made (killed by SIGKILL)"),
+        StudyRun("refused"): Failure("not this one"),
     }
     assert (tmp_path / "a.made").exists()
     assert sorted(label for label, part in seen if part == 1.0) == ["a", "doomed", "refused"]
@@ -224,13 +228,13 @@ class _Deadly:
 
 def test_a_worker_that_dies_before_it_has_read_a_long_text_is_noticed(tmp_path: Path) -> None:
     long_text = Text("words", "word " * 100_000)  # far more than a pipe holds
-    setup = Setup("model", (("deadly", _Deadly()),), (), long_text, 64, None, tmp_path, 1 << 20)
-    at_work = Processes(setup, 1)
+    setup = StudySetup("model", (("deadly", _Deadly()),), (), long_text, 64, None, tmp_path, 1 << 20)
+    at_work = WorkerProcesses[StudyRun](setup, 1)
     try:
-        failures = at_work.make([Run("a")], lambda run, part: None)
+        failures = at_work.make([StudyRun("a")], lambda run, part, what: None)
     finally:
         at_work.close()
-    assert failures == {Run("a"): "its process ended 2 times before it was made (exit code 3)"}
+    assert failures == {StudyRun("a"): Failure("its process ended 2 times before it was made (exit code 3)")}
 
 
 def test_processes_make_what_this_one_would(model: Path, program: Program, tmp_path: Path) -> None:
@@ -276,7 +280,7 @@ class FakeRay:
         def wrapped(function: Callable[..., Any]) -> Any:
             class Task:
                 @staticmethod
-                def remote(setup: _Reference, run: Run) -> _Reference:
+                def remote(setup: _Reference, run: StudyRun) -> _Reference:
                     try:
                         return _Reference(function(setup.value, run))
                     except SystemExit as error:
@@ -305,7 +309,7 @@ def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 def test_a_cluster_makes_the_same_runs(
     model: Path, program: Program, fake_ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make, "_maker", lambda setup: Maker(setup, program))
+    monkeypatch.setattr(engine_run, "_executor", lambda setup: StudyExecutor(setup, program))
     options = {**OPTIONS, "densities": (0.5,), "dram": ("80%",), "flash": ()}
     found = dipc.run_study(str(model), "dip", cluster="ray", out=tmp_path, **options)
     assert found == dipc.run_study(program, "dip", **options)
@@ -315,12 +319,12 @@ def test_a_cluster_makes_the_same_runs(
 def test_a_task_that_dies_on_the_cluster_is_a_reason(
     model: Path, fake_ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(setup: Setup, run: Run, watch: Any) -> None:
+    def dies(setup: StudySetup, run: StudyRun, watch: Any) -> None:
         raise SystemExit("the node is gone")
 
-    monkeypatch.setattr(workers, "make_elsewhere", dies)
-    failures = Ray(setup_of(model, tmp_path)).make([DENSE_RUN], lambda run, part: None)
-    assert failures == {DENSE_RUN: "its process ended 2 times before it was made (the node is gone)"}
+    monkeypatch.setattr(cluster, "run_in_worker", dies)
+    failures = RayCluster[StudyRun](setup_of(model, tmp_path)).make([DENSE_RUN], lambda run, part, what: None)
+    assert failures == {DENSE_RUN: Failure("its process ended 2 times before it was made (the node is gone)")}
 
 
 @pytest.mark.nightly

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -15,15 +16,17 @@ from hypothesis import strategies as st
 from dipc.errors import MissingDependency, UnknownName, UsageError
 from dipc.files import file_lock
 from dipc.memory.flash import FlashReadOptions
-from dipc.studies.study import workers
-from dipc.studies.study.asked import Increase, asked, increase
+from dipc.studies.engine.cluster import check_cluster
+from dipc.studies.options import DeviceGrid, StudySearch
 from dipc.studies.study.findings import findings
+from dipc.studies.study.method_grid import method_grid
 from dipc.studies.study.result import Cost, Point, Study
 from dipc.studies.study.search import EXACT, bracket, next_density
+from dipc.studies.study.spec import Increase, increase, parse_spec
 from dipc.studies.study.targets import of_points, targets
-from dipc.studies.study.variants import variants
 
 DENSE = 10.0
+T = TypeVar("T")
 
 
 def point(density: float, perplexity: float, speed: float, **options: Any) -> Point:
@@ -178,21 +181,14 @@ def test_findings_on_gamma_tell_where_the_paper_differs() -> None:
 
 
 def ask(**options: Any) -> Any:
-    given: dict[str, Any] = {
-        "methods": "dip,dip-ca",
-        "densities": (0.5,),
-        "gammas": (0.2,),
-        "policies": ("lfu",),
-        "hardware": "a18",
-        "dram": (),
-        "flash": (),
-        "max_ppl_increase": (),
-        "step": 0.02,
-        "reads": FlashReadOptions(),
-        "calibration": None,
-        "model_bytes": lambda: 1e9,
-    }
-    return asked(**{**given, **options})
+    given: dict[str, Any] = {"methods": "dip,dip-ca", "densities": (0.5,), "policies": ("lfu",), **options}
+    devices, search = _group(DeviceGrid, given), _group(StudySearch, given)
+    return parse_spec(given["methods"], given["densities"], devices, search, None, lambda: 1e9)
+
+
+def _group(kind: type[T], given: dict[str, Any]) -> T:
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in given.items() if name in names})
 
 
 @pytest.mark.parametrize(
@@ -229,20 +225,20 @@ def test_increases_are_amounts_or_shares() -> None:
     assert increase("5%") == Increase(0.05, True) and increase(" 5 % ").of(40.0) == 2.0
 
 
-def test_places_are_every_dram_with_every_flash_once() -> None:
+def test_settings_are_every_dram_with_every_flash_once() -> None:
     found = ask(dram=("2 GB", "4 GB", "2000 MB"), flash=("1 GB/s", "2 GB/s"))
-    assert [(p.dram_bytes, p.flash_bytes_per_s) for p in found.places] == [
+    assert [(p.dram_bytes, p.flash_bytes_per_s) for p in found.settings] == [
         (2 * 10**9, 1e9),
         (2 * 10**9, 2e9),
         (4 * 10**9, 1e9),
         (4 * 10**9, 2e9),
     ]
-    (own,) = ask().places
+    (own,) = ask().settings
     assert (own.dram_bytes, own.flash_bytes_per_s) == (4 * 10**9, None)
 
 
 def test_only_what_decides_while_a_text_runs_steers_masks() -> None:
-    found = variants("dip,dip-ca", (0.5,), (0.1, 0.2), ("none", "lfu", "belady", "lru"), None)
+    found = method_grid("dip,dip-ca", (0.5,), (0.1, 0.2), ("none", "lfu", "belady", "lru"), None)
     assert [(v.method, v.gamma, v.policy) for v in found] == [
         ("dip", None, None),
         ("dip-ca", 0.1, "lfu"),
@@ -254,7 +250,7 @@ def test_only_what_decides_while_a_text_runs_steers_masks() -> None:
 
 
 def test_a_pipeline_keeps_the_gamma_and_the_policy_that_it_names() -> None:
-    (found,) = variants(["int4,dip-ca{density=DENSITY gamma=0.7 policy=lru}"], (0.5,), (0.1, 0.2), ("lfu",), None)
+    (found,) = method_grid(["int4,dip-ca{density=DENSITY gamma=0.7 policy=lru}"], (0.5,), (0.1, 0.2), ("lfu",), None)
     assert found.pipeline(0.6) == "int4,dip-ca{density=0.6 gamma=0.7 policy=lru}" and found.policy == "lru"
 
 
@@ -280,8 +276,8 @@ def test_a_claim_lets_one_in_at_a_time(tmp_path: Path) -> None:
 
 def test_a_cluster_has_to_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName, match="no cluster named 'rya'; did you mean 'ray'"):
-        workers.check_cluster("rya")
+        check_cluster("rya")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingDependency, match=r"dipc\[cluster\]"):
-        workers.check_cluster("ray")
-    workers.check_cluster(None)
+        check_cluster("ray")
+    check_cluster(None)

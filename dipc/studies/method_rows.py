@@ -25,7 +25,7 @@ _TRAINED = " + LoRA"
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodRow:
     """A row of every block whose density is in [least, below).
 
     Attributes:
@@ -54,7 +54,7 @@ class Entry:
         """Whether it needs an adapter."""
         return _has(self.template, ADAPTER)
 
-    def stands_at(self, density: float | None) -> bool:
+    def applies_at(self, density: float | None) -> bool:
         """Whether the block of this density has it; that of None has what has no density of its own."""
         if density is None:
             return self.is_fixed and self.least == 0
@@ -66,24 +66,24 @@ class Entry:
 
 
 _PAPER = (
-    Entry("glu", "glu (oracle)", "glu{rho_glu=DENSITY}", "oracle"),
-    Entry("glu", "glu", "glu{density=DENSITY}", least=_GLU_LEAST),
-    Entry("sparsegpt", "sparsegpt", "sparsegpt{density=DENSITY}", "static"),
-    Entry("sparsegpt-2:4", "sparsegpt 2:4", "sparsegpt{density=0.5 pattern=2:4}", "static", 0.5, 0.5 + 1e-9),
-    Entry("sparsegpt-4:8", "sparsegpt 4:8", "sparsegpt{density=0.5 pattern=4:8}", "static", 0.5, 0.5 + 1e-9),
-    Entry("gate", "gate", "gate{density=DENSITY}"),
-    Entry("up", "up", "up{density=DENSITY}"),
-    Entry("predictor", "predictor", "predictor{density=DENSITY}"),
-    Entry("cats", "cats", "cats{density=DENSITY}"),
-    Entry("cats+lora", "cats + LoRA", "fuse-lora{adapter=ADAPTER},cats{density=DENSITY}", "lora"),
-    Entry("dip", "dip", "dip{density=DENSITY}"),
-    Entry("dip+lora", "dip + LoRA", "fuse-lora{adapter=ADAPTER},dip{density=DENSITY}", "lora"),
-    Entry("dip+split", "dip, split", "dip{allocation=split density=DENSITY}"),
+    MethodRow("glu", "glu (oracle)", "glu{rho_glu=DENSITY}", "oracle"),
+    MethodRow("glu", "glu", "glu{density=DENSITY}", least=_GLU_LEAST),
+    MethodRow("sparsegpt", "sparsegpt", "sparsegpt{density=DENSITY}", "static"),
+    MethodRow("sparsegpt-2:4", "sparsegpt 2:4", "sparsegpt{density=0.5 pattern=2:4}", "static", 0.5, 0.5 + 1e-9),
+    MethodRow("sparsegpt-4:8", "sparsegpt 4:8", "sparsegpt{density=0.5 pattern=4:8}", "static", 0.5, 0.5 + 1e-9),
+    MethodRow("gate", "gate", "gate{density=DENSITY}"),
+    MethodRow("up", "up", "up{density=DENSITY}"),
+    MethodRow("predictor", "predictor", "predictor{density=DENSITY}"),
+    MethodRow("cats", "cats", "cats{density=DENSITY}"),
+    MethodRow("cats+lora", "cats + LoRA", "fuse-lora{adapter=ADAPTER},cats{density=DENSITY}", "lora"),
+    MethodRow("dip", "dip", "dip{density=DENSITY}"),
+    MethodRow("dip+lora", "dip + LoRA", "fuse-lora{adapter=ADAPTER},dip{density=DENSITY}", "lora"),
+    MethodRow("dip+split", "dip, split", "dip{allocation=split density=DENSITY}"),
 )
-_BEYOND = (Entry("dip+layers", "dip, by layer", "dip{allocation=layers density=DENSITY}"),)
+_BEYOND = (MethodRow("dip+layers", "dip, by layer", "dip{allocation=layers density=DENSITY}"),)
 
 
-def choose(methods: str | Sequence[str], densities: Sequence[float], *, lora: bool = False) -> list[Entry]:
+def choose(methods: str | Sequence[str], densities: Sequence[float], *, lora: bool = False) -> list[MethodRow]:
     """The rows of a comparison.
 
     Args:
@@ -96,43 +96,43 @@ def choose(methods: str | Sequence[str], densities: Sequence[float], *, lora: bo
         UsageError: a name or an option that is not known, or a pipeline that cannot be read.
     """
     wanted = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
-    found: dict[tuple[str, str], Entry] = {}
+    found: dict[tuple[str, str], MethodRow] = {}
     for item in filter(None, wanted):
-        for entry in _entries(item, densities, lora):
-            found.setdefault((entry.label, entry.template), entry)
+        for row in _rows(item, densities, lora):
+            found.setdefault((row.label, row.template), row)
     if not found:
         raise UsageError("methods: the list is empty; write all, or names such as dip,cats")
     return list(found.values())
 
 
-def _entries(item: str, densities: Sequence[float], lora: bool) -> list[Entry]:
+def _rows(item: str, densities: Sequence[float], lora: bool) -> list[MethodRow]:
     if "{" in item or "," in item:
         return [_given(item, densities)]
     if item in ("all", "paper"):
         rows = known() if item == "all" else [e for e in known() if e in _PAPER]
-        return [entry for entry in rows if lora or not entry.is_trained]
-    named = [entry for entry in known() if entry.name == item]
+        return [row for row in rows if lora or not row.is_trained]
+    named = [row for row in known() if row.name == item]
     if not named and item in PASSES.names():
         raise UsageError(
             f"methods: {item} is no sparsification method; name it in a pipeline: '{item},dip{{density=DENSITY}}'"
         )
     if not named:
-        raise UnknownName("method", item, {"all", "paper", *(entry.name for entry in known())})
+        raise UnknownName("method", item, {"all", "paper", *(row.name for row in known())})
     return named
 
 
-def known() -> list[Entry]:
+def known() -> list[MethodRow]:
     """Every row that the registered passes allow: the paper's in its order, then the others by name."""
-    listed = [entry for entry in (*_PAPER, *_BEYOND) if _exists(entry)]
-    names = {entry.name for entry in listed}
+    listed = [row for row in (*_PAPER, *_BEYOND) if _exists(row)]
+    names = {row.name for row in listed}
     others = [n for n in PASSES.names() if n not in names and issubclass(PASSES.get(n), SparsityPass)]
-    return [*listed, *(Entry(n, n, f"{n}{{density=DENSITY}}") for n in others)]
+    return [*listed, *(MethodRow(n, n, f"{n}{{density=DENSITY}}") for n in others)]
 
 
-def _exists(entry: Entry) -> bool:
+def _exists(row: MethodRow) -> bool:
     """Whether its passes are registered and have its options."""
     try:
-        parse_pipeline(entry.pipeline(1.0))
+        parse_pipeline(row.pipeline(1.0))
     except UnknownName:
         return False
     except UsageError:  # a density that it cannot have, or something it needs besides
@@ -140,35 +140,35 @@ def _exists(entry: Entry) -> bool:
     return True
 
 
-def _given(template: str, densities: Sequence[float]) -> Entry:
+def _given(template: str, densities: Sequence[float]) -> MethodRow:
     """The row of a pipeline; its label is the pipeline without what is the same in every row."""
-    entry = Entry(template, _name(template), template)
+    row = MethodRow(template, _name(template), template)
     problem: UsageError | None = None
     for density in (*densities, 1.0):
         try:
-            passes = parse_pipeline(entry.pipeline(density))
+            passes = parse_pipeline(row.pipeline(density))
         except UsageError as error:
             problem = problem or error
         else:
-            return _checked(entry, passes)
+            return _checked(row, passes)
     assert problem is not None
     raise problem
 
 
-def _checked(entry: Entry, passes: list[Pass]) -> Entry:
-    if entry.is_trained and all(p.name != LORA for p in passes):
-        raise UsageError(f"methods: {entry.template}: ADAPTER is for {LORA}{{adapter=ADAPTER}}")
+def _checked(row: MethodRow, passes: list[Pass]) -> MethodRow:
+    if row.is_trained and all(p.name != LORA for p in passes):
+        raise UsageError(f"methods: {row.template}: ADAPTER is for {LORA}{{adapter=ADAPTER}}")
     if any(getattr(p, "scope", "all") != "all" for p in passes):
-        raise UsageError(f"methods: {entry.template}: scope=decode would score other tokens than the other rows")
+        raise UsageError(f"methods: {row.template}: scope=decode would score other tokens than the other rows")
     trained: Kind = "lora" if any(p.name == LORA for p in passes) else "method"
-    return Entry(entry.name, entry.label, entry.template, trained)
+    return MethodRow(row.name, row.label, row.template, trained)
 
 
 def _name(template: str) -> str:
     """Its label, and a known row's where the pipeline is that row's, with or without an adapter."""
     text = _label(template)
     base = text.removesuffix(_TRAINED)
-    names = {_label(entry.template): entry.label for entry in known()}
+    names = {_label(row.template): row.label for row in known()}
     return names.get(base, base) + (_TRAINED if base != text else "")
 
 

@@ -13,8 +13,9 @@ from dipc.hardware.device import Device
 from dipc.hardware.find import device_for
 from dipc.memory.flash import FlashReadOptions
 from dipc.quantities import parse_bandwidth
-from dipc.studies.study.pricing import Place
-from dipc.studies.study.variants import Variant, variants, works_online
+from dipc.studies.options import DeviceGrid, StudySearch
+from dipc.studies.study.method_grid import Variant, method_grid, works_online
+from dipc.studies.study.pricing import DeviceSetting
 
 T = TypeVar("T")
 
@@ -32,14 +33,14 @@ class Increase:
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudySpec:
     """What a study goes over.
 
     Attributes:
         variants: methods with their gammas and policies, without the dense model.
         densities: that were listed, the highest first.
         policies: of programs that follow no cache.
-        places: the device with every DRAM and flash.
+        settings: the device with every DRAM and flash.
         increases: of perplexity, for targets.
         step: of the grid on which densities between the listed ones are searched; 0 for no search.
         reads: how missed units are read.
@@ -48,7 +49,7 @@ class Asked:
     variants: tuple[Variant, ...]
     densities: tuple[float, ...]
     policies: tuple[str, ...]
-    places: tuple[Place, ...]
+    settings: tuple[DeviceSetting, ...]
     increases: tuple[Increase, ...]
     step: float
     reads: FlashReadOptions
@@ -59,21 +60,14 @@ class Asked:
         return next((p for p in self.policies if get_policy(p).capacity(1) > 0), self.policies[0])
 
 
-def asked(
-    *,
+def parse_spec(
     methods: str | Sequence[str],
     densities: Sequence[float],
-    gammas: Sequence[float],
-    policies: Sequence[str],
-    hardware: str | Device,
-    dram: Sequence[str],
-    flash: Sequence[str],
-    max_ppl_increase: Sequence[str | float],
-    step: float,
-    reads: FlashReadOptions,
+    devices: DeviceGrid,
+    search: StudySearch,
     calibration: str | None,
     model_bytes: Callable[[], float],
-) -> Asked:
+) -> StudySpec:
     """Check and complete what a study is asked for; the arguments are those of `run_study`.
 
     The size of the model is asked for only where a share of it is.
@@ -82,33 +76,36 @@ def asked(
         UsageError: a list that is empty, a value that cannot be, or nothing left to do.
     """
     listed_densities = _each("density", densities, _share)
-    listed_gammas = _each("gamma", gammas, _share)
-    listed_policies = _each("policy", policies, lambda name: get_policy(name).name)
-    if not 0 <= step < 1:
-        raise UsageError(f"step is {step:g}; it must be in [0, 1), and 0 searches no density")
-    found = tuple(variants(methods, listed_densities, listed_gammas, listed_policies, calibration))
-    _check_any(methods, found, listed_densities, listed_policies)
-    places = [
-        _place(hardware, size, rate, model_bytes)
-        for size in _each("dram", dram or [None], _unchecked)
-        for rate in _each("flash", flash or [None], _unchecked)
+    gammas = _each("gamma", search.gammas, _share)
+    policies = _each("policy", devices.policies, lambda name: get_policy(name).name)
+    if not 0 <= search.step < 1:
+        raise UsageError(f"step is {search.step:g}; it must be in [0, 1), and 0 searches no density")
+    found = tuple(method_grid(methods, listed_densities, gammas, policies, calibration))
+    _check_any(methods, found, listed_densities, policies)
+    settings = [
+        _setting(devices.hardware, size, rate, model_bytes)
+        for size in _each("dram", devices.dram or [None], _unchecked)
+        for rate in _each("flash", devices.flash or [None], _unchecked)
     ]
-    for place in places:
-        reads.check(place.device)
-    return Asked(
+    reads = devices.reads or FlashReadOptions()
+    for setting in settings:
+        reads.check(setting.device)
+    return StudySpec(
         found,
         tuple(sorted(listed_densities, reverse=True)),
-        listed_policies,
-        tuple({(place.dram_bytes, place.flash_bytes_per_s): place for place in places}.values()),
-        tuple(dict.fromkeys(increase(item) for item in max_ppl_increase)),
-        step,
+        policies,
+        tuple({(s.dram_bytes, s.flash_bytes_per_s): s for s in settings}.values()),
+        tuple(dict.fromkeys(increase(item) for item in search.max_ppl_increase)),
+        search.step,
         reads,
     )
 
 
-def _place(hardware: str | Device, dram: str | None, flash: str | None, model_bytes: Callable[[], float]) -> Place:
+def _setting(
+    hardware: str | Device, dram: str | None, flash: str | None, model_bytes: Callable[[], float]
+) -> DeviceSetting:
     whole = model_bytes() if dram is not None and "%" in dram else 0.0
-    return Place(device_for(hardware, dram, flash, whole), None if flash is None else parse_bandwidth(flash))
+    return DeviceSetting(device_for(hardware, dram, flash, whole), None if flash is None else parse_bandwidth(flash))
 
 
 def increase(given: str | float) -> Increase:
@@ -128,7 +125,7 @@ def _check_any(
         return
     if not found and not any(map(works_online, policies)):
         raise UsageError(f"policy: {', '.join(policies)} cannot steer {text} while a text runs; add one such as lfu")
-    if not any(variant.entry.stands_at(density) for variant in found for density in densities):
+    if not any(variant.row.applies_at(density) for variant in found for density in densities):
         raise UsageError(f"methods: {text} has nothing at density {', '.join(f'{d:g}' for d in densities)}")
 
 

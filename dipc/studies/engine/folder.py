@@ -1,13 +1,6 @@
-"""The folder of a comparison or a study: what it is about, and every finished cell in a file of its own.
+"""A folder of cells: what they are about, and what each finished run gave in a file of its own.
 
-    FOLDER/comparison.json    the model, the text and what else all cells share; another comparison is refused
-           cells/*.json       a cell each, named by what its figures depend on
-           calibration.*      the calibration, and what it was made from
-           adapters/          an adapter for each trained cell
-           table.md, table.json, perplexity.svg, perplexity.png
-
-A study has `about.json` and `runs/` for the first two (dipc/studies/study/README.md). A file is written beside its place and
-renamed: what was killed leaves the cells that it had finished.
+A file is written beside its place and renamed: what was killed leaves the cells that it had finished.
 """
 
 from __future__ import annotations
@@ -37,9 +30,6 @@ class Layout:
     cells: str
 
 
-COMPARISON = Layout("comparison", "comparison.json", "cells")
-
-
 class Folder:
     """A folder of cells, made if need be.
 
@@ -52,7 +42,7 @@ class Folder:
         UsageError: it cannot be written, holds something else, or other cells; the message says what differs.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], layout: Layout = COMPARISON) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any], layout: Layout) -> None:
         self.path, self.layout = path, layout
         if os.path.lexists(path) and not path.is_dir():
             raise UsageError(f"{path}: this is a file; name a folder")

@@ -16,7 +16,7 @@ from dipc.errors import UsageError
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.runner import with_calibration
 from dipc.pipeline.text import parse_pipeline, pipeline_text
-from dipc.studies.compare.entries import Entry, choose
+from dipc.studies.method_rows import MethodRow, choose
 
 DENSE = "dense"
 
@@ -26,13 +26,13 @@ class Variant:
     """A method with everything but its density.
 
     Attributes:
-        entry: its pipeline, in which DENSITY stands for the density.
+        row: its pipeline, in which DENSITY stands for the density.
         gamma: of its cache-aware selection; None where the pipeline says it or there is none.
         policy: of its cache-aware selection; None where there is none.
         calibration: the file for passes that take one and name none.
     """
 
-    entry: Entry
+    row: MethodRow
     gamma: float | None = None
     policy: str | None = None
     calibration: str | None = None
@@ -40,7 +40,7 @@ class Variant:
     @property
     def method(self) -> str:
         """What the study calls the method."""
-        return self.entry.label
+        return self.row.label
 
     def passes(self, density: float) -> list[Pass]:
         """The passes at a density. Raises UsageError where it cannot have that density."""
@@ -48,7 +48,7 @@ class Variant:
         options = {name: value for name, value in given.items() if value is not None}
         passes = [
             dataclasses.replace(item, **options) if follows_cache(item) else item
-            for item in parse_pipeline(self.entry.pipeline(density))
+            for item in parse_pipeline(self.row.pipeline(density))
         ]
         return passes if self.calibration is None else with_calibration(passes, self.calibration)
 
@@ -62,7 +62,7 @@ def follows_cache(item: Pass) -> bool:
     return hasattr(item, "gamma") and hasattr(item, "policy")
 
 
-def variants(
+def method_grid(
     methods: str | Sequence[str],
     densities: Sequence[float],
     gammas: Sequence[float],
@@ -88,26 +88,24 @@ def variants(
     if not others:
         return []
     # An oracle reads more than its density says, which is no point on a device.
-    entries = [entry for entry in choose(others, densities) if entry.kind != "oracle"]
-    return [made for entry in entries for made in _variants(entry, gammas, policies, calibration)]
+    rows = [row for row in choose(others, densities) if row.kind != "oracle"]
+    return [made for row in rows for made in _variants(row, gammas, policies, calibration)]
 
 
 def _variants(
-    entry: Entry, gammas: Sequence[float], policies: Sequence[str], calibration: str | None
+    row: MethodRow, gammas: Sequence[float], policies: Sequence[str], calibration: str | None
 ) -> Iterator[Variant]:
-    if entry.is_fixed and entry.least == 0:
-        raise UsageError(f"methods: {entry.template} has no DENSITY; a study goes over densities, so write one there")
-    if entry.is_trained:
-        raise UsageError(
-            f"methods: {entry.label} needs an adapter: write 'fuse-lora{{adapter=FOLDER}},...' with its own"
-        )
-    if not any(map(follows_cache, parse_pipeline(entry.pipeline(max(entry.least, 0.9))))):
-        yield Variant(entry, calibration=calibration)
+    if row.is_fixed and row.least == 0:
+        raise UsageError(f"methods: {row.template} has no DENSITY; a study goes over densities, so write one there")
+    if row.is_trained:
+        raise UsageError(f"methods: {row.label} needs an adapter: write 'fuse-lora{{adapter=FOLDER}},...' with its own")
+    if not any(map(follows_cache, parse_pipeline(row.pipeline(max(row.least, 0.9))))):
+        yield Variant(row, calibration=calibration)
         return
-    own = {name: re.search(rf"\b{name}\s*=\s*([^\s}}]+)", entry.template) for name in ("gamma", "policy")}
+    own = {name: re.search(rf"\b{name}\s*=\s*([^\s}}]+)", row.template) for name in ("gamma", "policy")}
     for policy in [own["policy"][1]] if own["policy"] else filter(works_online, policies):
         for gamma in (None,) if own["gamma"] else gammas:
-            yield Variant(entry, gamma, policy, calibration)
+            yield Variant(row, gamma, policy, calibration)
 
 
 def works_online(policy: str) -> bool:
