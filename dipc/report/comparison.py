@@ -1,4 +1,4 @@
-"""The table of a comparison: dense on top of each block, what each row costs beside what it gives, and the verdict."""
+"""The table of a comparison: dense on top of each block, what each row costs beside what it gives, and the findings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dipc.documents import document
 from dipc.quantities import NO_BREAK, NONE, format_bytes, number, percent, share
+from dipc.report.comparison_findings import comparison_sentences
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,7 +33,7 @@ def comparison_dict(found: Comparison) -> dict[str, Any]:
         protocol=found.protocol,
         dense=_row_dict(found, found.dense),
         rows=[_row_dict(found, row) for row in found.rows],
-        verdict=found.verdict,
+        verdict=comparison_sentences(found),
     )
 
 
@@ -52,7 +53,7 @@ def _row_dict(found: Comparison, row: Row) -> dict[str, Any]:
 
 
 def comparison_tables(found: Comparison) -> list[RenderableType]:
-    """A table per density, the rows without figures, the verdict, and what was measured on."""
+    """A table per density, the rows without figures, the findings, and what was measured on."""
     from rich.text import Text
 
     from dipc.report.table import facts, stack, table
@@ -64,8 +65,8 @@ def comparison_tables(found: Comparison) -> list[RenderableType]:
         parts.append(_accuracies(found, density))
         reasons = _reasons(found.block(density))
         parts.append(table("incomplete", ("method", "reason"), reasons) if reasons else None)
-    if found.verdict:
-        sentences = [("-", sentence) for sentence in found.verdict]
+    sentences = [("-", sentence) for sentence in comparison_sentences(found)]
+    if sentences:
         parts.append(table("what the figures show", ("", ""), sentences, header=False))
     parts.append(facts("measured on", protocol(found)))
     return stack(*parts, Text("\n".join(_NOTES), style="dim"))
@@ -84,7 +85,7 @@ def comparison_markdown(found: Comparison) -> str:
             lines.append(_line(cells))
         reasons = [f"- {labels}: {reason}" for labels, reason in _reasons(found.block(density))]
         lines += ["", *reasons, *([""] if reasons else [])]
-    lines += ["## What the figures show", "", *(f"- {sentence}" for sentence in found.verdict), ""]
+    lines += ["## What the figures show", "", *(f"- {sentence}" for sentence in comparison_sentences(found)), ""]
     notes = [note.replace(BEST, "bold:", 1) if note.startswith(BEST) else note for note in _NOTES]
     return "\n".join([*lines, *(f"{note}.  " for note in notes)]).rstrip() + "\n"
 

@@ -43,6 +43,20 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """The figures of two rows at one density."""
+
+    density: float
+    left: Figures
+    right: Figures
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that the figures show; `dipc.studies.compare.findings` says what there is to find."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """A task's score: the metric, its value and standard error, the questions, and the examples before each."""
 
@@ -95,14 +109,14 @@ class Comparison:
         protocol: the text, its digest, tokens of a window, windows, tokens scored, scope, seed, calibration, training.
         dense: the dense model's row.
         rows: in the order of the table, block by block.
-        verdict: what the figures show, in sentences.
+        findings: what the figures show.
     """
 
     model: Mapping[str, Any]
     protocol: Mapping[str, Any]
     dense: Row
     rows: tuple[Row, ...]
-    verdict: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def densities(self) -> tuple[float | None, ...]:

@@ -20,11 +20,11 @@ from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.executor import RowExecutor
+from dipc.studies.compare.findings import findings
 from dipc.studies.compare.prepare import Training
 from dipc.studies.compare.prepare import calibration as made_calibration
 from dipc.studies.compare.result import Comparison, Row
 from dipc.studies.compare.store import COMPARISON, DENSE_RUN, RowResult, RowRun, RowSetup, RowStore
-from dipc.studies.compare.verdict import verdict
 from dipc.studies.engine.folder import Folder
 from dipc.studies.engine.scheduler import Progress, RunScheduler
 from dipc.studies.engine.workers import InProcess
@@ -91,7 +91,7 @@ def compare(
         "seed": preparation.seed,
     }
     found = Comparison(_model(program), protocol, dense, rows)
-    return dataclasses.replace(found, verdict=tuple(verdict(found)))
+    return dataclasses.replace(found, findings=tuple(findings(found)))
 
 
 def _about(program: Program, text: Text, extent: TextSpec) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from dipc.api import to_markdown
+from dipc.report.comparison_findings import comparison_sentences
 from dipc.report.plot import perplexity_plot
 from dipc.studies.compare import Comparison, Row
+from dipc.studies.compare.findings import findings
 from dipc.studies.compare.result import Accuracy, Figures
-from dipc.studies.compare.verdict import verdict
 from kit.paths import TESTS
 
 GOLDEN = TESTS / "golden" / "comparison.md"
@@ -34,12 +35,12 @@ def made_up(**perplexities: tuple[float, ...]) -> Comparison:
     model = {"name": "made up", "digest": "00", "bits per weight": 16.0}
     protocol = {"text": "words", "tokens of a window": 64, "tokens scored": 1000, "scope": "all", "seed": 0}
     found = Comparison(model, protocol, dense, tuple(rows))
-    return replace(found, verdict=tuple(verdict(found)))
+    return replace(found, findings=tuple(findings(found)))
 
 
 def test_the_papers_order_is_confirmed_in_plain_words() -> None:
     found = made_up(oracle=(21, 22), gate=(60, 900), predictor=(40, 50), dip=(30, 40), dip_lora=(24, 33), wina=(29, 41))
-    assert list(found.verdict) == [
+    assert comparison_sentences(found) == [
         "The GLU oracle is better than every method without LoRA at 0.5 (21.00 beside 29.00, at densities 0.833 and "
         "0.5, wina) and 0.4 (22.00 beside 40.00, at densities 0.8 and 0.4, dip).",
         "dip is better than gate at 0.5 (30.00 beside 60.00) and 0.4 (40.00 beside 900.0).",
@@ -54,7 +55,7 @@ def test_the_papers_order_is_confirmed_in_plain_words() -> None:
 
 def test_another_order_than_the_papers_is_said_to_be_one() -> None:
     found = made_up(oracle=(31, 32), gate=(25, 900), dip=(30, 40))
-    assert list(found.verdict)[1:] == [
+    assert comparison_sentences(found)[1:] == [
         "The GLU oracle is not the best at 0.5 (31.00 beside 25.00, at densities 0.833 and 0.5, gate); the paper "
         "(models of 4 to 14 B parameters) has it the other way.",
         "dip is better than gate at 0.4 (40.00 beside 900.0).",
@@ -65,7 +66,7 @@ def test_another_order_than_the_papers_is_said_to_be_one() -> None:
 
 def test_the_papers_dip_is_the_one_with_shared_out_densities() -> None:
     found = made_up(gate=(25, 45), dip=(30, 50), **{"dip, split": (24, 40)})
-    assert list(found.verdict) == [
+    assert comparison_sentences(found) == [
         "dip, split is better than gate at 0.5 (24.00 beside 25.00) and 0.4 (40.00 beside 45.00).",
         "dip, split is better than dip at 0.5 (24.00 beside 30.00) and 0.4 (40.00 beside 50.00).",
     ]
