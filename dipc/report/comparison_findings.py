@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dipc.quantities import number, percent
 from dipc.studies.compare.findings import EQUAL, OracleOrder, Overheads, OwnOrder, PaperOrder, Recovery, Standing
-from dipc.studies.compare.result import SLACK, Beside, Comparison, Finding
+from dipc.studies.compare.result import SLACK, Beside, Comparison
+from dipc.studies.engine.finding import Finding
 
 PAPER = "the paper (models of 4 to 14 B parameters) has it the other way"
 _STANDINGS: dict[Standing, str] = {

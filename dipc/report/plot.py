@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dipc.errors import MissingDependency
 from dipc.quantities import number
+from dipc.studies.method_rows import unaware_form
 
 if TYPE_CHECKING:
     from dipc.studies.compare import Comparison, Row
@@ -21,7 +22,8 @@ _COLOURS = (
     *("#332288", "#882255", "#999933", "#44AA99", "#666666"),  # Tol, where more are needed
 )
 _MARKERS = (*"osD^vP*Xph<>8dH", (4, 1, 0), (6, 1, 0), (3, 1, 0))
-_VARIANTS = ((" + LoRA", "--"), ("-ca", ":"), (", split", "-."), (", by layer", (0, (1, 1, 4, 1))), (" (oracle)", "-."))
+_VARIANTS = ((" + LoRA", "--"), (", split", "-."), (", by layer", (0, (1, 1, 4, 1))), (" (oracle)", "-."))
+_CACHE_AWARE = ":"
 
 Line = list[tuple[float, float]]
 
@@ -69,7 +71,7 @@ def _draw(figure: Any, found: Comparison) -> None:
     # From the top of the plot to its bottom, so that the eye finds a line where its name stands.
     for label, line in sorted(lines.items(), key=lambda item: (-item[1][0][1], item[0])):
         place = families.index(_family(label))
-        variant = next((style for end, style in _VARIANTS if label.endswith(end)), None)
+        variant = _variant(label)
         colour = _COLOURS[place % len(_COLOURS)]
         axes.plot(
             *zip(*line, strict=True),
@@ -108,10 +110,18 @@ def _lines(rows: Iterable[Row]) -> dict[str, Line]:
     return {label: sorted(line) for label, line in found.items()}
 
 
+def _variant(label: str) -> Any:
+    """Return the line of a row that is a variant of another; None for any other row."""
+    if unaware_form(label) is not None:
+        return _CACHE_AWARE
+    return next((style for end, style in _VARIANTS if label.endswith(end)), None)
+
+
 def _family(label: str) -> str:
+    """Return what a row is a variant of: it has that one's colour."""
     for end, _ in _VARIANTS:
         label = label.removesuffix(end)
-    return label.partition(" ")[0]
+    return (unaware_form(label) or label).partition(" ")[0]
 
 
 def _logarithmic(axes: Any) -> None:

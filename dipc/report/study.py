@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dipc.documents import document
 from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
+from dipc.report.study_findings import study_sentences
 from dipc.studies.study.findings import middle_flash
 from dipc.studies.study.result import Cost
 
@@ -31,7 +32,8 @@ def study_dict(found: Study) -> dict[str, Any]:
     return document(
         "study",
         simulated=True,
-        **{name: value for name, value in vars(found).items() if name != "points"},
+        **{name: value for name, value in vars(found).items() if name not in ("points", "findings")},
+        findings=study_sentences(found),
         points=[point_dict(point) for point in found.points],
     )
 
@@ -65,7 +67,7 @@ def study_tables(found: Study) -> list[RenderableType]:
     reasons = _reasons(found.points)
     parts.append(table("incomplete", ("points", "reason"), reasons) if reasons else None)
     if found.findings:
-        sentences = [("-", sentence) for sentence in found.findings]
+        sentences = [("-", sentence) for sentence in study_sentences(found)]
         parts.append(table("what the figures show", ("", ""), sentences, header=False))
     parts.append(facts("studied", study_facts(found)))
     return stack(*parts, Text("\n".join(_NOTES if found.targets else _NOTES[:1]), style="dim"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from dipc.quantities import format_bandwidth, format_bytes, number, share
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, plain
 from dipc.report.study_tradeoffs import gamma_charts, pareto_chart, policy_charts
-from dipc.report.study_view import ORACLES, Setting, View, distinct, increase_text, name, said, setting
+from dipc.report.study_view import Setting, View, distinct, increase_text, knows_future, name, said, setting
 
 if TYPE_CHECKING:
     from dipc.studies.study.result import Layer, Point, Study, Target
@@ -74,7 +74,7 @@ def _levels(view: View, along: Sequence[Setting], what: str) -> Iterator[tuple[s
     """A title, a caption and the lines for each perplexity aimed at, or for the usual density."""
     reached = [t for t in view.study.targets if t.tokens_per_second is not None and setting(t) in along]
     for increase in distinct(t.max_ppl_increase for t in reached):
-        here = [t for t in reached if t.max_ppl_increase == increase and t.policy not in ORACLES]
+        here = [t for t in reached if t.max_ppl_increase == increase and not knows_future(t.policy)]
         lines = []
         for method in view.methods:
             own = ([t for t in here if setting(t) == s and t.method == method] for s in along)

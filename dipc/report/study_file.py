@@ -49,6 +49,7 @@ def study_from_dict(found: Any, where: str) -> Study:
     from pydantic import TypeAdapter, ValidationError
 
     from dipc.memory.timeline import Timeline
+    from dipc.studies.engine.finding import Stated
     from dipc.studies.study.result import Study
 
     if not isinstance(found, Mapping) or found.get("kind") != "study":
@@ -60,7 +61,9 @@ def study_from_dict(found: Any, where: str) -> Study:
         raise BadFile(f"{where}: schema {found.get('schema')!r}, and this dipc reads {SCHEMA}; run `dipc study` again")
     try:
         points = [_nested(point) for point in found.get("points", ())]
-        study = TypeAdapter(Study).validate_python({**found, "points": points})
+        said = TypeAdapter(dict[str, list[str]]).validate_python({"findings": found.get("findings", [])})
+        findings = [Stated(text) for text in said["findings"]]
+        study = TypeAdapter(Study).validate_python({**found, "points": points, "findings": findings})
         TypeAdapter(list[Timeline]).validate_python(found.get("timelines", ()))
     except ValidationError as error:
         first = error.errors()[0]

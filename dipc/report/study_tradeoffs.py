@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dipc.quantities import number
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, Rule, plain
-from dipc.report.study_view import AWARE, ORACLES, Setting, View, distinct, front, increase_text, name, said, setting
+from dipc.report.study_view import Setting, View, distinct, front, increase_text, knows_future, name, said, setting
+from dipc.studies.method_rows import unaware_form
 
 if TYPE_CHECKING:
     from dipc.studies.study.result import Point
@@ -41,8 +42,8 @@ def gamma_charts(view: View) -> Iterator[Chart]:
         if len(gammas) < 2:
             continue
         groups = {f"gamma {gamma:g}": [p for p in points if p.gamma == gamma] for gamma in gammas}
-        unaware = method.removesuffix(AWARE)
-        if unaware != method and unaware in view.methods:
+        unaware = unaware_form(method)
+        if unaware is not None and unaware in view.methods:
             groups[f"{unaware}, not cache-aware"] = list(view.at(view.base, unaware))
         lines = [_line(view, label, i, found) for i, (label, found) in enumerate(groups.items())]
         caption = f"{method} by gamma, the weight of what is not cached."
@@ -81,13 +82,10 @@ def policy_charts(view: View) -> Iterator[Chart]:
     groups = {
         f"{method}, {policy}": [p for p in at if (p.method, p.policy) == (method, policy)] for policy in counts[method]
     }
-    aware = method + AWARE
-    if aware in view.methods:
-        groups[aware] = list(view.at(view.base, aware))
-    lines = [
-        _line(view, label, i, found, dashed=label.endswith(ORACLES)) for i, (label, found) in enumerate(groups.items())
-    ]
-    oracles = [policy for policy in counts[method] if policy in ORACLES]
+    groups |= {aware: list(view.at(view.base, aware)) for aware in view.methods if unaware_form(aware) == method}
+    oracles = [policy for policy in counts[method] if knows_future(policy)]
+    dashed = {f"{method}, {policy}" for policy in oracles}
+    lines = [_line(view, label, i, found, dashed=label in dashed) for i, (label, found) in enumerate(groups.items())]
     known = f" Dashed ({', '.join(oracles)}): knows the future, which no device can." if oracles else ""
     caption = f"{method} by eviction policy.{known}"
     chart = _traded(view, "policy", "By eviction policy", caption, lines, groups.values())

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from dipc.cache.policy import get_policy
+from dipc.errors import UnknownName
 from dipc.quantities import format_bandwidth, format_bytes, number, percent, share
 from dipc.report.chart import DENSE
 
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
     from dipc.studies.study.result import Point, Study, Target
 
 T = TypeVar("T")
-ORACLES = ("belady", "belady-demand")
-"""The policies that know the future: no device has them."""
-AWARE = "-ca"
-"""How the name of a cache-aware method ends."""
 HOPELESS = 2.0
 """Perplexity above so many times the dense model's is off the axes; a note says where it is."""
 _USUAL_DENSITY = 0.5
@@ -117,12 +115,20 @@ class View:
     def at(self, at: Setting | None, method: str) -> tuple[Point, ...]:
         """A method's points at a setting that a device can have: without the oracles', where there are others."""
         found = tuple(p for p in self.priced if p.method == method and setting(p) == at)
-        return tuple(p for p in found if p.policy not in ORACLES) or found
+        return tuple(p for p in found if not knows_future(p.policy)) or found
 
     def usual(self, method: str, at: Setting | None) -> Point | None:
         """A method's fastest point of the usual density at a setting."""
         found = [p for p in self.at(at, method) if p.density == self.usual_density]
         return max(found, key=lambda p: p.throughput, default=None)
+
+
+def knows_future(policy: str) -> bool:
+    """Return whether a policy is an oracle, which no device has; one that is not installed here counts as none."""
+    try:
+        return not get_policy(policy).online
+    except UnknownName:
+        return False
 
 
 def setting(row: Point | Target) -> Setting:
@@ -171,4 +177,4 @@ def name(point: Point) -> str:
         return "dense"
     parts = [point.method, f"density {share(point.density)}"]
     parts += [] if point.gamma is None else [f"gamma {point.gamma:g}"]
-    return ", ".join([*parts, point.policy] if point.policy in ORACLES else parts)
+    return ", ".join([*parts, point.policy] if knows_future(point.policy) else parts)

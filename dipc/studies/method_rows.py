@@ -16,6 +16,7 @@ from dipc.errors import UnknownName, UsageError
 from dipc.pipeline.pass_ import PASSES, Pass
 from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.pipeline.text import parse_pipeline
+from dipc.registry import name_of
 
 Kind = Literal["method", "static", "oracle", "lora"]
 DENSITY, ADAPTER = "DENSITY", "ADAPTER"
@@ -127,6 +128,21 @@ def known() -> list[MethodRow]:
     names = {row.name for row in listed}
     others = [n for n in PASSES.names() if n not in names and issubclass(PASSES.get(n), SparsityPass)]
     return [*listed, *(MethodRow(n, n, f"{n}{{density=DENSITY}}") for n in others)]
+
+
+def unaware_form(method: str) -> str | None:
+    """Return a method as it is without a cache, `dip` for `dip-ca`; None where it follows none, or is not known here.
+
+    Of a pipeline the last pass counts: `int8,dip` for `int8,dip-ca`.
+    """
+    before, comma, name = method.rpartition(",")
+    kind = PASSES.get(name) if name in PASSES.names() else None
+    if kind is None or not kind.cache_aware:
+        return None
+    for base in kind.__mro__:
+        if issubclass(base, Pass) and not base.cache_aware and name_of(base) in PASSES.names():
+            return f"{before}{comma}{name_of(base)}"
+    return None
 
 
 def _exists(row: MethodRow) -> bool:

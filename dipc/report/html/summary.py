@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dipc.quantities import NONE, format_bytes, number
 from dipc.report.html.markup import Markup, element, joined
 from dipc.report.html.tables import assumptions_table, facts
-from dipc.report.study_view import ORACLES, View, distinct, increase_text, name, setting
+from dipc.report.study_findings import study_sentences
+from dipc.report.study_view import View, distinct, increase_text, knows_future, name, setting
 from dipc.version import __version__
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def tiles(view: View) -> Markup:
     shown = [] if dense is None else [_tile(number(dense.throughput, 3), "dense", _dense_says(view))]
     for increase in distinct(t.max_ppl_increase for t in view.study.targets):
         here = [t for t in view.study.targets if t.max_ppl_increase == increase and setting(t) == view.base]
-        best = max((t for t in here if t.tokens_per_second and t.policy not in ORACLES), key=_reach, default=None)
+        best = max((t for t in here if t.tokens_per_second and not knows_future(t.policy)), key=_reach, default=None)
         title = f"perplexity at most {increase_text(increase)}"
         shown.append(_tile(NONE, title, "not reached") if best is None else _target_tile(best, title))
     if not view.study.targets:
@@ -101,7 +102,7 @@ def _reach(target: Target) -> float:
 
 def findings_section(study: Study) -> Markup | None:
     """The study's own sentences; where there are many, the first ones at once."""
-    items = [element("li", sentence) for sentence in study.findings]
+    items = [element("li", sentence) for sentence in study_sentences(study)]
     if not items:
         return None
     first, rest = items[:_FIRST_FINDINGS], items[_FIRST_FINDINGS:]

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dipc.studies.compare.result import Beside, Comparison, Figures, Finding
+from dipc.studies.compare.result import Beside, Comparison, Figures
+from dipc.studies.engine.finding import Finding
 
 EQUAL = 1e-3
 """Perplexities that differ by a smaller share count as equal."""

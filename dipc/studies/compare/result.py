@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dipc.studies.engine.finding import Finding
 from dipc.studies.method_rows import Kind
 
 SLACK = 0.02
@@ -49,11 +50,6 @@ class Beside:
     density: float
     left: Figures
     right: Figures
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that the figures show; `dipc.studies.compare.findings` says what there is to find."""
 
 
 @dataclass(frozen=True)

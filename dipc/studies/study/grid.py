@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dipc.errors import CalibrationNeeded, UnsupportedModel, UsageError
 from dipc.studies.study.measure import Measured, StudyRun
-from dipc.studies.study.method_grid import Variant, follows_cache
+from dipc.studies.study.method_grid import Variant
 from dipc.studies.study.pricing import capacities
 from dipc.studies.study.programs import Programs
 from dipc.studies.study.search import next_density
@@ -87,7 +87,7 @@ class Grid:
             return Compiled(pipeline, cell.variant.gamma, "needs a calibration: give one that `dipc calibrate` wrote")
         except (UsageError, UnsupportedModel) as error:
             return Compiled(pipeline, cell.variant.gamma, str(error))
-        return Compiled(pipeline, next((item.gamma for item in passes if follows_cache(item)), None))  # type: ignore[attr-defined]
+        return Compiled(pipeline, next((item.gamma for item in passes if item.cache_aware), None))  # type: ignore[attr-defined]
 
     def _run(self, cell: Cell, dram: int) -> StudyRun | str:
         compiled = self.cells[cell]

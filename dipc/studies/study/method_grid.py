@@ -47,7 +47,7 @@ class Variant:
         given = {"gamma": self.gamma, "policy": self.policy}
         options = {name: value for name, value in given.items() if value is not None}
         passes = [
-            dataclasses.replace(item, **options) if follows_cache(item) else item
+            dataclasses.replace(item, **options) if item.cache_aware else item
             for item in parse_pipeline(self.row.pipeline(density))
         ]
         return passes if self.calibration is None else with_calibration(passes, self.calibration)
@@ -55,11 +55,6 @@ class Variant:
     def pipeline(self, density: float) -> str:
         """The same as text."""
         return pipeline_text(self.passes(density))
-
-
-def follows_cache(item: Pass) -> bool:
-    """Whether a pass selects with an eye on a cache: it has a gamma and a policy."""
-    return hasattr(item, "gamma") and hasattr(item, "policy")
 
 
 def method_grid(
@@ -99,7 +94,7 @@ def _variants(
         raise UsageError(f"methods: {row.template} has no DENSITY; a study goes over densities, so write one there")
     if row.is_trained:
         raise UsageError(f"methods: {row.label} needs an adapter: write 'fuse-lora{{adapter=FOLDER}},...' with its own")
-    if not any(map(follows_cache, parse_pipeline(row.pipeline(max(row.least, 0.9))))):
+    if not any(item.cache_aware for item in parse_pipeline(row.pipeline(max(row.least, 0.9)))):
         yield Variant(row, calibration=calibration)
         return
     own = {name: re.search(rf"\b{name}\s*=\s*([^\s}}]+)", row.template) for name in ("gamma", "policy")}

@@ -23,7 +23,7 @@ from dipc.quantities import format_bandwidth, format_bytes, number, parse_bytes
 from dipc.studies.engine.scheduler import Progress
 from dipc.studies.method_rows import choose
 from dipc.studies.options import ActivityMeasure, DeviceGrid, PlanBudget, PlanChoices, StudyRuns, StudySearch
-from dipc.studies.study.method_grid import DENSE, follows_cache
+from dipc.studies.study.method_grid import DENSE
 from dipc.studies.study.result import Point, Study
 from dipc.studies.study.spec import increase
 from dipc.studies.study.study import run_study
@@ -192,7 +192,7 @@ def _placed(choice: Point, hardware: str | Device, budget: MemoryBudget) -> str:
     options |= {} if budget.dram is None else {"dram": _exact(choice.dram_bytes)}
     options |= {"context": budget.context, "bits_per_weight": budget.bits_per_weight}
     passes = parse_pipeline(choice.pipeline)
-    return pipeline_text(dataclasses.replace(p, **options) if follows_cache(p) else p for p in passes)
+    return pipeline_text(dataclasses.replace(p, **options) if p.cache_aware else p for p in passes)
 
 
 def _exact(size_bytes: int) -> str:

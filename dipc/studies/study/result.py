@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dipc.studies.engine.finding import Finding
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -125,7 +127,7 @@ class Study:
         dense_perplexity: None without weights.
         points: dense ones first.
         timelines: the reads of one token, for some points.
-        findings: what the figures show, in sentences.
+        findings: what the figures show.
     """
 
     model: Mapping[str, Any]
@@ -139,7 +141,7 @@ class Study:
     points: tuple[Point, ...]
     targets: tuple[Target, ...] = ()
     timelines: tuple[Mapping[str, Any], ...] = ()
-    findings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def point(self, name: str) -> Point:
         """The point of that id."""

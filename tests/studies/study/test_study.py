@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dipc.errors import MissingDependency, UnknownName, UsageError
 from dipc.files import file_lock
 from dipc.memory.flash import FlashReadOptions
+from dipc.report.study_findings import sentence
 from dipc.studies.engine.cluster import check_cluster
 from dipc.studies.options import DeviceGrid, StudySearch
 from dipc.studies.study.findings import findings
@@ -48,7 +49,7 @@ def study_of(*points: Point, increases: tuple[float, ...] = ()) -> Study:
 
 
 def said(*points: Point, increases: tuple[float, ...] = ()) -> str:
-    return "\n".join(findings(study_of(*points, increases=increases)))
+    return "\n".join(map(sentence, findings(study_of(*points, increases=increases))))
 
 
 @pytest.mark.smoke
