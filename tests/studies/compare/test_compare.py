@@ -137,6 +137,26 @@ def test_a_changed_file_makes_its_cells_anew(program: Program, tmp_path: Path, m
     assert len(seen) == 2
 
 
+def test_a_changed_core_makes_all_cells_anew(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counted(monkeypatch)
+    first = compare(program, "dip", (0.5,), text=TEXT, out=tmp_path)
+    cells = len(list((tmp_path / "cells").iterdir()))
+    monkeypatch.setattr("dipc.studies.engine.code.core_digest", lambda: "another")
+    assert compare(program, "dip", (0.5,), text=TEXT, out=tmp_path) == first
+    assert len(seen) == 2 and len(list((tmp_path / "cells").iterdir())) == 2 * cells
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_progress_counts_every_cell(program: Program, tmp_path: Path) -> None:
+    said: list[tuple[float, int, str]] = []
+    for _ in range(2):
+        compare(program, "dip,up", (0.5,), text=TEXT, out=tmp_path, progress=lambda *now: said.append(now))
+        compare(program, "dip,up", (0.5, 0.4), text=TEXT, out=tmp_path, progress=lambda *now: said.append(now))
+    done = [part for part, *_ in said]
+    assert {total for _, total, _ in said} == {3, 5} and max(done) == 5
+    assert [what for _, _, what in said if what != "dense"][:1] == ["dip 0.5"]
+
+
 def test_without_a_calibration_the_rows_that_need_one_say_so(program: Program, tmp_path: Path) -> None:
     found = compare(program, "cats,dip,dip+lora", (0.5,), text=TEXT, out=tmp_path)
     assert "needs a calibration: give --calibration-text" in str(found.rows[0].reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ from dipc.api import Program, compile, evaluate
 from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
-from dipc.pipeline.mlp_rewriter import MlpRewriter
+from dipc.passes.dip import Dip
 from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.studies.compare.measure import bytes_read
 from dipc.studies.engine.dense_session import CachedDenseSession
-from dipc.studies.method_rows import choose, known
+from dipc.studies.method_rows import choose, known, unaware_form
 from kit.command_line import byte_tokenizer
 from kit.tiny_models import outlined, random_ids
 
@@ -108,6 +108,25 @@ def test_what_is_no_row_is_said_at_once(methods: Any, message: str) -> None:
 def test_the_papers_rows_come_first_and_in_its_order() -> None:
     names = [entry.name for entry in known()]
     assert names.index("gate") < names.index("cats") < names.index("dip") < names.index("wina")
+
+
+@dataclass(frozen=True)
+class Follows(Dip):
+    """DIP that follows a cache, as a plug-in has it."""
+
+    cache_aware: ClassVar[bool] = True
+    gamma: float = 0.5
+    policy: str = "lfu"
+
+
+def test_a_cache_aware_method_knows_what_it_is_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [unaware_form(name) for name in ("dip-ca", "wina-ca", "sensitivity-ca")] == ["dip", "wina", "sensitivity"]
+    assert unaware_form("int8,dip-ca") == "int8,dip"
+    assert [unaware_form(name) for name in ("dip", "sparsegpt", "dense", "not-there-ca", "dip-ca{gamma=0.5}")] == 5 * [
+        None
+    ]
+    monkeypatch.setitem(PASSES.added, "follows", (Follows, "follows.py"))
+    assert unaware_form("follows") == "dip"
 
 
 def test_bytes_of_dip_are_half_of_the_mlps() -> None:
