@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowLists(Options):
-    """Which rows a comparison has, at which densities."""
+    """The rows of a comparison, at which densities."""
 
     methods: Annotated[
         str | None, typer.Option(metavar="LIST", help="all, paper, or names such as dip,cats; by default all.")

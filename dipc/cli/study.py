@@ -27,7 +27,7 @@ Model = Annotated[
 
 @dataclass(frozen=True)
 class MethodLists(Options):
-    """Which methods a study goes over, at which densities."""
+    """The methods of a study, and their densities."""
 
     methods: Annotated[str, typer.Option(metavar="LIST", help="Names; all, paper.")] = "dense,dip,dip-ca"
     method: Annotated[
@@ -41,7 +41,7 @@ class MethodLists(Options):
 
 @dataclass(frozen=True)
 class KeptRuns(StudyRuns):
-    """Where the runs of a study are made, and kept."""
+    """The place where the runs of a study are made, and kept."""
 
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Keeps all runs; a rerun goes on.")

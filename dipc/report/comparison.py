@@ -91,7 +91,7 @@ def comparison_markdown(found: Comparison) -> str:
 
 
 def protocol(found: Comparison) -> list[tuple[str, str]]:
-    """What all rows share, as names and values."""
+    """Return what all rows share, as names and values."""
     model = f"{found.model['name']} ({found.model['digest']}), {found.model['bits per weight']:g} bits per weight"
     given = [(name, value) for name, value in found.protocol.items() if not name.startswith("model")]
     return [("model", model), *((name, NONE if value is None else number_or_text(value)) for name, value in given)]

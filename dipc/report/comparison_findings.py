@@ -1,4 +1,4 @@
-"""What the figures of a comparison show, in sentences."""
+"""The findings of a comparison in sentences."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _COLUMNS = ("", ">density", ">gamma", ">perplexity", ">tok/s", ">x dense")
 
 
 def plan_dict(found: Plan) -> dict[str, Any]:
-    """What to use, what it gives, and all that this depends on."""
+    """Return what to use, what it gives, and all that this depends on."""
     study = found.study
     return document(
         "plan",
@@ -40,7 +40,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
 
 
 def plan_tables(found: Plan) -> list[RenderableType]:
-    """What to use, beside dense and the other methods, and what would help."""
+    """Return what to use, beside dense and the other methods, and what would help."""
     from rich.text import Text
 
     from dipc.report.table import facts, stack, table

@@ -80,7 +80,7 @@ def place_text(dram_bytes: int, flash_bytes_per_s: float | None) -> str:
 
 
 def study_facts(found: Study) -> list[tuple[str, str]]:
-    """What all points share, as names and values."""
+    """Return what all points share, as names and values."""
     model, text = found.model, found.text
     rows = [
         ("model", f"{model['name']} ({model['digest']}), {format_bytes(model['bytes'])}"),

@@ -1,4 +1,4 @@
-"""What the figures of a study show, in sentences."""
+"""The findings of a study in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished comparison, study or plan leaves in its folder beside the cells: tables, plots and JSON."""
+"""Files that a finished comparison, study or plan leaves in its folder beside the cells: tables, plots and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is paid for throughput: charts over perplexity, or over density where no perplexity is known."""
+"""The price of throughput: charts over perplexity, or over density where no perplexity is known."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _traded(
     lines: Iterable[Line],
     groups: Iterable[Iterable[Point]],
 ) -> Chart | None:
-    """What is paid for throughput, in perplexity or density."""
+    """Return what is paid for throughput, in perplexity or density."""
     shown = tuple(line for line in lines if line.marks)
     if not any(line.style != DENSE for line in shown):
         return None
@@ -123,7 +123,7 @@ def _file(method: str) -> str:
 
 
 def _beyond(away: Sequence[Point]) -> str:
-    """What is off the axis, and where."""
+    """Return what is off the axis, and where."""
     said = [f"{name(p)} ({number(p.perplexity)}, {number(p.throughput)} tok/s)" for p in away[:_MOST_NAMED]]
     more = f" and {len(away) - _MOST_NAMED} more" if len(away) > _MOST_NAMED else ""
     return f"Off the axis, with perplexity and throughput: {'; '.join(said)}{more}." if away else ""

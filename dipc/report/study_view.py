@@ -23,7 +23,7 @@ _USUAL_DENSITY = 0.5
 
 
 class Setting(NamedTuple):
-    """What a device leaves to the model; `flash` is None where it is the device's own curve."""
+    """The memory that a device leaves to the model; `flash` is None where it is the device's own curve."""
 
     dram: int
     flash: float | None
@@ -54,7 +54,7 @@ class View:
 
     @cached_property
     def has_perplexity(self) -> bool:
-        """Whether any sparse point has a perplexity; a model known by its config has none."""
+        """Return whether any sparse point has a perplexity; a model known by its config has none."""
         return any(p.perplexity is not None for p in self.priced if p.method != "dense")
 
     @cached_property
@@ -64,7 +64,7 @@ class View:
 
     @cached_property
     def base(self) -> Setting | None:
-        """Where the timelines are; else the setting with the most points, and of several the middle one."""
+        """Return where the timelines are; else the setting with the most points, and of several the middle one."""
         if self._drawn:
             return setting(self._drawn[0])
         counts = Counter(setting(p) for p in self.priced)
@@ -98,7 +98,7 @@ class View:
         return " and ".join(distinct(setting(p).text for p in self.featured))
 
     def on_axis(self, point: Point) -> bool:
-        """Whether a point has a perplexity that is not hopeless."""
+        """Return whether a point has a perplexity that is not hopeless."""
         if point.perplexity is None or not math.isfinite(point.perplexity):
             return False
         dense = self.study.dense_perplexity
@@ -132,7 +132,7 @@ def knows_future(policy: str) -> bool:
 
 
 def setting(row: Point | Target) -> Setting:
-    """Where a point or a target stands."""
+    """Return where a point or a target stands."""
     return Setting(row.dram_bytes, row.flash_bytes_per_s)
 
 
@@ -142,7 +142,7 @@ def distinct(values: Iterable[T]) -> tuple[T, ...]:
 
 
 def increase_text(increase: float) -> str:
-    """How far above the dense model's a perplexity may be: "+0.2"."""
+    """Return how far above the dense model's a perplexity may be: "+0.2"."""
     return f"+{increase:.4g}"
 
 
@@ -156,7 +156,7 @@ def front(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[Poin
 
 
 def said(point: Point) -> str:
-    """What a mark's tooltip says of a point."""
+    """Return what a mark's tooltip says of a point."""
     cost = point.cost
     quality = [] if point.perplexity is None else [f"perplexity {number(point.perplexity)}"]
     if point.kl is not None:

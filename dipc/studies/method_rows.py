@@ -1,4 +1,4 @@
-"""Which rows a comparison has: the registered methods, the paper's own rows, and pipelines that the user gives.
+"""Methods by name: the registered methods, the paper's own rows, and pipelines that the user gives.
 
 A row is a pipeline in which DENSITY stands for the density of its block, and ADAPTER for the LoRA adapter that is
 trained for it: `fuse-lora{adapter=ADAPTER},dip{density=DENSITY}`.
@@ -47,16 +47,16 @@ class MethodRow:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is the same at every density."""
+        """Return whether it is the same at every density."""
         return not _has(self.template, DENSITY)
 
     @property
     def is_trained(self) -> bool:
-        """Whether it needs an adapter."""
+        """Return whether it needs an adapter."""
         return _has(self.template, ADAPTER)
 
     def applies_at(self, density: float | None) -> bool:
-        """Whether the block of this density has it; that of None has what has no density of its own."""
+        """Return whether the block of this density has it; that of None has what has no density of its own."""
         if density is None:
             return self.is_fixed and self.least == 0
         return self.least <= density < self.below and not (self.is_fixed and self.least == 0)
@@ -146,7 +146,7 @@ def unaware_form(method: str) -> str | None:
 
 
 def _exists(row: MethodRow) -> bool:
-    """Whether its passes are registered and have its options."""
+    """Return whether its passes are registered and have its options."""
     try:
         parse_pipeline(row.pipeline(1.0))
     except UnknownName:

@@ -51,7 +51,7 @@ def _read(file: str) -> Text:
 
 @dataclass(frozen=True)
 class MeasuredText(TextSpec):
-    """What programs are measured on."""
+    """The text that programs are measured on."""
 
     text: Annotated[
         GivenText | None,
@@ -62,7 +62,7 @@ class MeasuredText(TextSpec):
 
 @dataclass(frozen=True)
 class Preparation(Options):
-    """What rows of a comparison need beforehand: a calibration, and adapters."""
+    """Preparation of a comparison's rows: a calibration, and adapters."""
 
     calibration: Annotated[str | Path | None, Flag("What `dipc calibrate` wrote for this model.", metavar="FILE")] = (
         None
@@ -146,7 +146,7 @@ class DeviceGrid(Options):
 
 @dataclass(frozen=True)
 class StudySearch(Options):
-    """What a study looks for besides the densities that are listed."""
+    """The search of a study, besides the densities that are listed."""
 
     gammas: Annotated[
         Sequence[float],
@@ -166,7 +166,7 @@ class StudySearch(Options):
 
 @dataclass(frozen=True)
 class MeasureOptions(MeasuredText):
-    """How the runs of a study are measured."""
+    """The measuring of a study's runs."""
 
     calibration: Annotated[str | Path | None, Flag("What `dipc calibrate` wrote for this model.", metavar="FILE")] = (
         None
@@ -180,7 +180,7 @@ class MeasureOptions(MeasuredText):
 
 @dataclass(frozen=True)
 class ActivityMeasure(MeasureOptions):
-    """How the runs of a study are measured, or their activity drawn, where the model has no weights."""
+    """The measuring of a study's runs, or the drawing of their activity where the model has no weights."""
 
     seed: Annotated[int, Flag("Of made-up activity.", metavar="N", min=0, max=MOST_SEED)] = 0
     """Of activity that is made up."""
@@ -188,7 +188,7 @@ class ActivityMeasure(MeasureOptions):
 
 @dataclass(frozen=True)
 class StudyRuns(Options):
-    """Where the runs of a study are made, and kept."""
+    """The place where the runs of a study are made, and kept."""
 
     out: str | Path | None = None
     """The folder that keeps everything; by default nothing is kept."""
@@ -212,7 +212,7 @@ class PlanBudget(MemoryBudget):
 
 @dataclass(frozen=True)
 class PlanChoices(Options):
-    """What a plan chooses from."""
+    """The choices of a plan."""
 
     max_ppl_increase: Annotated[
         str | float, Flag("Perplexity that may be lost: 0.2, or 5% of the dense model's.", metavar="X", parse=str)

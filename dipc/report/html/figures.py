@@ -47,7 +47,7 @@ def layer_section(view: View, charts: StudyCharts) -> Markup | None:
 
 
 def timeline_section(view: View) -> Markup | None:
-    """When each layer's reads come from flash and from DRAM."""
+    """Return when each layer's reads come from flash and from DRAM."""
     found = [Timeline.from_dict(t) for t in view.study.timelines]
     names = {p.id: name(p) for p in view.priced}
     shown = [(names.get(t.point, t.point), t) for t in found if t.events]

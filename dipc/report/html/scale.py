@@ -30,7 +30,7 @@ class Scale:
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
     def holds(self, value: float) -> bool:
-        """Whether the value is on the axis."""
+        """Return whether the value is on the axis."""
         slack = 1e-9 * (abs(self.low) + abs(self.high))
         return self.low - slack <= value <= self.high + slack
 

@@ -20,7 +20,7 @@ _FIRST_FINDINGS = 8
 
 
 def header(view: View) -> Markup:
-    """What was studied, and what kind of figures these are."""
+    """Return what was studied, and what kind of figures these are."""
     study = view.study
     simulated = "Tokens per second are simulated from the memory traffic of every token; no device was timed."
     if not study.model.get("has_weights", True):

@@ -200,7 +200,7 @@ def layers_table(names: Sequence[str], points: Sequence[Point]) -> Markup:
 
 
 def reads_table(timelines: Iterable[tuple[str, Timeline]]) -> Markup:
-    """What one token of each program reads, and how long it takes."""
+    """Return what one token of each program reads, and how long it takes."""
     columns = [Column("program", False), *map(Column, ("token", "ms", "from flash", "from DRAM"))]
     rows = []
     for name, timeline in timelines:

@@ -22,7 +22,7 @@ class Benchmarks:
     seed: int = 0
 
     def depends_on(self, task: str) -> dict[str, Any]:
-        """What a task's score depends on besides the model."""
+        """Return what a task's score depends on besides the model."""
         from importlib.metadata import version
 
         from dipc.evaluation.tasks.local import LocalData
@@ -37,7 +37,7 @@ class Benchmarks:
         }
 
     def run(self, program: Program, task: str, watch: Callable[[int, int], None]) -> dict[str, Accuracy]:
-        """What a task gives: its first metric; of a group the whole's, of a tag each of its tasks'."""
+        """Return what a task gives: its first metric; of a group the whole's, of a tag each of its tasks'."""
         from dipc.evaluation.tasks.run import TaskOptions, run_tasks
 
         questions = TaskOptions(self.data, self.fewshot, self.limit, self.seed)

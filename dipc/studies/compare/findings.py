@@ -1,4 +1,4 @@
-"""What the figures of a comparison show: the paper's orders, and whether this model has them too.
+"""Findings of a comparison: the paper's orders, and whether this model has them too.
 
 A finding is data; `dipc.report.comparison_findings` words it.
 """
@@ -46,7 +46,7 @@ class PaperOrder(Finding):
 
 @dataclass(frozen=True)
 class OwnOrder(Finding):
-    """How a row stands beside another, of which the paper says nothing."""
+    """The standing of a row beside another, of which the paper says nothing."""
 
     left: str
     right: str
@@ -73,7 +73,7 @@ class OverheadShare:
 
 @dataclass(frozen=True)
 class Overheads(Finding):
-    """What the densities do not count: the paper leaves it out of its tables."""
+    """Bytes that the densities do not count: the paper leaves it out of its tables."""
 
     rows: tuple[OverheadShare, ...]
 

@@ -1,4 +1,4 @@
-"""What rows need beforehand, made once and kept in the folder: a calibration, and an adapter for each trained row."""
+"""Preparation of rows, made once and kept in the folder: a calibration, and an adapter for each trained row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison gives: a row per method and density, with all that its figures depend on."""
+"""The result of a comparison: a row per method and density, with all that its figures depend on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLACK = 0.02
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one program on the text. Bytes are those that a token reads, without a KV cache.
+    """The figures of one program on the text. Bytes are those that a token reads, without a KV cache.
 
     Attributes:
         perplexity: per token.
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def competes(self) -> bool:
-        """Whether it may be the best of its block: neither oracle nor trained, and at the density that was asked."""
+        """Return whether it may be the best of its block: no oracle, not trained, and at the density that was asked."""
         at_density = self.figures is not None and self.density is not None
         return at_density and self.kind in ("method", "static") and self.figures.density <= self.density + SLACK  # type: ignore[union-attr, operator]
 
@@ -116,7 +116,7 @@ class Comparison:
 
     @property
     def densities(self) -> tuple[float | None, ...]:
-        """Of the blocks, in order."""
+        """The densities of the blocks, in order."""
         return tuple(dict.fromkeys(row.density for row in self.rows))
 
     @property

@@ -33,7 +33,7 @@ COMPARISON = Layout("comparison", "comparison.json", "cells")
 
 @dataclass(frozen=True)
 class RowSetup:
-    """What all rows of a comparison share.
+    """Everything that all rows of a comparison share.
 
     Attributes:
         text: what is measured on, in windows of `seq_len` tokens, `max_tokens` in all.
@@ -51,7 +51,7 @@ class RowSetup:
 
     @property
     def extent(self) -> dict[str, Any]:
-        """What of the text is measured on."""
+        """Return what of the text is measured on."""
         return {"seq_len": self.seq_len, "max_tokens": self.max_tokens}
 
     def passes(self, pipeline: str) -> list[Pass]:
@@ -74,7 +74,7 @@ DENSE_RUN = RowRun("dense")
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row's program gave: its figures on the text, and its accuracies by task."""
+    """The result of a row's program: its figures on the text, and its accuracies by task."""
 
     figures: Figures
     tasks: Mapping[str, Accuracy]

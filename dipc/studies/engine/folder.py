@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Layout:
-    """What messages call the whole, the file that says what it is about, and the folder of its cells."""
+    """Names: of the whole in messages, of the file that says what it is about, and of the folder of its cells."""
 
     kind: str
     about: str

@@ -1,4 +1,4 @@
-"""What a run is, who executes it, and what stands for one that was not made."""
+"""Runs: what they are, who executes them, and what stands for one that was not made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("dipc.studies")
 
 
 class Run(Protocol):
-    """What is made at once, by one process. It is hashable, and can be sent to another process."""
+    """A program to be measured at once, by one process. It is hashable, and can be sent to another process."""
 
     @property
     def label(self) -> str:
@@ -31,7 +31,7 @@ class Run(Protocol):
 
     @property
     def pipeline(self) -> str:
-        """What makes the program of the dense one; empty for the dense one itself."""
+        """Return what makes the program of the dense one; empty for the dense one itself."""
 
 
 R = TypeVar("R", bound=Run)
@@ -69,7 +69,7 @@ class RunExecutor(ABC, Generic[R, T]):
 
 
 class Setup(Hashable, Protocol):
-    """What all runs of a folder share. It can be sent to another process."""
+    """Everything that all runs of a folder share. It can be sent to another process."""
 
     @property
     def plugins(self) -> tuple[Path, ...]:
@@ -81,7 +81,7 @@ class Setup(Hashable, Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run was not made.
+    """The reason why a run was not made.
 
     Attributes:
         reason: in a line.

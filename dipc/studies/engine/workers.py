@@ -17,7 +17,7 @@ MOST_TRIES = 2
 
 
 class Workers(Protocol[R]):
-    """What executes runs."""
+    """Executors of many runs."""
 
     def make(self, runs: Sequence[R], progress: Progress[R]) -> Failures[R]:
         """Make runs, each once, and keep them in the study's folder."""

@@ -24,7 +24,7 @@ from dipc.text import Text
 
 @dataclass(frozen=True)
 class StudySetup:
-    """What all runs of a study share. It can be sent to another process, which then loads the model itself.
+    """Everything that all runs of a study share. It can be sent to another process, which then loads the model itself.
 
     Attributes:
         model: what `capture` takes.
@@ -51,7 +51,7 @@ class StudySetup:
 
     @property
     def windows(self) -> TextSpec:
-        """What of the text is measured on."""
+        """Return what of the text is measured on."""
         return TextSpec(self.seq_len, self.max_tokens)
 
     def opened(self, info: ModelInfo) -> Folder:

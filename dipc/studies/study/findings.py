@@ -1,4 +1,4 @@
-"""What the figures of a study show: the paper's observations, and whether this model has them too.
+"""Findings of a study: the paper's observations, and whether this model has them too.
 
 A finding is data; `dipc.report.study_findings` words it.
 """
@@ -38,7 +38,7 @@ class Fastest(Finding):
 
 @dataclass(frozen=True)
 class DramCourse(Finding):
-    """How a method's gain over dense goes with DRAM (Table 6).
+    """The course of a method's gain over dense with DRAM (Table 6).
 
     Attributes:
         gains: DRAM and gain.

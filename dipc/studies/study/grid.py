@@ -52,7 +52,7 @@ class Grid:
                 self._runs |= {(cell, dram): self._run(cell, dram) for dram in self.drams}
 
     def run(self, cell: Cell, dram: int) -> StudyRun | str:
-        """What has to be made for a cell on so much DRAM, or why nothing can be."""
+        """Return what has to be made for a cell on so much DRAM, or why nothing can be."""
         return self._runs[cell, dram]
 
     def runs(self) -> Iterator[StudyRun]:

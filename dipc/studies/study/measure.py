@@ -37,7 +37,7 @@ DENSE_RUN = StudyRun("dense")
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run gave: perplexity, nats per token to dense, density, scored tokens, and whether there is a trace."""
+    """The result of a run: perplexity, nats per token to dense, density, scored tokens, and if there is a trace."""
 
     perplexity: float
     kl: float

@@ -1,4 +1,4 @@
-"""What a study goes over: methods with all of their options but the density.
+"""The methods of a study with all of their options but the density.
 
 A cache-aware method selects for a cache, so its gamma and its policy are part of the program. Any other method knows of
 no cache, and its trace is replayed under whatever policy is asked for.
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def method(self) -> str:
-        """What the study calls the method."""
+        """Return what the study calls the method."""
         return self.row.label
 
     def passes(self, density: float) -> list[Pass]:
@@ -104,6 +104,6 @@ def _variants(
 
 
 def works_online(policy: str) -> bool:
-    """Whether a cache under the policy holds anything, and knows what before the text has ended."""
+    """Return whether a cache under the policy holds anything, and knows what before the text has ended."""
     rule = get_policy(policy)
     return rule.online and rule.capacity(1) > 0

@@ -34,7 +34,7 @@ MORE = 2
 
 @dataclass(frozen=True)
 class Help:
-    """What the chosen program would do on another device; `what` says which."""
+    """The chosen program on another device; `what` says which."""
 
     what: str
     point: Point
@@ -42,7 +42,7 @@ class Help:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to use on a device. Every figure of it is of a measured point, and simulated.
+    """The choice for a device. Every figure of it is of a measured point, and simulated.
 
     Attributes:
         study: that it rests on.
@@ -138,7 +138,7 @@ def _devices(hardware: str | Device, budget: MemoryBudget, policy: str, reads: F
 
 
 def _best(points: Sequence[Point], limit: float) -> Iterator[Point]:
-    """Of each method the fastest measured point within the limit."""
+    """Yield, of each method, the fastest measured point within the limit."""
     for method in dict.fromkeys(point.method for point in points):
         within = [p for p in points if p.method == method and p.cost and p.perplexity and p.perplexity <= limit]
         if within:

@@ -24,7 +24,7 @@ NO_TRACE = "every weight is read for every token; no trace is needed"
 
 @dataclass(frozen=True)
 class Activity:
-    """What a run's price rests on: its trace if it needs one, where that comes from, and its seed if it was drawn."""
+    """The activity that is priced: the trace if one is needed, where that comes from, and its seed if it was drawn."""
 
     trace: Trace | None
     source: str
@@ -33,7 +33,7 @@ class Activity:
 
 @dataclass
 class Points:
-    """What everything costs.
+    """The prices of everything.
 
     Attributes:
         spec: settings, policies, and how missed units are read.

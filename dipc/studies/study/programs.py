@@ -20,7 +20,7 @@ KEPT_PROGRAMS = 4
 
 @dataclass(frozen=True)
 class Lowered:
-    """What is left of a program once its weights are let go of.
+    """The remains of a program once its weights are let go of.
 
     Attributes:
         traffic: of a token.
@@ -56,6 +56,11 @@ class Programs:
             aware, density = frozenset(cache_aware(program)), program_density(program)
             self._lowered[pipeline] = Lowered(traffic, aware, density, popularities(program))
         return self._lowered[pipeline]
+
+    @property
+    def dense_bytes(self) -> float:
+        """The size of the dense model at the width at which it is priced."""
+        return self.lowered("").traffic.total_bytes
 
     def _compiled(self, pipeline: str) -> Program:
         return run_pipeline(self.dense, parse_pipeline(pipeline)).program if pipeline else self.dense

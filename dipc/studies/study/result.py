@@ -1,4 +1,4 @@
-"""What a study gives: points (a program on a device), targets (the throughput at a perplexity), and findings."""
+"""The result of a study: points (a program on a device), targets (the throughput at a perplexity), and findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a token costs on the device, on average over the counted tokens. Simulated.
+    """The cost of a token on the device, on average over the counted tokens. Simulated.
 
     Attributes:
         speedup: throughput over the dense model's on the same device.

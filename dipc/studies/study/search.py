@@ -1,4 +1,4 @@
-"""Which density to measure next, to find the lowest one whose perplexity is within a limit."""
+"""The search for the next density to measure, to find the lowest one whose perplexity is within a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study is asked for, checked before anything is made."""
+"""The question of a study, checked before anything is made."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Increase:
     is_share: bool
 
     def of(self, dense_perplexity: float) -> float:
-        """How much more that is."""
+        """Return how much more that is."""
         return self.amount * dense_perplexity if self.is_share else self.amount
 
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What a study goes over.
+    """Everything that a study goes over.
 
     Attributes:
         variants: methods with their gammas and policies, without the dense model.
@@ -140,7 +140,7 @@ def _each(what: str, values: Sequence[T], check: Callable[[T], T]) -> tuple[T, .
 
 
 def _unchecked(value: T) -> T:
-    """What `device_for` checks."""
+    """Return what `device_for` checks."""
     return value
 
 

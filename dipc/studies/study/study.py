@@ -83,8 +83,7 @@ def run_study(
 
     # What is wrong with the question is said before a model is opened for it.
     calibration = _path(measured.calibration, runs.cluster)
-    size = lambda: opened().lowered("").traffic.total_bytes  # noqa: E731
-    spec = parse_spec(methods, densities, devices, search, calibration, size)
+    spec = parse_spec(methods, densities, devices, search, calibration, lambda: opened().dense_bytes)
     programs = opened()
     program = programs.dense
     if spec.increases and not program.info.has_weights:
@@ -145,7 +144,7 @@ def _result(points: Points, setup: StudySetup, device: Mapping[str, Any]) -> Stu
         model={
             "name": program.info.name,
             "digest": program.info.digest,
-            "bytes": programs.lowered("").traffic.total_bytes,
+            "bytes": programs.dense_bytes,
             "bits_per_weight": mean_bits(program, programs.bits_per_weight),
             "has_weights": program.info.has_weights,
         },

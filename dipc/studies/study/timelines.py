@@ -1,4 +1,4 @@
-"""Which points of a study have their reads drawn over time, and of which token."""
+"""Timelines: the reads of one token, of some points of a study."""
 
 from __future__ import annotations
 
