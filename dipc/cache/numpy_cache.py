@@ -22,7 +22,7 @@ POPULARITY_BITS = 25
 
 
 def first_state(units: int, capacity: int, policy: Policy, popularity: Ints | None = None) -> State:
-    """What a cache holds before the first token: nothing, or the most popular units where the policy does not count.
+    """Return a cache before the first token: empty, or the most popular units where the policy does not count.
 
     Args:
         units: U.
@@ -73,7 +73,7 @@ def advance(state: State, mask: Bools, capacity: int, policy: Policy, next_use: 
 
 
 def _best(units: Ints, room: int, policy: Policy, freq: Ints, used: npt.NDArray[Any]) -> Ints:
-    """Of units in ascending order those with the greatest keys, `room` of them, the lower index first among equals."""
+    """Return `room` of units in ascending order: those with the greatest keys, of equals the lower index."""
     if room == 0 or room >= len(units):
         return units[:room]
     key = policy.key(freq[units], used[units])

@@ -1,4 +1,4 @@
-"""What an eviction policy is: a priority for every unit, and the capacity it makes use of."""
+"""An eviction policy: a priority for every unit, and the capacity it makes use of."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Policy:
     online: ClassVar[bool] = True
     """It needs to know the past only; else the key is given next uses, and there is no closed loop."""
     key_weights: ClassVar[KeyWeights | None] = None
-    """What `key` is made of, where it is a weighted sum; without them an ONNX file cannot hold the policy. A subclass
+    """The parts of `key`, where it is a weighted sum; without them an ONNX file cannot hold the policy. A subclass
     with a `key` of its own has none but those that it states."""
     native_number: ClassVar[int | None] = None
     """The policy's number in the C interface (`dipc_native.h`), where it has kernels; a subclass inherits none."""

@@ -44,7 +44,7 @@ def replay(mask_TU: Bools, capacity: int, policy: Policy, popularity: Ints | Non
 
 @dataclass(frozen=True, eq=False)
 class SiteReplay:
-    """What a cache made of a trace of one site.
+    """A replayed trace of one site, token by token.
 
     Attributes:
         hits_T: int64 [T], touched units that were cached before the token.

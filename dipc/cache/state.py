@@ -16,7 +16,7 @@ from dipc.cache.policy import KEY_BITS, Policy, check_online, clamp_capacity
 
 @dataclass(frozen=True, eq=False)
 class CacheState:
-    """What a site's cache holds and remembers between two tokens."""
+    """A site's cache between two tokens: what it holds and what it remembers."""
 
     cached: Tensor
     """bool [U]: the unit is in DRAM."""

@@ -1,4 +1,4 @@
-"""What an operator is in an ONNX file: nodes of the domain `ai.dipc`, each with a function body in standard operators.
+"""An operator in an ONNX file: nodes of the domain `ai.dipc`, each with a function body in standard operators.
 
 A runtime that has kernels for a name runs them; every other one runs the body. All activations are float32 there.
 """

@@ -1,4 +1,4 @@
-"""What an operator is: a name in the torch namespace `dipc` with all its facets in one file."""
+"""An operator: a name in the torch namespace `dipc` with all its facets in one file."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Operator:
 
     @property
     def target(self) -> Any:
-        """What a graph node calls."""
+        """The function that a graph node calls."""
         return getattr(torch.ops.dipc, self.name).default
 
     @property
@@ -122,7 +122,7 @@ def argument(node: fx.Node, name: str) -> Any:
 
 
 def has_argument(node: fx.Node, name: str) -> bool:
-    """Whether the operator that a node calls has an argument of that name."""
+    """Return whether the operator that a node calls has an argument of that name."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(a.name == name for a in schema.arguments)
 

@@ -37,7 +37,7 @@ OPERATORS: ModuleRegistry[Operator] = register_kind(ModuleRegistry("operator", "
 
 
 def target(name: str) -> object:
-    """What a graph node calls: `target("gather_linear")`."""
+    """Return what a graph node calls: `target("gather_linear")`."""
     return OPERATORS.get(name.replace("_", "-")).target
 
 

@@ -1,4 +1,4 @@
-"""What the parts of stored weights are called, and how many values and parameters an entry of their tensors holds.
+"""The names of the parts of stored weights, and how many values and parameters an entry of their tensors holds.
 
 A weight is stored as itself, as codes with scales and zeros (`dequantize`), or as the values of the weights that were
 not pruned and a bit for every weight (`unmask`). An operator that takes quantised weights says so by its arguments:
@@ -22,12 +22,12 @@ _COPY = "_copy"
 
 
 def copy_of(weight: str) -> str:
-    """What the parts of a stored copy are named after: where the weight is kept, nothing can be named under it."""
+    """Return what the parts of a stored copy are named after: under a weight that is kept nothing can be named."""
     return f"{weight}{_COPY}"
 
 
 def part_of(weight: str, part: str) -> str:
-    """What the `codes`, `scales`, `zeros`, `kept` or `values` of a stored weight are called."""
+    """Return the name of the `codes`, `scales`, `zeros`, `kept` or `values` of a stored weight."""
     return f"{weight}.{part}"
 
 

@@ -1,4 +1,4 @@
-"""What every wrapper of a native function does: check arrays, pass them on, and turn a status into an error."""
+"""The steps of every wrapper of a native function: check arrays, pass them on, and turn a status into an error."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CacheAwareOptions:
-    """What a cache-aware selection is told once for all its tokens.
+    """The constants of a cache-aware selection, the same for all its tokens.
 
     Attributes:
         k: units per token.

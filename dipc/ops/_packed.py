@@ -1,4 +1,4 @@
-"""What the packed products share: the unit-major matrix that they read, and when the native kernels may read it.
+"""The base of the packed products: the unit-major matrix that they read, and when the native kernels may read it.
 
 Row u of the matrix, of N values, is what unit u is made of. Shapes: T tokens, U units, N values of a unit.
 """
@@ -21,7 +21,7 @@ from dipc.ir.signature import schema_of
 from dipc.ops import dequantize
 
 TOLERANCE = 1e-3
-"""Of native products with integer weights: their activations are rounded to 15 bits (dipc/native/README.md)."""
+"""How far native products with integer weights may be off: activations get 15 bits (dipc/native/README.md)."""
 
 KERNEL_TOKENS = 8
 """For up to so many tokens only the kept rows are computed; for more, a product with the whole matrix is faster."""

@@ -1,4 +1,4 @@
-"""What the packed products share in an ONNX file. An operator's name there says how its units are stored.
+"""The common part of the packed products in an ONNX file. An operator's name there says how its units are stored.
 
 Without suffix `units` [U, N] are float32, float16 or bfloat16; `Int8` and `Int4` name UINT8 and UINT4 codes, which come
 with scales and zero points. A function body cannot ask which inputs are there, so each name takes all of its inputs.

@@ -25,7 +25,7 @@ def kernel(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 
 def kept_inputs(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What the weight multiplies: x, zero where the mask leaves it out."""
+    """Return what the weight multiplies: x, zero where the mask leaves it out."""
     return torch.where(mask, x, 0)
 
 

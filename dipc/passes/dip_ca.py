@@ -78,7 +78,7 @@ class DipCa(Dip):
         )
 
     def _popularity(self, mlp: MlpRewriter, where: str) -> Tensor | None:
-        """Of each unit of a site, int64 [U], where the policy does not count touches itself."""
+        """Return the popularity of a site's units, int64 [U], where the policy does not count touches itself."""
         if get_policy(self.policy).counts:
             return None
         return self.read(

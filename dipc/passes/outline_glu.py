@@ -42,7 +42,7 @@ class OutlineGlu(Pass):
     """Collect each gated MLP (Eq. 1 and 2) into one `glu` node."""
 
     def done(self, program: Program) -> bool:
-        """Whether gated MLPs were outlined before."""
+        """Return whether gated MLPs were outlined before."""
         return bool(program.mlps)
 
     def run(self, program: Program) -> PassResult:

@@ -89,7 +89,7 @@ class Sparsegpt(Pass):
         return made
 
     def _shape(self, weight: Tensor) -> StoredWeight:
-        """What a matrix becomes that has a size and no numbers."""
+        """Return what becomes of a matrix that has a size and no numbers."""
         rows, columns = weight.shape
         values = weight.new_empty(kept_count(rows, columns, self.density, self._pattern))
         return _stored(values, torch.empty(rows, columns // 8, dtype=torch.uint8, device=weight.device))

@@ -1,4 +1,4 @@
-"""What the methods share that decide once per MLP, on a score of its hidden units: `glu`, `gate`, `up`, `cats`."""
+"""The base of the methods that decide once per MLP, on a score of its hidden units."""
 
 from __future__ import annotations
 

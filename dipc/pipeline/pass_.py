@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass whose fields are its options, in a file of its name."""
+"""A pass: a frozen dataclass whose fields are its options, in a file of its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dipc.registry import ModuleRegistry, defined_here, name_of, register_kind
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did: the new program, the places it rewrote, and the places it did not with the reasons."""
+    """The work of a pass: the new program, the places it rewrote, and the places it did not with the reasons."""
 
     program: Program
     matches: tuple[str, ...]
@@ -23,7 +23,7 @@ class PassResult:
 
     @property
     def modified(self) -> bool:
-        """Whether anything was rewritten."""
+        """True where anything was rewritten."""
         return bool(self.matches)
 
 
@@ -55,7 +55,7 @@ class Pass:
         raise NotImplementedError
 
     def done(self, program: Program) -> bool:
-        """Whether a program already has what other passes require of this one."""
+        """Return whether a program already has what other passes require of this one."""
         return False
 
     def exact(self) -> Pass:

@@ -1,4 +1,4 @@
-"""What the quantising passes share: their options, the dim that groups run along, and what is left unrounded."""
+"""The base of the quantising passes: their options, the dim that groups run along, and what is left unrounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the method passes share: their options, which MLPs they rewrite, and what they read from a calibration.
+"""The base of the methods: their options, which MLPs they rewrite, and what they read from a calibration.
 
 A method is a `SparsityPass` that says, in `rewrite`, what becomes of one gated MLP (`mlp_rewriter.py`).
 """
@@ -101,7 +101,7 @@ class CalibratedPass(SparsityPass):
         return calibration_for(self.calibration, program)
 
     def read(self, program: Program, find: Callable[[Calibration], T], otherwise: Callable[[], T]) -> T:
-        """What `find` gives of the calibration; `otherwise` for a program from a config alone, which never runs."""
+        """Return what `find` gives of the calibration; `otherwise` for a program from a config, which never runs."""
         if self.calibration is None and not program.info.has_weights:
             return otherwise()
         return find(self.measured(program))

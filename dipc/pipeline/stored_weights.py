@@ -1,4 +1,4 @@
-"""What the passes that store weights in another form share: which matrices, and how the graph reads them after.
+"""The common part of the passes that store weights in another form: which matrices, and how the graph reads them after.
 
 A weight keeps its place in the graph: the node that makes it of its parts stands where it stood, before its first
 reader.
@@ -153,7 +153,7 @@ def _readers(programs: Iterable[Program]) -> dict[str, list[fx.Node]]:
 
 
 def _multiplies(node: fx.Node, name: str) -> bool:
-    """Whether a node is a linear layer that takes the weight as a matrix, and as nothing else."""
+    """Return whether a node is a linear layer that takes the weight as a matrix, and as nothing else."""
     matrices = [argument(node, a) for a in matrices_of(node)]
     return _times(name, matrices) == _times(name, (*node.args, *node.kwargs.values())) > 0
 

@@ -52,7 +52,7 @@ class FlashReadOptions(Options):
     ] = None
     """Reads under way at once; by default the greatest that the device's file has figures for."""
     overlap: Annotated[bool | None, Flag("Flash and DRAM at the same time; by default as the device.")] = None
-    """Whether flash and DRAM are read at the same time; by default as the device's file says."""
+    """True reads flash and DRAM at the same time; by default as the device's file says."""
 
     def __post_init__(self) -> None:
         for option, value, known in (("bundling", self.bundling, Bundling), ("layout", self.layout, Layout)):

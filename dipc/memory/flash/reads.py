@@ -30,7 +30,7 @@ _BLOCK = 2**18
 
 @dataclass(frozen=True, eq=False)
 class SiteReads:
-    """What is read from flash for one site, per token."""
+    """The reads from flash for one site, per token."""
 
     bytes_T: Floats
     reads_T: Ints

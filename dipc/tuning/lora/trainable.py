@@ -98,13 +98,13 @@ class Trainable(fx.Interpreter):
 
 
 def _is_product(node: fx.Node) -> bool:
-    """Whether an operator's results are numbers; otherwise they are masks and counts, and have no gradient."""
+    """Return whether an operator's results are numbers; otherwise they are masks and counts, and have no gradient."""
     types = node.meta["type"] if isinstance(node.meta["type"], tuple) else (node.meta["type"],)
     return any(isinstance(t, TensorType) and "float" in t.dtype for t in types)
 
 
 def arguments(program: Program, ids_T: Tensor) -> list[Tensor]:
-    """What the program's ports take for a window [T] by itself, no token left dense."""
+    """Return what the program's ports take for a window [T] by itself, no token left dense."""
     count = len(ids_T)
     given = {"tokens": ids_T[None], "positions": torch.arange(count)[None]}
     return [given[p.kind] if p.kind in given else empty_port(p, count, 0) for p in program.inputs]
