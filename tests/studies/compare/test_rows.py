@@ -15,6 +15,7 @@ from dipc.backends.eager import EagerSession
 from dipc.calibration.file import Calibration
 from dipc.errors import UsageError
 from dipc.passes.dip import Dip
+from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import PASSES
 from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.studies.compare.measure import bytes_read
