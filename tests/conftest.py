@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.register_assert_rewrite("kit")
 from dipc.cli import main  # noqa: E402
 from kit.command_line import CONTEXT, WORDS, Cli, byte_tokenizer  # noqa: E402
 from kit.tiny_models import tiny_model  # noqa: E402
+from kit.tracing import captures_share_exports  # noqa: E402
 
 # The models are tiny: a second thread costs more than it brings.
 torch.set_num_threads(1)
@@ -28,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU: torch sees no CUDA device here"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports() -> Iterator[None]:
+    with captures_share_exports():
+        yield
 
 
 @pytest.fixture
