@@ -2,8 +2,8 @@
 
 Usage: python tools/draw_architecture.py
 
-A box holds a folder's name and the first sentence of its docstring. Folders of data are in no contract; they stand below,
-with the first sentence of their README. Files are not counted, so that adding one changes no picture.
+A box holds a folder's name and the first sentence of its docstring. Folders of data are in no contract; they stand
+below, with the first sentence of their README. Files are not counted, so that adding one changes no picture.
 """
 
 from __future__ import annotations
