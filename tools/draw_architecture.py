@@ -24,7 +24,7 @@ WIDTH, MARGIN, SPINE, GAP = 800, 16, 34, 10
 NAME_SIZE, TEXT_SIZE, LINE, PAD = 14, 12, 15, 8
 GLYPH = 0.53
 """The mean width of a letter of a sans-serif font, in font sizes, on the safe side."""
-SIDE_BY_SIDE = 3
+SIDE_BY_SIDE = 4
 """So many boxes with text fit beside each other."""
 
 STYLE = f"""
@@ -41,11 +41,18 @@ STYLE = f"""
 
 @dataclass(frozen=True)
 class Box:
-    """One folder or module: its name, the folders in it, its sentence, and which style it has."""
+    """One folder or module: its name, its sentence, which style it has, and the folders in it."""
 
     name: str
     text: str
     style: str
+    inner: tuple[str, ...] = ()
+
+    def lines(self, width: float) -> list[str]:
+        """Return what stands under the name, in lines for a box of that width in pixels."""
+        letters = max(8, int((width - 2 * PAD) / (TEXT_SIZE * GLYPH)))
+        inner = " ".join(f"{name}/" for name in self.inner)
+        return textwrap.wrap(self.text, letters) + textwrap.wrap(inner, letters)
 
 
 def layers() -> list[list[str]]:
@@ -70,30 +77,28 @@ def first_sentence(text: str) -> str:
     return re.split(r"\.(?:\s|$)", paragraph, maxsplit=1)[0]
 
 
-def box(name: str) -> Box:
-    """Return the box of a folder of code, a module or a folder of data."""
-    path = ROOT / PACKAGE / name.replace(".", "/")
+def docstring(file: Path) -> str:
+    """Return a module's docstring, without importing it."""
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def box(name: str, *, alone: bool = False) -> Box:
+    """Return the box of a folder of code, a folder of data, or a module, which has a sentence where it is alone."""
+    path = ROOT / PACKAGE / name
     if not path.is_dir():
-        return Box(f"{name}.py", "", "module")
+        return Box(f"{name}.py", first_sentence(docstring(path.with_suffix(".py"))) if alone else "", "module")
     if not (path / "__init__.py").exists():
         body = (path / "README.md").read_text(encoding="utf-8").partition("\n")[2]
         return Box(f"{name}/", first_sentence(body), "data")
-    doc = ast.get_docstring(ast.parse((path / "__init__.py").read_text(encoding="utf-8"))) or ""
     inner = sorted(p.name for p in path.iterdir() if (p / "__init__.py").exists())
-    title = f"{name}/" if not inner else f"{name}/  ({', '.join(inner)})"
-    return Box(title, first_sentence(doc), "folder")
-
-
-def lines_of(text: str, width: float) -> list[str]:
-    """Break a text into lines of that width in pixels."""
-    return textwrap.wrap(text, max(8, int((width - 2 * PAD) / (TEXT_SIZE * GLYPH))))
+    return Box(f"{name}/", first_sentence(docstring(path / "__init__.py")), "folder", tuple(inner))
 
 
 def draw_row(boxes: list[Box], top: float) -> tuple[list[str], float]:
     """Return the shapes of boxes side by side, and the row's height."""
     left, room = MARGIN + SPINE, WIDTH - 2 * MARGIN - SPINE
     width = (room - GAP * (len(boxes) - 1)) / len(boxes)
-    texts = [lines_of(b.text, width) for b in boxes]
+    texts = [b.lines(width) for b in boxes]
     height = 2 * PAD + NAME_SIZE + LINE * max(map(len, texts))
     shapes = []
     for i, (item, text) in enumerate(zip(boxes, texts, strict=True)):
@@ -102,9 +107,7 @@ def draw_row(boxes: list[Box], top: float) -> tuple[list[str], float]:
             f'<rect class="{item.style}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"/>'
         )
         base = top + PAD + NAME_SIZE - 2
-        name, _, inner = item.name.partition("  ")
-        more = f'<tspan class="text" dx="6">{escape(inner)}</tspan>' if inner else ""
-        shapes.append(f'<text class="name" x="{x + PAD:.1f}" y="{base:.1f}">{escape(name)}{more}</text>')
+        shapes.append(f'<text class="name" x="{x + PAD:.1f}" y="{base:.1f}">{escape(item.name)}</text>')
         shapes += [
             f'<text class="text" x="{x + PAD:.1f}" y="{base + LINE * (n + 1):.1f}">{escape(line)}</text>'
             for n, line in enumerate(text)
@@ -115,7 +118,8 @@ def draw_row(boxes: list[Box], top: float) -> tuple[list[str], float]:
 def split(boxes: list[Box]) -> list[list[Box]]:
     """Break a layer into rows: boxes with text first, modules, which have none, beside each other."""
     described = [b for b in boxes if b.text]
-    rows = [described[i : i + SIDE_BY_SIDE] for i in range(0, len(described), SIDE_BY_SIDE)]
+    count = -(-len(described) // SIDE_BY_SIDE)
+    rows = [described[len(described) * i // count : len(described) * (i + 1) // count] for i in range(count)]
     bare = [b for b in boxes if not b.text]
     return [*rows, *([bare] if bare else [])]
 
@@ -125,7 +129,7 @@ def draw() -> str:
     shapes: list[str] = []
     top = MARGIN + 0.0
     for row in layers():
-        for boxes in split([box(name) for name in row]):
+        for boxes in split([box(name, alone=len(row) == 1) for name in row]):
             made, height = draw_row(boxes, top)
             shapes += made
             top += height + GAP
