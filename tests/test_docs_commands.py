@@ -45,6 +45,8 @@ def mentioned(page: Path) -> list[list[str]]:
 
 def parse(words: list[str]) -> dict[str, Any]:
     """The options of a command line; typer raises for an unknown one, and for an argument that is missing."""
+    if words[:1] in (["--help"], ["--version"]):
+        return {}
     if "--plugin" in words:  # an option that reads its file at once
         words = [w for i, w in enumerate(words) if "--plugin" not in (w, words[i - 1] if i else "")]
     command: Any = get_command(app)
