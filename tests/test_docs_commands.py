@@ -15,7 +15,7 @@ from dipc.pipeline.text import parse_pipeline
 from kit.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-PLUGINS = {"keep-inputs", "in-pairs", "listings"}
+PLUGINS = {"keep-inputs", "in-pairs"}
 """What only a plug-in of docs/extend.md knows; tests/test_docs_recipes.py runs these."""
 
 
