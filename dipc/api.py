@@ -167,8 +167,8 @@ def export(result: Compiled | Program, to: str, folder: str | Path, *, pack: boo
         result: a program with weights, or a compilation with its log.
         to: a backend that exports.
         folder: a new folder, written whole or not at all.
-        pack: lower the program as the backend's kernels want it first (of `onnx` the pass `pack`: the matrices of pruned
-            products are stored unit by unit).
+        pack: lower the program first as the backend's kernels want it (`onnx` by the pass `pack`: the matrices of
+            pruned products are stored unit by unit).
 
     Raises:
         UsageError: another format, no weights, or the folder exists.

@@ -1,10 +1,10 @@
 """Find things by name: passes, policies, operators, backends and devices.
 
 A built-in thing is a file of its kind's folder, a plug-in a file elsewhere, and the file's name is the thing's
-(`dip_ca.py` is `dip-ca`). Plug-ins come from `--plugin FILE` and from installed distributions with an entry point in the
-group `dipc.plugins`, which names a module or a package: each of its modules is one plug-in file (but for those whose
-name begins with `_`), and so is each file of a kind that is no Python, as a device's `.yaml`. A plug-in's code runs only
-because the user named the file or installed the distribution.
+(`dip_ca.py` is `dip-ca`). Plug-ins come from `--plugin FILE` and from installed distributions with an entry point in
+the group `dipc.plugins`, which names a module or a package: each of its modules is one plug-in file (but for those
+whose name begins with `_`), and so is each file of a kind that is no Python, as a device's `.yaml`. A plug-in's code
+runs only because the user named the file or installed the distribution.
 """
 
 from __future__ import annotations

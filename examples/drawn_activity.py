@@ -15,8 +15,8 @@ import numpy.typing as npt
 import dipc
 from dipc.cache.policy import get_policy
 from dipc.cache.replay import replay_site
-from dipc.memory.lowering import lower
 from dipc.ir.selections import with_capacities
+from dipc.memory.lowering import lower
 from dipc.memory.synthetic import synthetic_trace
 from dipc.memory.trace import Trace
 from dipc.text import read_text

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Keep a compiled program on disk: written whole, read without running anything."""

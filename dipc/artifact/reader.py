@@ -1,4 +1,4 @@
-"""Reading an artifact: every file is compared with its hash, and nothing in the folder is run (see dipc.artifact.writer)."""
+"""Read an artifact: every file is compared with its hash, and nothing in it is run (see `dipc.artifact.writer`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What a backend is, and how one is found.
 
 A backend is a class in a file of its name (`eager.py`, or `onnx/__init__.py` where it takes several files). What it can
-do are the methods that it overrides: `open` runs a program, `export` writes it for another runtime, `price` says what it
-would cost on a device.
+do are the methods that it overrides: `open` runs a program, `export` writes it for another runtime, `price` says what
+it would cost on a device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Price a program's memory traffic on a device. Every figure is simulated.
 
-The traffic is the program's by `dipc.memory.lowering.lower`, the DRAM is shared out by `dipc.memory.allocation.allocate`,
-and a trace of which units each token touched is replayed under the eviction policy (`dipc.memory.pricing`).
+The traffic is the program's by `dipc.memory.lowering.lower`, the DRAM is shared out by
+`dipc.memory.allocation.allocate`, and a trace of which units each token touched is replayed under the eviction policy
+(`dipc.memory.pricing`).
 """
 
 from __future__ import annotations

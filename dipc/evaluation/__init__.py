@@ -1,1 +1,1 @@
-"""TODO."""
+"""Run a program on text: perplexity, text, tasks, and estimates of speed."""

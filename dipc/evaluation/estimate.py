@@ -1,8 +1,8 @@
 """Estimate what a program would do on a device: find the activity, then let a backend price it. All is simulated.
 
-The trace of which units each token touched is recorded by running the program on text; a cache-aware program is run with
-the capacity that this very device leaves it, because its masks depend on the cache (the closed loop). A program without
-weights has no activity to record: it is priced on what a model of activity draws, and the result says so.
+The trace of which units each token touched is recorded by running the program on text; a cache-aware program is run
+with the capacity that this very device leaves it, because its masks depend on the cache (the closed loop). A program
+without weights has no activity to record: it is priced on what a model of activity draws, and the result says so.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Measuring a model on text: perplexity, bits per byte, distance to the dense model, density, and the activity trace.
 
-A protocol (`dipc.evaluation.protocol`) says how the text is cut into windows, which tokens are sparse and which are scored; unless
-told otherwise it is the paper's. The weight cache stays warm from window to window, as on a device; the KV cache does
-not. Logits are made and looked at in pieces, so that memory does not grow with a window times a vocabulary.
+A protocol (`dipc.evaluation.protocol`) says how the text is cut into windows, which tokens are sparse and which are
+scored; unless told otherwise it is the paper's. The weight cache stays warm from window to window, as on a device; the
+KV cache does not. Logits are made and looked at in pieces, so that memory does not grow with a window times a
+vocabulary.
 
 Shape legend: T tokens of a window, P tokens of a piece, V vocabulary, U units of a site.
 """

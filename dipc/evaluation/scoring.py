@@ -16,7 +16,7 @@ class ScoringOptions(Options):
         str | None,
         Flag("Which tokens are sparse and scored: dip, decode, last-fraction, teal, wina.", metavar="NAME"),
     ] = None
-    """A name in `dipc.evaluation.protocol.PROTOCOLS`; by default `dip`, and for a program of `scope=decode` `decode`."""
+    """One of `dipc.evaluation.protocol.PROTOCOLS`; by default `dip`, and `decode` for a program of `scope=decode`."""
     prefill: Annotated[
         int | None, Flag("With decode: tokens of each window to leave dense; by default half.", metavar="N", min=1)
     ] = None

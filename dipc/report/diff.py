@@ -1,7 +1,7 @@
 """Two program texts compared layer by layer; layers that change alike are shown once.
 
-A program's text (dipc.ir.printer) is a header, ports, and sections of nodes under the name of their module. What belongs
-to one layer is put together: its modules, and the ports that carry its state.
+A program's text (dipc.ir.printer) is a header, ports, and sections of nodes under the name of their module. What
+belongs to one layer is put together: its modules, and the ports that carry its state.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Measure on text what passes need, and train what wins accuracy back."""

@@ -6,7 +6,8 @@ Hugging Face model (`lm_eval.models.huggingface.HFLM`), so a dense program gets 
 What a sparse program's scores mean:
 
 - Requests run in the harness's order, one sequence after another. The weight cache starts cold with each task (of MMLU:
-  with each subject) and stays warm from request to request, as it does between two windows of `dipc.evaluation.perplexity`.
+  with each subject) and stays warm from request to request, as it does between two windows of
+  `dipc.evaluation.perplexity`.
 - Requests with the same input (the choices of a question whose answers are one token) are one forward pass, read often.
 - Programs without a weight cache keep the KV cache of what a text has in common with the one before (the few shots, the
   question); each token's selection is its own, so nothing changes but rounding. With a weight cache every text is fed

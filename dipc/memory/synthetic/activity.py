@@ -1,8 +1,8 @@
 """The activity model: how large the units of a site are, token after token, in a few numbers that were fitted.
 
 The logarithm of a unit's magnitude is its popularity plus noise. Both are tables over the standard normal distribution
-(`dipc.memory.synthetic.normal`); the normal variable under the noise is sqrt(w) a + sqrt(1 - w) e, where `a` is autoregressive
-(a_t = r a_(t-1) + sqrt(1 - r^2) b_t) and b and e are independent for every token and unit.
+(`dipc.memory.synthetic.normal`); the normal variable under the noise is sqrt(w) a + sqrt(1 - w) e, where `a` is
+autoregressive (a_t = r a_(t-1) + sqrt(1 - r^2) b_t) and b and e are independent for every token and unit.
 
 Shape legend: G points of `normal.GRID_G`.
 """
