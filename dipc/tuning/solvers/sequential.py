@@ -6,7 +6,7 @@ hidden units that the new gate and up make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
 
 from torch import Tensor, fx
@@ -79,12 +79,14 @@ class _Sequential:
         return self.last[1]
 
 
-def _computed(node: fx.Node, inputs: Callable[..., Tensor], live: Frontier) -> Iterator[Tensor]:
-    """Yield what a function of the node's arguments gives, window by window."""
+def _computed(node: fx.Node, inputs: Callable[..., Tensor], live: Frontier) -> list[Tensor]:
+    """Return what a function of the node's arguments gives, window by window."""
     values = {n: live.of(n) for n in node.all_input_nodes}
-    for i in range(live.windows):
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n, i=i: values[n][i])  # type: ignore[misc]
-        yield inputs(*args, **kwargs)
+    arguments = (
+        map_arg((node.args, node.kwargs), lambda n, i=i: values[n][i])  # type: ignore[misc]
+        for i in range(live.windows)
+    )
+    return [inputs(*args, **kwargs) for args, kwargs in arguments]
 
 
 def tokens_for(item: Pass, calibration: str | None, program: Program) -> Tensor:
