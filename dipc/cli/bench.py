@@ -168,7 +168,8 @@ def replay(
         str, typer.Option(metavar="LIST", help="Shares of the units that fit; one without --model.")
     ] = "0.5",
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Replay through all of its sites, and measure the memory too.")
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="Replay through all of its sites, and measure the memory too."),
     ] = None,
     passes: Annotated[str, typer.Option(metavar="TEXT", help="With --model: what makes the sites.")] = "dip",
     threads: Annotated[
