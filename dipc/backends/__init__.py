@@ -1,4 +1,4 @@
-"""Backends run, export or price a compiled program: one file each, and helpers whose names begin with `_`."""
+"""Run, export or price a compiled program: a backend is one file, and helpers begin with `_`."""
 
 from __future__ import annotations
 

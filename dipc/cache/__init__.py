@@ -1,4 +1,4 @@
-"""The weight cache: one file per eviction policy, the update rule (`state`) and its fast replay (`replay`)."""
+"""The weight cache: its policies, the update rule (`state`) and its fast replay (`replay`)."""
 
 from __future__ import annotations
 

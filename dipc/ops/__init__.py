@@ -1,1 +1,1 @@
-"""The operators, one file each, and nothing else: a helper's name begins with `_`. `dipc.ir.operators` finds them."""
+"""The operators that passes and backends meet in: one file each, and helpers whose names begin with `_`."""

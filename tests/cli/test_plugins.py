@@ -1,4 +1,4 @@
-"""The recipe of dipc/ops/README.md, as it stands there: an operator and a method from files, through every command."""
+"""The operator of docs/extend.md with the ONNX form of dipc/ops/README.md, and a method, through every command."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import dipc
 from dipc.registry import REGISTRIES
 from kit.command_line import Cli
+from kit.paths import ROOT
 
 METHOD = """
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class InPairs(Dip):
 
     def rewrite(self, mlp):
         rho_in = self.density
-        {kept}
+        kept = mlp.select_topk(mlp.call(target("pair_most"), mlp.abs(mlp.x)), rho_in, "input")
         gate, up = (mlp.gather_linear(mlp.x, kept, w) for w in (mlp.gate, mlp.up))
         return mlp.linear(mlp.product(mlp.activate(gate), up), mlp.down)
 """
@@ -32,14 +32,21 @@ class InPairs(Dip):
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The README's operator, and a method with the README's line in it; what they register is gone after the test."""
+    """The recipe's operator and a method that calls it; what they register is gone after the test.
+
+    torch defines an operator once in a process, so it has another name than where the recipe itself is tested.
+    """
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "added", dict(registry.added))
-    readme = (Path(dipc.__file__).parent / "ops" / "README.md").read_text(encoding="utf-8")
-    operator, kept = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    files = tmp_path / "pair_max.py", tmp_path / "in_pairs.py"
+    recipe = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+    readme = (ROOT / "dipc" / "ops" / "README.md").read_text(encoding="utf-8")
+    operator = re.findall(r"`pair_max\.py`[^`]*?:\n\n```python\n(.*?)```", recipe, re.DOTALL)[0]
+    (exported,) = re.findall(r"```python\n(OPERATOR = .*?)```", readme, re.DOTALL)
+    operator = re.sub(r"^OPERATOR = .*\n", exported, operator, flags=re.MULTILINE)
+    operator = operator.replace("import Operator,", "import OnnxForm, Operator,").replace("pair_max", "pair_most")
+    files = tmp_path / "pair_most.py", tmp_path / "in_pairs.py"
     files[0].write_text(operator, encoding="utf-8")
-    files[1].write_text(METHOD.format(kept=kept.strip()), encoding="utf-8")
+    files[1].write_text(METHOD, encoding="utf-8")
     return files
 
 
@@ -63,9 +70,11 @@ def test_an_artifact_with_a_plug_in_operator(
     for command in commands:
         shown = cli(*command, *given)
         assert (shown.code, shown.err) == (0, "")
-    assert "dipc.pair_max(%abs_1)" in cli(*commands[0], *given).out
+    assert "dipc.pair_most(%abs_1)" in cli(*commands[0], *given).out
 
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "added", {})
     for command in commands:
-        cli(*command).fails(5, "program.json: node 'pair_max': no operator 'dipc.pair_max.default'", "load the plug-in")
+        cli(*command).fails(
+            5, "program.json: node 'pair_most': no operator 'dipc.pair_most.default'", "load the plug-in"
+        )
