@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 R = TypeVar("R")
 MOST_SEED = 2**63 - 1
@@ -90,7 +90,8 @@ def _flattened(function: Callable[..., Any], groups: dict[str, Any]) -> Iterator
                 raise TypeError(f"{function.__name__}: the option {field.name} has two meanings")
             seen.add(field.name)
             value = getattr(groups[parameter.name], field.name)
-            yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=field.type)
+            kind = get_type_hints(type(groups[parameter.name]))[field.name]
+            yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
 
 
 @dataclass(frozen=True)
