@@ -91,17 +91,23 @@ def test_quantised_weights_take_it_too() -> None:
     assert EagerSession(program).step(random_ids(3)).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("kernels", [False, True], ids=["bodies", "kernels"])
-def test_it_is_exported(kernels: bool, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    export(compiled("dip-ca", "scope=decode"), "onnx", folder)
+    return folder
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["bodies", "kernels"])
+def test_it_is_exported(kernels: bool, exported: Path) -> None:
     from dipc import native
     from dipc.backends.onnx.session import OnnxSession, RuntimeOptions
 
     if kernels and native.library() is None:
         pytest.skip("the native library is not built")
     program = compiled("dip-ca", "scope=decode")
-    export(program, "onnx", tmp_path / "onnx")
-    there = OnnxSession(tmp_path / "onnx", record=True, options=RuntimeOptions(kernels, threads=1))
+    there = OnnxSession(exported, record=True, options=RuntimeOptions(kernels, threads=1))
     here, ids = EagerSession(program, record=True), random_ids(12)
     for piece, dense in ((ids[:6], True), *((ids[i : i + 1], False) for i in range(6, 12))):
         found, wanted = there.step(piece, dense=dense), here.step(piece, dense=dense)
