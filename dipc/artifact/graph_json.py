@@ -154,12 +154,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode_node(item: _Node, graph: fx.Graph, made: Mapping[str, fx.Node]) -> fx.Node:
-    if item.name in made:
-        raise BadFile("a second node of that name")
-    if not _IDENTIFIER.fullmatch(item.name) or keyword.iskeyword(item.name):
-        raise BadFile("its name is no identifier")
-    if item.module is not None and not item.module.isprintable():
-        raise BadFile("its module is no printable text")
+    _check_names(item, made)
     if item.op in ("placeholder", "get_attr") and (item.args or item.kwargs):
         raise BadFile(f"a {item.op} node takes no arguments")
     target: Any = item.target if item.op == "get_attr" else item.name
@@ -180,6 +175,15 @@ def _decode_node(item: _Node, graph: fx.Graph, made: Mapping[str, fx.Node]) -> f
     if item.module is not None:
         node.meta["module"] = item.module
     return node
+
+
+def _check_names(item: _Node, made: Mapping[str, fx.Node]) -> None:
+    if item.name in made:
+        raise BadFile("a second node of that name")
+    if not _IDENTIFIER.fullmatch(item.name) or keyword.iskeyword(item.name):
+        raise BadFile("its name is no identifier")
+    if item.module is not None and not item.module.isprintable():
+        raise BadFile("its module is no printable text")
 
 
 def _check_arguments(target: Any, item: _Node) -> None:

@@ -192,7 +192,7 @@ def calibration_for(path: str | Path, program: Program) -> Calibration:
 
 
 @lru_cache(maxsize=2)
-def _cached(path: str, size: int, mtime: int) -> Calibration:
+def _cached(path: str, _size: int, _mtime: int) -> Calibration:
     return Calibration.load(path)
 
 

@@ -46,6 +46,6 @@ def command(
     if common.json:
         show_json(export_dict(made, opened.program))
     else:
-        show(export_tables(made, opened.program))
+        show(export_tables(made))
         typer.echo("")
         typer.echo(f"wrote {out}")

@@ -7,6 +7,7 @@ without weights has no activity to record: it is priced on what a model of activ
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,26 +129,22 @@ def estimate(
         UsageError: DRAM that cannot hold the resident part, a trace of another model, an unknown device or policy.
         UnsupportedModel: no outlined MLP.
     """
-    if not program.mlps:
-        raise UnsupportedModel(f"{program.info.name} has no outlined gated MLP to cache; `dipc explain` says why")
+    _check_outlined(program)
     pricing = get_backend(backend, "price")
     traffic, dense_traffic = (lower(p, budget.bits_per_weight) for p in (program, program.reference))
     setting = _setting(program, hardware, budget, reads, dense_traffic.total_bytes)
     popularity = _popularity(program, traffic, setting.policy, source.calibration)
     (dense,) = pricing.price(dense_traffic, [setting.case(dense_traffic)], None)
     case = setting.case(traffic)
-    found, sparse, baseline = _Activity(), None, None
+    baseline = None
     if all(site.full for site in traffic.sites):
         found = _Activity(source="every weight is read for every token; no trace is needed")
         # Weights that were pruned for good are read by every token too, but there are fewer of them.
-        if program.dense is not None:
-            (sparse,) = pricing.price(traffic, [case], None)
+        sparse = None if program.dense is None else pricing.price(traffic, [case], None)[0]
     else:
         found = _activity(with_capacities(program, case.allocation.capacities), source, windows, progress)
-        assert found.trace is not None
-        warmup = found.trace.tokens // 4 if source.warmup is None else source.warmup
         cases = [case] if reads == FlashReadOptions() else [case, setting.case(traffic, FlashReadOptions())]
-        sparse, *others = pricing.price(traffic, cases, found.trace, warmup=warmup, popularity=popularity)
+        sparse, *others = pricing.price(traffic, cases, found.trace, warmup=found.warmup, popularity=popularity)
         baseline = next(iter(others), None)
     return Estimate(
         model=program.info.name,
@@ -165,6 +162,11 @@ def estimate(
         reads=reads,
         baseline=baseline,
     )
+
+
+def _check_outlined(program: Program) -> None:
+    if not program.mlps:
+        raise UnsupportedModel(f"{program.info.name} has no outlined gated MLP to cache; `dipc explain` says why")
 
 
 def _setting(
@@ -191,6 +193,7 @@ class _Activity:
     source: str = ""
     score: Score | None = None
     seed: int | None = None
+    warmup: int = 0
 
 
 def _activity(
@@ -198,13 +201,17 @@ def _activity(
 ) -> _Activity:
     """Take the trace that is given, record one where there are weights, or draw one."""
     if given.trace is not None:
-        return _Activity(given.trace, _check_trace(given.trace, placed))
-    if placed.info.has_weights and given.activity is None:
+        found = _Activity(given.trace, _check_trace(given.trace, placed))
+    elif placed.info.has_weights and given.activity is None:
         score = evaluate(placed, given.text, windows=windows, record=True, progress=progress)
         source = f"recorded on {score.text}" + (", closed loop" if cache_aware(placed) else "")
-        return _Activity(score.trace, source, score)
-    trace = synthetic_trace(placed, given.seed, activity=given.activity)
-    return _Activity(trace, str(trace.meta["source"]), seed=given.seed)
+        found = _Activity(score.trace, source, score)
+    else:
+        trace = synthetic_trace(placed, given.seed, activity=given.activity)
+        found = _Activity(trace, str(trace.meta["source"]), seed=given.seed)
+    assert found.trace is not None
+    warmup = found.trace.tokens // 4 if given.warmup is None else given.warmup
+    return dataclasses.replace(found, warmup=warmup)
 
 
 def _popularity(

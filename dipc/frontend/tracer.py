@@ -104,10 +104,10 @@ def trace(source: Source) -> Program:
             raise UnsupportedModel(f"{what} is a mixture of experts, which dipc cannot capture") from error
         raise UnsupportedModel(f"{what} cannot be captured: {first_line(error)}") from error
     with quiet():
-        return _program(source, exported.program, twin, inputs)
+        return _program(source, exported.program, inputs)
 
 
-def _program(source: Source, exported: Any, twin: nn.Module, inputs: Mapping[str, Any]) -> Program:
+def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Program:
     """Lift the exported graph's weights to `get_attr` nodes under one canonical name each, and name its ports."""
     real: dict[str, torch.Tensor] = dict(source.model.named_parameters(remove_duplicate=False))
     buffers: dict[str, torch.Tensor] = dict(source.model.named_buffers(remove_duplicate=False))

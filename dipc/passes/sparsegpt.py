@@ -99,6 +99,6 @@ def _stored(values: Tensor, kept: Tensor) -> StoredWeight:
     return StoredWeight(UNMASK, {"values": values, "kept": kept})
 
 
-def _obstacle(name: str, weight: Tensor) -> str | None:
+def _obstacle(_name: str, weight: Tensor) -> str | None:
     columns = weight.shape[1]
     return f"its {columns} columns are no multiple of 8, and eight mask bits share a byte" if columns % 8 else None

@@ -22,7 +22,6 @@ from dipc.report.bench import (
 from dipc.report.table import stack, table
 from dipc.studies.bench.kernel_rows import KernelRow
 from dipc.studies.bench.kernels import FormatResult, KernelBenchResult
-from dipc.studies.bench.machine import Machine
 
 
 def kernels_dict(result: KernelBenchResult) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def kernels_tables(result: KernelBenchResult) -> list[RenderableType]:
         parts += [_mlp_table(found), _parts_table(found), failures_table(found.failures)]
     if result.scan is not None:
         parts += [scan_table(result.scan), failures_table(result.scan.failures)]
-    cold = [row for found in result.formats for row in _cold_row(found, result.machine)]
+    cold = [row for found in result.formats for row in _cold_row(found)]
     return stack(*parts, machine_table(result.machine), rules_table(result.rules, cold))
 
 
@@ -119,7 +118,7 @@ def _slowdown(row: KernelRow) -> str:
     return NONE if row.speedup is None else number(1 / row.speedup.value, 3)
 
 
-def _cold_row(found: FormatResult, machine: Machine) -> list[tuple[str, str]]:
+def _cold_row(found: FormatResult) -> list[tuple[str, str]]:
     """Show what the caches could hold of the weights."""
     if found.task.tokens > 1:
         return []

@@ -27,7 +27,7 @@ def export_dict(made: Export, program: Program) -> dict[str, Any]:
     )
 
 
-def export_tables(made: Export, program: Program) -> list[RenderableType]:
+def export_tables(made: Export) -> list[RenderableType]:
     """The same to be read; of the carried inputs and outputs only how many there are."""
     from dipc.quantities import format_bytes
     from dipc.report.table import facts, stack, table

@@ -103,9 +103,8 @@ _NO_COST: dict[str, Any] = {
 
 
 def _dense(dram: int, flash: float) -> dict[str, Any]:
-    return _point(
-        "dense", "", 1.0, None, "lfu", dram, flash, DENSE_PERPLEXITY, min((dram - _RESIDENT) / (_MODEL - _RESIDENT), 1)
-    )
+    rate = min((dram - _RESIDENT) / (_MODEL - _RESIDENT), 1)
+    return _point("dense", 1.0, None, "lfu", dram, flash, DENSE_PERPLEXITY, rate)
 
 
 def _sparse(method: str, density: float, gamma: float | None, policy: str, dram: int, flash: float) -> dict[str, Any]:
@@ -116,16 +115,12 @@ def _sparse(method: str, density: float, gamma: float | None, policy: str, dram:
     )
     room = (dram - _RESIDENT) / (_MODEL - _RESIDENT)
     gain = {"lfu": 1.0, "lru": 0.96, "belady": 1.08}[policy] * (1.0 if gamma is None else 1.45 - gamma * 0.7)
-    options = f"density={density:g}" + (f" gamma={gamma:g}" if gamma else "")
     rate = min(room**0.8 * gain, 0.97)
-    return _point(
-        method, f"{method}{{{options}}}", density, gamma, policy, dram, flash, DENSE_PERPLEXITY + lost * 6, rate
-    )
+    return _point(method, density, gamma, policy, dram, flash, DENSE_PERPLEXITY + lost * 6, rate)
 
 
 def _point(
     method: str,
-    pipeline: str,
     density: float,
     gamma: float | None,
     policy: str,
@@ -134,6 +129,7 @@ def _point(
     perplexity: float,
     rate: float,
 ) -> dict[str, Any]:
+    options = f"density={density:g}" + (f" gamma={gamma:g}" if gamma else "")
     read = (_MODEL - _RESIDENT) * density
     missed, hit = read * (1 - rate), read * rate
     seconds = max(missed / flash, (hit + _RESIDENT) / 60e9)
@@ -154,7 +150,7 @@ def _point(
     return {
         "id": f"{method}-{density:g}-{gamma}-{policy}-{dram}-{flash:g}",
         "method": method,
-        "pipeline": pipeline,
+        "pipeline": "" if method == "dense" else f"{method}{{{options}}}",
         "density": density,
         "gamma": gamma,
         "policy": policy,

@@ -68,35 +68,27 @@ def run_tasks(
         UsageError: no such task, or no task could be run: for one, the hub cannot be reached.
         BadFile: local data that are absent or malformed, and no other task could be run.
     """
-    data, fewshot, limit, seed = questions.data, questions.fewshot, questions.limit, questions.seed
-    names = check_tasks(tasks, data)
+    names = check_tasks(tasks, questions.data)
     from dipc.evaluation.tasks import harness
-    from dipc.evaluation.tasks.model import SessionLM
 
-    manager, local = harness.task_manager(names), None if data is None else LocalData(data)
+    local = None if questions.data is None else LocalData(questions.data)
     scores: list[TaskScore] = []
     failures: dict[str, DipcError] = {}
     with ExitStack() as stack:
         sessions = _sessions(stack, model, dense, runner)
         for name in names:
             try:
-                loaded = harness.load(manager, name, local, trust_remote_code=questions.trust_remote_code)
-                results = []
-                for place, session in enumerate(sessions):
-                    lm = SessionLM(session, _share(progress, place, len(sessions)))
-                    results.append(harness.run(lm, name, loaded, fewshot=fewshot, limit=limit, seed=seed))
+                scores += _score(name, names, sessions, questions, local, progress)
             except DipcError as error:
                 failures[name] = error
-            else:
-                scores += read_results(results[0], results[1] if len(results) > 1 else None)
         identity = identity_fields(sessions[0].identity)
     if not scores:
         raise next(iter(failures.values()))
     return TaskScores(
         **identity,
         harness=harness.VERSION,
-        seed=seed,
-        limit=limit,
+        seed=questions.seed,
+        limit=questions.limit,
         data="" if local is None else str(local.folder),
         data_digest="" if local is None else local.digest,
         scores=tuple(scores),
@@ -123,6 +115,28 @@ def check_tasks(tasks: Sequence[str], data: Path | None = None) -> tuple[str, ..
     if data is not None:
         LocalData(data)
     return names
+
+
+def _score(
+    name: str,
+    names: tuple[str, ...],
+    sessions: Sequence[Session],
+    questions: TaskOptions,
+    local: LocalData | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[TaskScore]:
+    """Ask one of the tasks' questions of the model and, where it is there, of the dense one."""
+    from dipc.evaluation.tasks import harness
+    from dipc.evaluation.tasks.model import SessionLM
+
+    manager = harness.task_manager(names)
+    loaded = harness.load(manager, name, local, trust_remote_code=questions.trust_remote_code)
+    results = []
+    for place, session in enumerate(sessions):
+        lm = SessionLM(session, _share(progress, place, len(sessions)))
+        fewshot, limit, seed = questions.fewshot, questions.limit, questions.seed
+        results.append(harness.run(lm, name, loaded, fewshot=fewshot, limit=limit, seed=seed))
+    return read_results(results[0], results[1] if len(results) > 1 else None)
 
 
 def _sessions(stack: ExitStack, model: Program | Session, dense: bool, runner: RunOptions) -> list[Session]:

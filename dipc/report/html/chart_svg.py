@@ -45,7 +45,7 @@ class Size:
 def chart_svg(chart: Chart, size: Size) -> Markup:
     """The chart without its title and legend; `element("title")` of a mark is its tooltip."""
     x, y = _scales(chart, size)
-    parts = [_x_axis(chart.x, x, y, size), _y_axis(chart.y, y, x, size), *_rules(chart, x, y)]
+    parts = [_x_axis(chart.x, x, y, size), _y_axis(chart.y, y, x), *_rules(chart, x, y)]
     parts += [_line(line, x, y) for line in chart.lines]
     said = f"{chart.title}. {chart.y.label} over {chart.x.label}: " + "; ".join(
         _said(chart, line) for line in chart.lines
@@ -95,7 +95,7 @@ def _x_axis(axis: Axis, x: Scale, y: Scale, size: Size) -> Markup:
     return joined(*parts)
 
 
-def _y_axis(axis: Axis, y: Scale, x: Scale, size: Size) -> Markup:
+def _y_axis(axis: Axis, y: Scale, x: Scale) -> Markup:
     parts = []
     for value in axis.ticks or ticks(y, round((y.start - y.end) / 48)):
         parts.append(element("path", d=f"M{_px(x.start)} {_px(y(value))}H{_px(x.end)}", class_="grid"))

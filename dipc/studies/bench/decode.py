@@ -141,8 +141,8 @@ class DecodeBench:
         with _models_folder(self.folder) as folder:
             for format_ in self.formats:
                 models = ExportedModels(self.config, format_, self.seed, self.plugins, folder, rules, progress)
-                for group in _groups(self.passes, models, machine):
-                    contests.append(_run_group(group, models, self.prompt))
+                groups = _groups(self.passes, models, machine)
+                contests.extend(_run_group(group, models, self.prompt) for group in groups)
                 facts = next(iter(models.facts.values()), facts)
                 if self.folder is None:
                     models.remove()

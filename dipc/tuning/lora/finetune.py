@@ -136,24 +136,9 @@ def finetune(
     rows = [w.ids for w in windows(Identity.of(sparse, "eager"), text, recipe.seq_len, None, 0)]
     trained, held_out = _split(rows, text)
     course = Course(recipe.iterations, recipe.batch, recipe.learning_rate, recipe.seed)
-    learning = Trainable(sparse, adapters.adapted)
-    state = Training(sparse.reference, learning, adapters.parameters, trained, course)
+    state = Training(sparse.reference, Trainable(sparse, adapters.adapted), adapters.parameters, trained, course)
     seconds = _train(state, TrainingFile.beside(out), recipe, training, progress, watch)
-    dense, before, after = compare(sparse.reference, [Trainable(sparse, {}), learning], held_out)
-    result = Finetuned(
-        folder=str(out),
-        recipe=recipe,
-        density=sparse.method.density,
-        modules=adapters.modules,
-        parameters=sum(p.numel() for p in adapters.parameters.values()),
-        windows=len(trained),
-        held_out=len(held_out),
-        losses=tuple(state.losses),
-        dense=dense,
-        before=before,
-        after=after,
-        seconds=seconds,
-    )
+    result = _measured(out, recipe, state, sparse, adapters, held_out, seconds)
     _write(result, adapters, out)
     TrainingFile.beside(out).remove()
     return result
@@ -212,6 +197,33 @@ def _train(
         if progress is not None:
             progress(len(training.losses), recipe.iterations)
     return before + time.perf_counter() - start
+
+
+def _measured(
+    out: Path,
+    recipe: Recipe,
+    state: Training,
+    sparse: Program,
+    adapters: TrainedAdapters,
+    held_out: Sequence[Tensor],
+    seconds: float,
+) -> Finetuned:
+    """Return what came of a training, with the qualities on the windows that were held out."""
+    dense, before, after = compare(sparse.reference, [Trainable(sparse, {}), state.sparse], held_out)
+    return Finetuned(
+        folder=str(out),
+        recipe=recipe,
+        density=sparse.method.density,
+        modules=adapters.modules,
+        parameters=sum(p.numel() for p in adapters.parameters.values()),
+        windows=len(state.windows),
+        held_out=len(held_out),
+        losses=tuple(state.losses),
+        dense=dense,
+        before=before,
+        after=after,
+        seconds=seconds,
+    )
 
 
 def _write(result: Finetuned, adapters: TrainedAdapters, out: Path) -> None:

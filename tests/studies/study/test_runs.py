@@ -255,7 +255,7 @@ class _Reference:
 class FakeRay:
     """As much of Ray as a study uses, in this process; a task that raises `SystemExit` stands for one that died."""
 
-    class exceptions:
+    class exceptions:  # noqa: N801 - Ray's own name
         class RayError(Exception):
             pass
 
