@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each with its exit code: the message says what, where and what to do."""
+"""Errors that a user can meet, each with its exit code: the message says what, where and what to do."""
 
 from __future__ import annotations
 

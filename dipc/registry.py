@@ -60,7 +60,7 @@ class Registry(Generic[T]):
 
     kind: str
     added: dict[str, tuple[T, str]] = field(default_factory=dict, kw_only=True)
-    """What plug-ins brought: the thing and the file that it stands in."""
+    """Things that plug-ins brought: the thing and the file that it stands in."""
 
     def builtin(self) -> dict[str, str]:
         """Return name -> where it is, of what comes with dipc."""

@@ -22,7 +22,7 @@ SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
 
 
 class Tokenized(Protocol):
-    """What reads text: a model's name for messages, its context in tokens, and its tokenizer, None without one."""
+    """The reader of a text: a model's name for messages, its context in tokens, and its tokenizer, None without one."""
 
     @property
     def name(self) -> str:

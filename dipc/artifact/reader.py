@@ -46,7 +46,7 @@ class Artifact:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether the folder has a `dipc.json`; whether it is sound, only `load` says."""
+    """Return whether the folder has a `dipc.json`; whether it is sound, only `load` says."""
     return (path / NAME).is_file()
 
 

@@ -1,4 +1,4 @@
-"""What a backend is, and how one is found.
+"""The interface of a backend, and how one is found.
 
 A backend is a class in a file of its name (`eager.py`, or `onnx/__init__.py` where it takes several files). What it can
 do are the methods that it overrides: `open` runs a program, `export` writes it for another runtime, `price` says what
@@ -37,7 +37,7 @@ _METHODS: dict[Ability, str] = {"run": "open", "export": "export", "price": "pri
 
 @dataclass(frozen=True)
 class RunOptions(Options):
-    """What runs a program, and how."""
+    """The backend that runs a program, and how."""
 
     backend: Annotated[
         str, Flag("What runs it: eager (torch), onnx (ONNX Runtime), or what `dipc backends list` has.", "NAME")
@@ -59,7 +59,7 @@ class RunOptions(Options):
 
 @dataclass(frozen=True)
 class Export:
-    """What an export wrote: sizes by file, how often each operator of dipc's is called, names in and out."""
+    """The outcome of an export: sizes by file, how often each operator of dipc's is called, names in and out."""
 
     folder: Path
     files: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""What a backend that runs programs gives: a session, fed call after call, and what it says of itself.
+"""The session of a backend that runs programs: it is fed call after call, and says what it runs.
 
 Shape legend: T tokens of a call, V vocabulary, U units of a site.
 """
@@ -17,7 +17,7 @@ from dipc.ir.identity import Identity
 
 @dataclass(frozen=True)
 class Step:
-    """What one call gave: logits [T, V] in float32, and the mask [T, U] of every site if they were asked for."""
+    """The answer to one call: logits [T, V] in float32, and the mask [T, U] of every site if they were asked for."""
 
     logits: Tensor
     masks: dict[str, Tensor]
@@ -28,7 +28,7 @@ class Session(Protocol):
 
     @property
     def identity(self) -> Identity:
-        """What runs."""
+        """The model that runs."""
 
     @property
     def position(self) -> int:

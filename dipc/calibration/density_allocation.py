@@ -25,13 +25,13 @@ PREFIX = "allocation."
 STEPS = 100
 """Steps from dense to the grid's lowest density in the greedy choice."""
 LEAST_PRUNED = 1e-3
-"""Of the least share that was measured: where a curve begins, as a power has no logarithm at zero."""
+"""Share of the least that was measured: where a curve begins, as a power has no logarithm at zero."""
 LEAST = 0.05
 """No site gets less than this share of the density, however far the linear model is taken from its points."""
 
 
 class Point(NamedTuple):
-    """What one pair of densities costs: divergence in nats per token."""
+    """The cost of one pair of densities: divergence in nats per token."""
 
     rho_in: float
     rho_glu: float
@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Lowering one site from density `high` to `low`; `cost` is nats per token for each weight no longer read."""
+    """A site lowered from density `high` to `low`; `cost` is nats per token for each weight no longer read."""
 
     cost: float
     mlp: str
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a calibration text says about where an MLP can do without weights.
+    """The densities of sites, by where MLPs can do without weights on a calibration text.
 
     Attributes:
         intercept: of logit(rho_in) = intercept + slope * logit(density), Appendix B.1.
@@ -150,7 +150,7 @@ class Allocation:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Allocation | None:
-        """What `to_tensors` gave, among other tensors; None where it is absent."""
+        """Read what `to_tensors` gave, among other tensors; None where it is absent."""
         if f"{PREFIX}fit" not in tensors:
             return None
         intercept, slope = tensors[f"{PREFIX}fit"].tolist()

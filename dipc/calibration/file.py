@@ -37,7 +37,7 @@ Meta = Mapping[str, str | int | float]
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was measured, and of what. Do not modify the tensors.
+    """Measurements, and of what they are. Do not modify the tensors.
 
     Raises:
         UsageError: a tensor has another name, shape, dtype or range than `dipc.calibration.tensors` says.
@@ -197,7 +197,7 @@ def _cached(path: str, _size: int, _mtime: int) -> Calibration:
 
 
 def _stamp(path: str | Path) -> tuple[int, int]:
-    """What changes when a file does; nothing where there is none, which `load` then says."""
+    """Return what changes when a file does; nothing where there is none, which `load` then says."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What runs a target, for the commands that run one: by which backend, and how."""
+"""Choose what runs a target, for the commands that run one: by which backend, and how."""
 
 from __future__ import annotations
 

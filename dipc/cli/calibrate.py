@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasureFlags(Options):
-    """What is measured, and where."""
+    """The measurements, and where they are made."""
 
     parts: Annotated[
         str | None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompileFlags(Options):
-    """What is shown and checked on the way, and what is accepted."""
+    """Options of what is shown and checked on the way, and what is accepted."""
 
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the passes with all options; compile and write nothing.")

@@ -42,7 +42,7 @@ def _version(package: str) -> str:
 
 
 def _installed() -> list[str]:
-    """What offers itself under the entry-point group, without loading it."""
+    """List what offers itself under the entry-point group, without loading it."""
     found = []
     for entry in entry_points(group="dipc.plugins"):
         dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

@@ -58,7 +58,7 @@ class ActivityFiles(Options):
 
 @dataclass(frozen=True)
 class PricingFlags(Options):
-    """What prices the traffic, and what is written beside the table."""
+    """The backend that prices the traffic, and the file that is written beside the table."""
 
     backend: Annotated[str, typer.Option(metavar="NAME", help="What prices the traffic (`dipc backends list`).")] = (
         "cost"

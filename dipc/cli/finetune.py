@@ -74,5 +74,5 @@ def command(
 
 
 def _next(model: str, result: Finetuned) -> str:
-    """What to type next."""
+    """Say what to type next."""
     return f"dipc compile {shlex.quote(model)} --passes {shlex.quote(result.passes)} -o OUT"

@@ -1,4 +1,4 @@
-"""What can be said of a model without loading its weights: that it exists, and of which family it is."""
+"""Say of a model what needs no loading of its weights: that it exists, and of which family it is."""
 
 from __future__ import annotations
 

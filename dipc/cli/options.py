@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class OutputOptions(Options):
-    """What every command takes: what it prints, and the plug-ins that it knows."""
+    """Options of every command: what it prints, and the plug-ins that it knows."""
 
     plugin: Plugins = None
     json: Json = False
@@ -45,7 +45,7 @@ class CaptureOptions(Options):
 
 @dataclass(frozen=True)
 class ModelOptions(OutputOptions, CaptureOptions):
-    """What every command takes that opens a model."""
+    """Options of every command that opens a model."""
 
     @property
     def capture(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the user points at: an artifact, or a model."""
+"""The target that the user points at: an artifact, or a model."""
 
 from __future__ import annotations
 

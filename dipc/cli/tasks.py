@@ -53,7 +53,7 @@ def check_options(questions: TaskFlags, of_text: Mapping[str, Any]) -> None:
 
 
 def check_names(tasks: str, data: Path | None) -> None:
-    """What can be told of the tasks before the model is opened, which may take long."""
+    """Tell what can be told of the tasks before the model is opened, which may take long."""
     with working("looking the tasks up"):
         from dipc.evaluation.tasks.run import check_tasks
 

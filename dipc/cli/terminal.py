@@ -1,4 +1,4 @@
-"""What all commands share: their common options, and how they print."""
+"""The part that all commands share: their common options, and how they print."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Settings:
-    """What holds for the whole command."""
+    """Settings of the whole command."""
 
     debug: bool = False
     quiet: bool = False

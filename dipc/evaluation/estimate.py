@@ -73,11 +73,11 @@ class ActivityOptions(Options):
     """Draw activity from this model instead of running the program; by default the one that comes with dipc, for
     programs without weights."""
     text: Text | str | None = None
-    """What to run the program on; by default the sample that comes with dipc."""
+    """The text that the program is run on; by default the sample that comes with dipc."""
     warmup: int | None = None
     """Tokens that fill the cache before counting starts; by default a quarter of the trace."""
     seed: int = 0
-    """Of activity that is drawn."""
+    """Seed of activity that is drawn."""
     calibration: str | Path | None = None
     """File with the units' popularity, for policies that rank by it (static); by default it is counted on the warm-up
     tokens."""

@@ -1,4 +1,4 @@
-"""Writing text with a program: prefill once, then a token at a time."""
+"""Write text with a program: prefill once, then a token at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dipc.text import tokenizer_of
 
 @dataclass(frozen=True)
 class Generation:
-    """What was written, how it was made, and how long it took on this machine."""
+    """The text that was written, how it was made, and how long it took on this machine."""
 
     model: str
     text: str

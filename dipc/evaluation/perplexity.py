@@ -1,4 +1,4 @@
-"""Measuring a model on text: perplexity, bits per byte, distance to the dense model, density, and the activity trace.
+"""Measure a model on text: perplexity, bits per byte, distance to the dense model, density, and the activity trace.
 
 A protocol (`dipc.evaluation.protocol`) says how the text is cut into windows, which tokens are sparse and which are
 scored; unless told otherwise it is the paper's. The weight cache stays warm from window to window, as on a device; the
@@ -38,7 +38,7 @@ _CHUNK_LOGITS = 2**20
 
 @dataclass(frozen=True)
 class OwnScore:
-    """What was measured of one model by itself, with all that the figures depend on.
+    """Measurements of one model by itself, with all that the figures depend on.
 
     Attributes:
         seq_len: tokens of a window.
@@ -73,7 +73,7 @@ class OwnScore:
 
 @dataclass(frozen=True)
 class Score(OwnScore):
-    """What was measured of a program beside the dense one, on the same tokens and by the same backend."""
+    """Measurements of a program beside the dense one, on the same tokens and by the same backend."""
 
     dense_perplexity: float
     dense_bits_per_byte: float
@@ -242,7 +242,7 @@ class _Sums:
         return math.exp(nll / self.count)
 
     def bits_per_byte_of(self, nll: float) -> float:
-        """Of the text."""
+        """Return the bits per byte of the text."""
         return nll / math.log(2) / self.size_bytes
 
     def score(self, plan: WindowPlan, model: Identity) -> OwnScore:

@@ -50,7 +50,7 @@ class Protocol:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a token is in several windows."""
+        """Return whether a token is in several windows."""
         return self.stride < self.seq_len
 
     def dense(self, tokens: int) -> int:

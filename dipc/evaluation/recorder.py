@@ -1,4 +1,4 @@
-"""What a program's masks add up to while it runs: density, cache hits and, where it is asked for, the trace.
+"""Record what a program's masks add up to while it runs: density, cache hits and, where it is asked for, the trace.
 
 Masks are counted call by call and let go of, for those of a long text would not fit into memory.
 

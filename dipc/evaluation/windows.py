@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """What is fed, and how."""
+    """The windows of a text that are fed, and how."""
 
     text: Text
     protocol: Protocol
@@ -62,7 +62,7 @@ class WindowPlan:
                 start += len(ids)
 
     def meta(self) -> dict[str, str | int | float]:
-        """What a trace says of the text and of how it was read."""
+        """The part of a trace's header on the text and on how it was read."""
         text, protocol = self.text, self.protocol
         about: dict[str, str | int | float] = {"text": text.name, "text_digest": text.digest}
         return about | {"protocol": protocol.name, "prefill": protocol.dense(protocol.seq_len)}

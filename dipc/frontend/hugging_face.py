@@ -80,7 +80,7 @@ def find_model(model: str) -> Path | str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What a config.json holds. BadFile if it cannot be read, or holds no JSON object."""
+    """Read a config.json. BadFile if it cannot be read, or holds no JSON object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

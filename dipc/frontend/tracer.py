@@ -26,7 +26,7 @@ from dipc.ir.verify import verify_structure
 
 @dataclass(frozen=True)
 class Source:
-    """What to trace: a module on any device, with what results have to say of it."""
+    """A model to trace: a module on any device, with what results have to say of it."""
 
     model: nn.Module
     config: Any

@@ -68,7 +68,7 @@ class Device:
 
     @property
     def overlap(self) -> bool:
-        """Whether flash and DRAM transfers overlap: latency is then the greater of their times, else the sum."""
+        """Return whether flash and DRAM transfers overlap: latency is then the greater of their times, else the sum."""
         return self.overlapped.value
 
     def flash_bandwidth(self, chunk_bytes: float, access: Access = "random", queue_depth: int | None = None) -> float:

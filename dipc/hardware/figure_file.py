@@ -1,4 +1,4 @@
-"""Reading figures from a device file: a value with its source and its kind."""
+"""Read figures from a device file: a value with its source and its kind."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Reader:
         return found
 
     def is_list(self, entry: Entry) -> bool:
-        """Whether the value is a list."""
+        """Return whether the value is a list."""
         return self._is(entry, "seq")
 
     def items(self, entry: Entry) -> list[Entry]:

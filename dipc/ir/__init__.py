@@ -1,4 +1,4 @@
-"""What a program is: its graph, weights and ports, and what operators say of themselves.
+"""A program: its graph, weights and ports, and what operators say of themselves.
 
 Plug-ins import from here what an operator is written with.
 """

@@ -1,4 +1,4 @@
-"""What runs, as results name it."""
+"""The identity of what runs, as results name it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dipc.ir.program import Method, Program
 
 @dataclass(frozen=True)
 class Identity:
-    """What runs, as every result names it, and what text needs.
+    """The model that runs, as every result names it, and what text needs.
 
     `backend` is `eager`, `onnx-bodies` (ONNX Runtime by itself) or `onnx-kernels` (with dipc's library registered).
     """

@@ -1,4 +1,4 @@
-"""Moving a program to the device that torch shall run it on; whoever runs it works where its weights are."""
+"""Move a program to the device that torch shall run it on; whoever runs it works where its weights are."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Printable(Protocol):
-    """What is printed of a program (`dipc.ir.program`, which prints itself by this)."""
+    """The parts of a program that are printed (`dipc.ir.program`, which prints itself by this)."""
 
     @property
     def graph(self) -> fx.Graph:

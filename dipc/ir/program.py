@@ -70,7 +70,7 @@ class Mlp:
 
     @property
     def site_prefix(self) -> str:
-        """What the names of its sites begin with: `layers.3`, or `layers.3.1` where a layer has several MLPs."""
+        """The beginning of its sites' names: `layers.3`, or `layers.3.1` where a layer has several MLPs."""
         return self.site("").prefix
 
     def site(self, place: str) -> SiteId:
@@ -187,5 +187,5 @@ class Program:
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a weight is a constant of the architecture (rotary frequencies) rather than a trained parameter."""
+    """Return whether a weight is a constant of the architecture (rotary frequencies), no trained parameter."""
     return name.startswith("constant.")

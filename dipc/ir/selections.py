@@ -19,7 +19,7 @@ from dipc.ir.program import Program
 
 
 def reads_of(node: fx.Node) -> tuple[Read, ...]:
-    """What one node reads, per token."""
+    """Return what one node reads, per token."""
     if node.op != "call_function":
         return ()
     operator = operators.operator_of(node.target)
@@ -60,7 +60,7 @@ def kept_units(density: float, units: int) -> int:
 
 
 def expected_units(mask: fx.Node, units: int) -> int | None:
-    """Of a site's units those kept per token: k, or what a threshold is expected to keep; None where nothing says."""
+    """Return how many units of a site a token keeps: k, or what a threshold should; None where nothing says."""
     node = selection_of(mask)
     if has_argument(node, "k"):
         return int(argument(node, "k"))

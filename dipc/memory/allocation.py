@@ -24,7 +24,7 @@ class Allocation:
     cached_bytes: float
     """Bytes of the cached units."""
     left_over_bytes: float
-    """What is not used: less than a unit per site, or what remains once the whole model fits."""
+    """Bytes that are not used: less than a unit per site, or what remains once the whole model fits."""
 
 
 def allocate(traffic: TrafficProgram, dram_bytes: float, context: int) -> Allocation:

@@ -10,7 +10,7 @@ from dipc.options import Flag, Options
 
 @dataclass(frozen=True)
 class MemoryBudget(Options):
-    """What of a device's memory a program gets, and what it keeps there."""
+    """The part of a device's memory that a program gets, and what it keeps there."""
 
     dram: Annotated[
         str | None, Flag('DRAM for the model: "4 GB", or "50%" of the dense model at its stored width.', metavar="SIZE")

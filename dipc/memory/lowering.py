@@ -1,4 +1,4 @@
-"""Lowering a program to its memory traffic: what is resident, and what is cached in which units.
+"""Lower a program to its memory traffic: what is resident, and what is cached in which units.
 
 The graph is walked once; every operator states what it reads (its traffic rule), and an ATen node reads its weights
 whole. A weight of a gated MLP belongs to the weight cache, anything else is resident (backends/README.md). Of a

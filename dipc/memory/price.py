@@ -1,4 +1,4 @@
-"""What a price is: the cost of every counted token, in all and site by site.
+"""A price: the cost of every counted token, in all and site by site.
 
 Shapes: T counted tokens.
 """
@@ -25,7 +25,7 @@ class Case:
     """One price that is asked for: a program on a device under a policy."""
 
     allocation: Allocation
-    """Of the device's DRAM, by `dipc.memory.allocation.allocate`."""
+    """The program's share of the device's DRAM, by `dipc.memory.allocation.allocate`."""
     device: Device
     """Its bandwidths, and whether flash and DRAM transfers overlap."""
     policy: Policy
@@ -35,13 +35,13 @@ class Case:
 
     @property
     def overlap(self) -> bool:
-        """Whether flash and DRAM are read at the same time."""
+        """Return whether flash and DRAM are read at the same time."""
         return self.device.overlap if self.reads.overlap is None else self.reads.overlap
 
 
 @dataclass(frozen=True, eq=False)
 class SitePrice:
-    """What one site costs each counted token. Arrays may be read-only views."""
+    """The cost of one site for each counted token. Arrays may be read-only views."""
 
     layer: int
     """The MLP layer that it belongs to."""
@@ -85,7 +85,7 @@ class SitePrice:
 
 @dataclass(frozen=True, eq=False)
 class Price:
-    """What each counted token costs, and everything that the figures hang on."""
+    """The cost of each counted token, and everything that the figures hang on."""
 
     latency_s: Floats
     """[T] time of each token."""
@@ -109,7 +109,7 @@ class Price:
     """How misses become reads, in words."""
     policy: str
     popularity: str
-    """What a policy that ranks by popularity had counted; empty for the others."""
+    """Where the counts of a policy come from that ranks by popularity; empty for the others."""
     overlap: bool
     warmup: int
     """Tokens replayed before the first counted one."""

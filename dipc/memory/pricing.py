@@ -186,7 +186,7 @@ def _selecting_site(
 
 
 class _Way(NamedTuple):
-    """What a site's reads depend on, besides how fast they are."""
+    """The things that a site's reads depend on, besides how fast they are."""
 
     policy: Policy
     capacity: int

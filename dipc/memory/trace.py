@@ -130,7 +130,7 @@ def _pieces(tokens: int) -> Iterator[slice]:
 
 
 def _problem(trace: Trace) -> str:
-    """What contradicts itself, or an empty text. Values may come from a file and be of any type."""
+    """Say what contradicts itself, or nothing (""). Values may come from a file and be of any type."""
     if list(trace.units) != list(trace.sites):
         return "its sites and their units do not go together"
     for site, packed in trace.sites.items():

@@ -1,4 +1,4 @@
-"""What a program moves per token: what is resident, what is cached and in which units.
+"""The bytes that a program moves per token: what is resident, what is cached and in which units.
 
 Sizes are in bytes and may be fractions: 4-bit weights with shared scales have no whole number of bytes per unit.
 """
@@ -61,13 +61,13 @@ class TrafficProgram:
     """A program as the cost backend sees it."""
 
     resident_bytes: float
-    """What is always in DRAM: attention, norms, embeddings, lm_head, predictors."""
+    """Bytes that are always in DRAM: attention, norms, embeddings, lm_head, predictors."""
     sites: tuple[Site, ...]
     """Everything else: the MLP matrices."""
     kv_bytes_per_position: float
     """KV cache of all layers for one position."""
     label: str
-    """What messages call it: the model's name."""
+    """The name in messages: the model's name."""
     resident_unread_bytes: float = 0.0
     """The part of `resident_bytes` that takes space but is not read per token, such as an untied embedding table."""
 

@@ -1,4 +1,4 @@
-"""Finding and loading libdipc_native, once per process."""
+"""Find and load libdipc_native, once per process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Setting to zero what a mask leaves out."""
+"""Set to zero what a mask leaves out."""
 
 from __future__ import annotations
 

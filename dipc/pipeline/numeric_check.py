@@ -1,4 +1,4 @@
-"""Comparing two programs by their logits on the same random tokens."""
+"""Compare two programs by their logits on the same random tokens."""
 
 from __future__ import annotations
 

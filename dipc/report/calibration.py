@@ -18,7 +18,7 @@ _DENSITIES = (0.6, 0.5, 0.4)
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
-    """What it was measured on, and the figures of each MLP; the tensors themselves are in the file."""
+    """Give what it was measured on, and the figures of each MLP; the tensors themselves are in the file."""
     allocation = calibration.allocation
     return document(
         "calibration",
@@ -33,7 +33,7 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
 
 
 def calibration_tables(calibration: Calibration, more: Mapping[str, str] | None = None) -> list[RenderableType]:
-    """What it was measured on, with further names and values; then tables of its parts."""
+    """Show what it was measured on, with further names and values; then tables of its parts."""
     from rich.text import Text
 
     from dipc.report.table import facts, stack
@@ -126,7 +126,7 @@ def _splits(calibration: Calibration) -> list[dict[str, float]]:
 
 
 def _note(calibration: Calibration) -> str:
-    """What the reader should know about how far to trust it."""
+    """Say what the reader should know about how far to trust it."""
     tokens = calibration.meta.get("tokens", 0)
     if "predictors" not in calibration.parts or not isinstance(tokens, int) or tokens >= FEW_TOKENS:
         return ""

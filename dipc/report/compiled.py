@@ -1,4 +1,4 @@
-"""What a compilation did, pass by pass."""
+"""The passes of a compilation, and what each did."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ Sections = dict[tuple[int, str], list[str]]
 
 
 def changes(before: str, after: str, mlps: Iterable[str], layer: int | None = None) -> list[Change]:
-    """What changed between two program texts, in the order of the layers; what is in no layer comes first.
+    """List what changed between two program texts, in the order of the layers; what is in no layer comes first.
 
     Args:
         before: a program's text.

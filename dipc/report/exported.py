@@ -1,4 +1,4 @@
-"""What an export wrote."""
+"""The files, operators and ports of an export."""
 
 from __future__ import annotations
 

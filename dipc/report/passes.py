@@ -128,7 +128,7 @@ def value_text(value: Any) -> str:
 
 
 def plan_dict(model: dict[str, Any], pipeline: str, passes: Iterable[Pass]) -> dict[str, Any]:
-    """What a compilation would do."""
+    """Give what a compilation would do."""
     planned = [{"name": p.name, "options": {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}} for p in passes]
     return document("plan", model=model, pipeline=pipeline, passes=planned)
 

@@ -1,4 +1,4 @@
-"""What a program is made of: the model, its selection sites, and the bytes of both."""
+"""The parts of a program: the model, its selection sites, and the bytes of both."""
 
 from __future__ import annotations
 

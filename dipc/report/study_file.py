@@ -19,7 +19,7 @@ _NEEDED = {
     "device": ("name", "description"),
     "text": ("name", "digest", "tokens", "seq_len", "protocol"),
 }
-"""What a report says of each in any case."""
+"""The facts that a report gives of each in any case."""
 
 
 def read_study(path: Path) -> Study:

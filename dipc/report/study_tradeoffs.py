@@ -19,7 +19,7 @@ _LOG_FROM = 2.5
 _JOINED = "A line joins the points that no other of its kind beats in both; the others are faint."
 _FASTEST = "A line joins the fastest of its kind at each density; the others are faint. What it costs is not known."
 _LONGEST = 80
-"""Of a file's name."""
+"""Longest name of a method in a file's name."""
 _MOST_NAMED = 6
 """Points off an axis that a note names."""
 

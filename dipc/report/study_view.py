@@ -49,7 +49,7 @@ class View:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Of the priced points, without the dense model."""
+        """The methods of the priced points, without the dense model."""
         return distinct(p.method for p in self.priced if p.method != "dense")
 
     @cached_property
@@ -105,7 +105,7 @@ class View:
         return dense is None or point.perplexity <= HOPELESS * dense
 
     def style(self, method: str) -> int:
-        """Of a method's lines on every chart."""
+        """Return the style of a method's lines on every chart."""
         return DENSE if method == "dense" else self.methods.index(method)
 
     def dense(self, at: Setting | None) -> Point | None:

@@ -42,7 +42,7 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Group:
 
 
 def stack(*parts: RenderableType | None) -> list[RenderableType]:
-    """What is there of the parts, an empty line between them."""
+    """Stack those parts that are there, an empty line between them."""
     shown: list[RenderableType] = []
     for part in parts:
         if part is not None:

@@ -61,7 +61,7 @@ def activity_dict(activity: ActivityModel) -> dict[str, Any]:
 
 
 def activity_tables(activity: ActivityModel, more: Mapping[str, str] | None = None) -> list[RenderableType]:
-    """What it was fitted on, and its sites by kind and depth."""
+    """Show what it was fitted on, and its sites by kind and depth."""
     from dipc.report.table import facts, stack, table
 
     made = activity.fitted

@@ -1,4 +1,4 @@
-"""Watching a dense program's MLPs while it reads text, one window and one MLP at a time, so that nothing piles up.
+"""Watch a dense program's MLPs while it reads text, one window and one MLP at a time, so that nothing piles up.
 
 Shape legend: T tokens of a window, D d_model, F d_ff.
 """

@@ -1,4 +1,4 @@
-"""Running a program over many windows at once, node by node: only what is still to be read is in memory.
+"""Run a program over many windows at once, node by node: only what is still to be read is in memory.
 
 Every node is computed for all windows before the next, so that a layer's weights are needed once, a change of them
 takes effect from there on, and what a layer reads can be observed over the whole text. What is kept of each window is

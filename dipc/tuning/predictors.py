@@ -1,4 +1,4 @@
-"""Training small networks that guess from an MLP's input which of its GLU units will be large (DejaVu; section 3.3).
+"""Train small networks that guess from an MLP's input which of its GLU units will be large (DejaVu; section 3.3).
 
 All MLPs' predictors learn from the same pass over the text, each from its own MLP's window as it comes by, so that no
 activations are kept. Each stops by itself when the loss on windows that are held out hardly falls any more.

@@ -39,7 +39,7 @@ class _Codes:
         return cls(*(argument(node, name) for name in ("codes", "scales", "zeros", "bits", "group", "axis")))
 
     def fits(self, program: Program) -> bool:
-        """Whether `MatMulNBits` has this form: groups along the inputs that are powers of two and fill the rows."""
+        """Return whether `MatMulNBits` has this form: groups along the inputs, powers of two that fill the rows."""
         width = program.weights[str(self.codes.target)].shape[1] * 8 // self.bits
         power = self.group >= 16 and self.group & (self.group - 1) == 0
         return self.bits in (4, 8) and self.axis == 1 and power and width % self.group == 0

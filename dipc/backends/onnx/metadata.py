@@ -1,4 +1,4 @@
-"""What an exported model says of itself in its metadata, enough to run it with nothing but the file.
+"""The metadata of an exported model: enough to run it with nothing but the file.
 
 dipc.model, dipc.digest, dipc.context            the model it was made from, and the most tokens it takes
 dipc.method, dipc.options, dipc.density, dipc.scope   the sparsification
@@ -39,7 +39,7 @@ class Carried(BaseModel):
 
     @property
     def is_kv(self) -> bool:
-        """Whether it grows with the text, as a KV cache does."""
+        """Return whether it grows with the text, as a KV cache does."""
         return "past" in self.shape
 
     def start(self) -> Tensor:
@@ -62,7 +62,7 @@ class Metadata(BaseModel):
     carried: tuple[Carried, ...]
 
     def identity(self, backend: str, tokenizer: Any) -> Identity:
-        """What runs, as results name it."""
+        """The model that runs, as results name it."""
         method = Method(self.method, self.density, self.scope, self.options)
         return Identity(self.model, self.digest, self.context, method, backend, tokenizer)
 

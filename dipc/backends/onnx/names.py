@@ -1,4 +1,4 @@
-"""What the inputs and outputs of an exported model are called, and what it says of itself.
+"""Names of an exported model's inputs and outputs, and its metadata.
 
 - `input_ids`, `position_ids` and `logits`; `dense` where the program's scope is `decode`
 - `past_key_values.0.key` -> `present.0.key`, as Optimum and ONNX Runtime GenAI have it
@@ -71,7 +71,7 @@ def carried(program: Program) -> tuple[Carried, ...]:
 
 
 def metadata(program: Program, pipeline: str) -> dict[str, str]:
-    """What the model says of itself: what runs it needs (`onnx_metadata`), and where it came from."""
+    """Return the model's metadata: what runs it needs (`onnx_metadata`), and where it came from."""
     info, method = program.info, program.method
     stored = sorted({str(w.dtype).removeprefix("torch.") for w in program.weights.values()})
     needed = Metadata(

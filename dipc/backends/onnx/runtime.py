@@ -1,4 +1,4 @@
-"""Getting at ONNX Runtime: the package, dipc's kernel library in it, and what its errors mean. Imports no torch."""
+"""Open ONNX Runtime: the package, dipc's kernel library in it, and what its errors mean. Imports no torch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def describe_kernels() -> str:
 
 
 def load_problem(error: Exception) -> str:
-    """What an error of ONNX Runtime on opening a model means for whoever has the file."""
+    """Say what an error of ONNX Runtime on opening a model means for whoever has the file."""
     text = str(error)
     absent = re.search(r'External data path does not exist: "?([^"]+)"?', text)
     if absent:

@@ -1,4 +1,4 @@
-"""Running an exported model with ONNX Runtime, call after call, its KV cache and selection state carried along.
+"""Run an exported model with ONNX Runtime, call after call, its KV cache and selection state carried along.
 
 The file is the same with dipc's kernel library and without: a node of the domain `ai.dipc` runs on a registered kernel,
 else by its function body. Values go in and out by DLPack, so nothing is copied between calls.

@@ -170,7 +170,7 @@ def _local_task(data: LocalData) -> type:
 
 @contextmanager
 def _hub(asked: bool) -> Iterator[bool]:
-    """Whether the hub is there, asked once: its client would try for half a minute, for each file.
+    """Give whether the hub is there, asked once: its client would try for half a minute, for each file.
 
     Where it is not, or is not `asked` for anything, it is left alone and only its cache is read.
     """

@@ -51,7 +51,7 @@ class LocalData:
 
     @property
     def digest(self) -> str:
-        """Of the files read so far: the first 16 hex digits of the SHA-256 over theirs."""
+        """The digest of the files read so far: the first 16 hex digits of the SHA-256 over theirs."""
         return hashlib.sha256("".join(self._read[name] for name in sorted(self._read)).encode()).hexdigest()[:16]
 
     def splits(self, path: str, name: str | None) -> Splits:

@@ -41,7 +41,7 @@ _Kept = tuple[int, bool]
 
 
 class SessionLM(TemplateLM):  # type: ignore[misc]
-    """What the harness calls. See the module's docstring.
+    """The model that the harness calls. See the module's docstring.
 
     Args:
         session: what runs; with a tokenizer.
@@ -70,7 +70,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands in for an empty context."""
+        """The token that stands in for an empty context."""
         first = self.tokenizer.bos_token_id
         return self.eot_token_id if first is None else int(first)
 

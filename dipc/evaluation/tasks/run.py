@@ -1,4 +1,4 @@
-"""Running tasks of the LM Evaluation Harness on a program, on the dense one beside it, or on an exported model."""
+"""Run tasks of the LM Evaluation Harness on a program, on the dense one beside it, or on an exported model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TaskOptions(Options):
     limit: int | None = None
     """Only the first so many questions of each task (of MMLU: of each subject)."""
     seed: int = 0
-    """Of the choice of examples, where a task chooses any."""
+    """Seed of the choice of examples, where a task chooses any."""
     trust_remote_code: bool = False
     """Let a task's metric be code from the hub."""
 

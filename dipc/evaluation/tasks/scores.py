@@ -37,7 +37,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """What was measured of a model on tasks, and what could not be.
+    """Measurements of a model on tasks, and the tasks that failed.
 
     `harness` is lm_eval's version, `data` the folder of local files ("" for the hub) and `data_digest` their digest;
     `failures` has the reason for each task that gave no score.
@@ -101,7 +101,7 @@ def read_results(own: Mapping[str, Any], dense: Mapping[str, Any] | None) -> lis
 
 
 def identity_fields(model: Identity) -> dict[str, Any]:
-    """What runs, as `TaskScores` names it."""
+    """Return what runs, as `TaskScores` names it."""
     return {"model": model.name, "digest": model.digest, "method": model.method, "backend": model.backend}
 
 

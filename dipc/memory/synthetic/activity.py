@@ -57,7 +57,7 @@ class SiteActivity(_Strict):
 
 
 class Fitted(_Strict):
-    """What an activity model was fitted on."""
+    """The text that an activity model was fitted on."""
 
     model: str
     digest: str
@@ -88,7 +88,7 @@ class ActivityModel(_Strict):
 
     @property
     def label(self) -> str:
-        """What a figure that rests on it says of its source."""
+        """The source that a figure names when it rests on this model."""
         made = self.fitted
         return f"synthetic: drawn from activity fitted on {made.model} ({made.text}, {made.tokens:,} tokens)"
 

@@ -1,4 +1,4 @@
-"""Drawing scores: magnitudes of a site's units, token after token, from its activity model.
+"""Draw scores: magnitudes of a site's units, token after token, from its activity model.
 
 Shape legend: T tokens, U units of the site, P = 2 normal numbers per unit and token.
 """

@@ -1,4 +1,4 @@
-"""What a trace says of its sites: how unequal the units are, and how long a token's choice lasts.
+"""Statistics of a trace's sites: how unequal the units are, and how long a token's choice lasts.
 
 Shape legend: T tokens, U units of a site, B = ceil(U / 8) bytes.
 """

@@ -34,7 +34,7 @@ STYLES = len(_CORNERS)
 
 @dataclass(frozen=True)
 class Size:
-    """Of a drawing, in pixels."""
+    """The size of a drawing, in pixels."""
 
     width: float
     height: float

@@ -11,7 +11,7 @@ from dipc.report.chart import Axis
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
 _DECADES = ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0))
 _ROOM = 0.05
-"""Of the axis beyond the outermost marks."""
+"""Share of the axis beyond the outermost marks."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _BOUND = {"flash": "flash", "dram": "DRAM"}
 
 
 class Cell(NamedTuple):
-    """What a table shows, and the value it is sorted by."""
+    """A cell of a table: what it shows, and the value it is sorted by."""
 
     shown: str
     value: float | str | None = None

@@ -1,4 +1,4 @@
-"""Executing the runs of a comparison: compile a row's pipeline, train its adapter, measure it on the text and tasks."""
+"""Execute the runs of a comparison: compile a row's pipeline, train its adapter, measure it on the text and tasks."""
 
 from __future__ import annotations
 

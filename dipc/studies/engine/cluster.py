@@ -1,4 +1,4 @@
-"""Executing runs on a Ray cluster."""
+"""Execute runs on a Ray cluster."""
 
 from __future__ import annotations
 

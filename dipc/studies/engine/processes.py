@@ -1,4 +1,4 @@
-"""Executing runs in processes of this machine, each of which loads the model once."""
+"""Execute runs in processes of this machine, each of which loads the model once."""
 
 from __future__ import annotations
 

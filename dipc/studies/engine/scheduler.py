@@ -1,4 +1,4 @@
-"""Making the runs that a folder lacks, counting them."""
+"""Make the runs that a folder lacks, and count them."""
 
 from __future__ import annotations
 

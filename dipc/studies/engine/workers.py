@@ -1,4 +1,4 @@
-"""Executing runs one after another, in processes of this machine, or on a cluster: the same function in each case."""
+"""Execute runs one after another, in processes of this machine, or on a cluster: the same function in each case."""
 
 from __future__ import annotations
 

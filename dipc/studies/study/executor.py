@@ -1,4 +1,4 @@
-"""Executing the runs of a study, in one process."""
+"""Execute the runs of a study, in one process."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from dipc.studies.study.spec import increase
 from dipc.studies.study.study import run_study
 
 MORE = 2
-"""What would help is tried with so many times the DRAM, and so many times the flash bandwidth."""
+"""Factor by which it is tried what would help: so many times the DRAM, and so many times the flash bandwidth."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def peft_module() -> Any:
 
 
 def adapted_name(weight: str) -> str:
-    """What a weight is called once an adapter is folded into it."""
+    """Return what a weight is called once an adapter is folded into it."""
     return f"{weight.removesuffix('.weight')}{_SUFFIX}.weight"
 
 

@@ -1,4 +1,4 @@
-"""Reading a LoRA checkpoint of PEFT, and folding it into matrices with PEFT's own arithmetic.
+"""Read a LoRA checkpoint of PEFT, and fold it into matrices with PEFT's own arithmetic.
 
 Only what ends up in the weights of linear layers can be folded. Anything else that a checkpoint may hold changes the
 computation in another way, so it is refused by name rather than left out. Nothing is unpickled.
@@ -143,7 +143,7 @@ class Checkpoint:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What dipc wrote of an adapter that it trained; empty for another's. BadFile where it is damaged."""
+    """Read what dipc wrote of an adapter that it trained; empty for another's. BadFile where it is damaged."""
     where = folder / RECORD
     if not where.exists():
         return {}

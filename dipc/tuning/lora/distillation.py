@@ -1,4 +1,4 @@
-"""Training a sparse program's adapters so that its logits match the dense ones (section 6.1 of the paper).
+"""Train a sparse program's adapters so that its logits match the dense ones (section 6.1 of the paper).
 
 Everything that the course of a training depends on is in its `Course`; nothing is drawn at random while it runs. So it
 can stop after any iteration and go on later to the same result, bit for bit.

@@ -78,7 +78,7 @@ class Finetuned:
 
     @property
     def passes(self) -> str:
-        """What to compile: the adapter folded, then the pipeline that it was trained for."""
+        """The passes to compile with: the adapter folded, then the pipeline that it was trained for."""
         fold = make_pass("fuse-lora", {"adapter": self.folder})
         return f"{fold},{self.recipe.pipeline}"
 

@@ -62,7 +62,7 @@ class TrainedAdapters:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """The parameters that are trained, by name."""
         return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
     def save(self, folder: Path, model: str) -> None:

@@ -1,4 +1,4 @@
-"""Solving a program's weights one after the other, each on what it reads once those before it were replaced.
+"""Solve a program's weights one after the other, each on what it reads once those before it were replaced.
 
 Source: the sequential order of GPTQ and SparseGPT, here for each matrix rather than for each layer: `down` sees the
 hidden units that the new gate and up make.
