@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import dipc.artifact.writer as _artifact
-from dipc import report
 from dipc.backends import BACKENDS, Export
 from dipc.calibration.file import Calibration
 from dipc.errors import UnknownName
@@ -33,11 +32,17 @@ from dipc.options import flat
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.runner import Compiled, run_pipeline, with_calibration
 from dipc.pipeline.text import parse_pipeline
+from dipc.report.calibration import calibration_dict
 from dipc.report.comparison import comparison_dict, comparison_markdown
+from dipc.report.compiled import compiled_dict
+from dipc.report.estimate import estimate_dict
+from dipc.report.finetuned import finetuned_dict
 from dipc.report.html import write_report
 from dipc.report.plan import plan_dict
+from dipc.report.score import score_dict
 from dipc.report.study import study_dict
 from dipc.report.study_folder import write_comparison, write_plan, write_study
+from dipc.report.tasks import tasks_dict
 from dipc.report.trace import activity_dict, trace_dict
 from dipc.studies.compare import Comparison
 from dipc.studies.compare import run as _compare
@@ -207,18 +212,18 @@ def to_dict(
     if isinstance(result, Study):
         return study_dict(result)
     if isinstance(result, Calibration):
-        return report.calibration_dict(result)
+        return calibration_dict(result)
     if isinstance(result, Score):
-        return report.score_dict(result)
+        return score_dict(result)
     if isinstance(result, Finetuned):
-        return report.finetuned_dict(result)
+        return finetuned_dict(result)
     if isinstance(result, ActivityModel):
         return activity_dict(result)
     if isinstance(result, Trace):
         return trace_dict(result)
     if isinstance(result, TaskScores):
-        return report.tasks_dict(result)
-    return report.estimate_dict(result) if isinstance(result, Estimate) else report.compiled_dict(result)
+        return tasks_dict(result)
+    return estimate_dict(result) if isinstance(result, Estimate) else compiled_dict(result)
 
 
 def to_markdown(result: Comparison) -> str:

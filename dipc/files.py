@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from dipc.errors import UsageError
 
 if sys.platform != "win32":
@@ -76,8 +78,6 @@ def _beside(path: Path) -> Path:
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what a filesystem refuses in the block into a UsageError that names `path`."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except (OSError, SafetensorError) as error:

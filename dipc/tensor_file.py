@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from dipc.errors import BadFile
 from dipc.files import write_whole
@@ -66,8 +67,6 @@ class TensorFormat:
         return tensors, [self._object(path, header, name) for name in names]
 
     def _open(self, path: Path, mapped: bool) -> tuple[dict[str, str], dict[str, Any]]:
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, framework=self.framework) as file:
                 names = file.keys()

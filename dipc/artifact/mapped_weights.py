@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 _DTYPES = {
@@ -36,8 +37,6 @@ def map_weights(path: Path) -> dict[str, Tensor]:
         OSError: the file cannot be read.
         SafetensorError, ValueError: it is not well formed, or has a type that no program does.
     """
-    from safetensors import safe_open
-
     with safe_open(path, framework="numpy"):
         pass  # checks the header: sizes, offsets, no gaps, no overlaps
     with path.open("rb") as file:

@@ -17,6 +17,7 @@ from dipc.artifact.manifest import NAME, FileRecord, Manifest, read_manifest
 from dipc.artifact.mapped_weights import map_weights
 from dipc.documents import first_problem, read_json
 from dipc.errors import BadFile, DipcError, UsageError
+from dipc.frontend.tracer import first_line, quiet
 from dipc.ir.program import Method, Program
 from dipc.ir.verify import torch_dtype, verify_structure
 from dipc.pipeline.runner import PassLog
@@ -166,8 +167,6 @@ def _tokenizer(folder: Path) -> Any:
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer whose files are in a folder; none of its code is run. BadFile if it cannot be loaded."""
     from transformers import AutoTokenizer
-
-    from dipc.frontend.tracer import first_line, quiet
 
     try:
         with quiet():

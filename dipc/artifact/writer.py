@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from dipc.artifact.graph_json import graph_to_json
 from dipc.artifact.manifest import NAME, Manifest, read_manifest
@@ -126,8 +127,6 @@ def _weights(program: Program) -> dict[str, torch.Tensor]:
 
 
 def _write_weights(program: Program, path: Path) -> None:
-    from safetensors.torch import save_file
-
     plain: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, weight in _weights(program).items():

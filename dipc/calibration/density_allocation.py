@@ -10,15 +10,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dipc.errors import UsageError
 from dipc.ir.program import Mlp
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SITES = ("input", "glu")
 PREFIX = "allocation."
@@ -141,8 +140,6 @@ class Allocation:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As tensors under names that begin with `allocation.`."""
-        import torch
-
         fit = torch.tensor([self.intercept, self.slope], dtype=torch.float64)
         grid = torch.tensor(self.grid, dtype=torch.float64)
         curves = {f"{PREFIX}divergence.{mlp}": curve for mlp, curve in self.divergence.items()}

@@ -14,17 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from dipc.calibration.density_allocation import Allocation
 from dipc.calibration.tensors import SCORES, mlp_of, sizes_of
 from dipc.errors import BadFile, UnknownName, UsageError
 from dipc.ir.program import Program
 from dipc.tensor_file import TensorFormat
-
-if TYPE_CHECKING:
-    from dipc.calibration.density_allocation import Allocation
 
 SCHEMA = 1
 PARTS = ("thresholds", "sensitivity", "predictors", "allocation")
@@ -137,8 +134,6 @@ class Calibration:
         """How densities are shared out, or None where it was made without."""
         if "allocation" not in self.parts:
             return None
-        from dipc.calibration.density_allocation import Allocation
-
         return Allocation.from_tensors(self.tensors)
 
     def _tensor(self, name: str, part: str) -> Tensor:

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dipc.errors import UnsupportedModel
 from dipc.ir.program import ModelInfo, Port, Program, TensorType, is_buffer
@@ -163,8 +165,6 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
 
 def _kv_names(cache: Any) -> list[str]:
     """Port names in the order in which the exporter flattens the cache: found by identity, not assumed."""
-    from torch.utils._pytree import tree_leaves
-
     names = {
         id(t): f"past_{i}_{what}"
         for i, la in enumerate(cache.layers)
@@ -195,9 +195,6 @@ def _no_op(node: fx.Node) -> Any:
 
 def _copy(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any]) -> fx.Node:
     """The node in the new graph, on the CPU, with the module it came from as its only annotation."""
-    from torch.fx.node import map_arg
-    from torch.utils._pytree import tree_map_only
-
     args, kwargs = map_arg((node.args, node.kwargs), lambda n: env[n])
     args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, kwargs))
     target = node.target

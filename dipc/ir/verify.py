@@ -7,13 +7,15 @@ operator's arguments in milliseconds. A dimension that is the same in both is a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map_only
 
 from dipc.errors import VerificationFailed
 from dipc.ir.program import Port, Program, TensorType
-
-if TYPE_CHECKING:
-    import torch
 
 PROBES = ({"seq": 7, "past": 101}, {"seq": 11, "past": 211})
 SYMBOLS = {(p["seq"], q["seq"]): "seq" for p, q in [PROBES]}
@@ -23,8 +25,6 @@ SYMBOLS |= {(p["seq"] + p["past"], q["seq"] + q["past"]): "seq+past" for p, q in
 
 def torch_dtype(name: str) -> torch.dtype:
     """`float32` -> torch.float32."""
-    import torch
-
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise VerificationFailed(f"no dtype is called {name!r}")
@@ -33,8 +33,6 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def empty_port(port: Port, seq: int, past: int, device: str = "cpu") -> torch.Tensor:
     """The port's starting value, with the symbols of its shape set."""
-    import torch
-
     sizes = {"seq": seq, "past": past}
     shape = [sizes[s] if isinstance(s, str) else s for s in port.type.shape]
     return torch.full(shape, port.fill, dtype=torch_dtype(port.type.dtype), device=device)
@@ -42,10 +40,6 @@ def empty_port(port: Port, seq: int, past: int, device: str = "cpu") -> torch.Te
 
 def _probe(program: Program, sizes: dict[str, int]) -> list[Any]:
     """The value of every node on the meta device, in program order."""
-    import torch
-    from torch import fx
-    from torch.fx.node import map_arg
-
     ports = iter([empty_port(p, **sizes, device="meta") for p in program.inputs])
     env: dict[fx.Node, Any] = {}
     values: list[Any] = []
@@ -71,15 +65,10 @@ def _probe(program: Program, sizes: dict[str, int]) -> list[Any]:
 
 
 def _on_meta(tree: Any) -> Any:
-    import torch
-    from torch.utils._pytree import tree_map_only
-
     return tree_map_only(torch.device, lambda _: torch.device("meta"), tree)
 
 
 def _type(a: Any, b: Any) -> Any:
-    import torch
-
     if isinstance(a, torch.Tensor):
         shape = tuple(x if x == y else SYMBOLS.get((x, y), "?") for x, y in zip(a.shape, b.shape, strict=True))
         return TensorType(str(a.dtype).removeprefix("torch."), shape)
@@ -92,8 +81,6 @@ def _type(a: Any, b: Any) -> Any:
 
 def infer_types(program: Program) -> None:
     """Set `meta["type"]` on every node; VerificationFailed names the node whose operator does not fit its arguments."""
-    import torch
-
     with torch.no_grad():
         first, second = (_probe(program, sizes) for sizes in PROBES)
     for node, a, b in zip(program.graph.nodes, first, second, strict=True):

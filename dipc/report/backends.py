@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
 from dipc.errors import MissingDependency
 from dipc.quantities import NONE
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.backends import Backend
 
 
@@ -23,10 +24,8 @@ def backends_dict(kinds: Iterable[tuple[str, type[Backend]]]) -> dict[str, Any]:
 
 def backends_table(kinds: Iterable[tuple[str, type[Backend]]]) -> list[RenderableType]:
     """Return a row per backend."""
-    from dipc.report.table import stack, table
-
-    facts = [_facts(name, kind) for name, kind in kinds]
-    rows = [(f["name"], f["summary"], ", ".join(f["abilities"]) or NONE) for f in facts]
+    found = [_facts(name, kind) for name, kind in kinds]
+    rows = [(f["name"], f["summary"], ", ".join(f["abilities"]) or NONE) for f in found]
     return stack(table("", ("backend", "what it does", "can"), rows))
 
 
@@ -37,8 +36,6 @@ def backend_dict(name: str, kind: type[Backend]) -> dict[str, Any]:
 
 def backend_tables(name: str, kind: type[Backend]) -> list[RenderableType]:
     """Return the same to be read."""
-    from dipc.report.table import facts, stack
-
     found = _facts(name, kind)
     rows = [("can", ", ".join(found["abilities"]) or NONE)]
     rows += [("flags", ", ".join(found["flags"]) or NONE), ("lowers programs by", found["lowering"] or NONE)]

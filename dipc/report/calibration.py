@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+from rich.text import Text
+
+from dipc.calibration.tensors import SCORES
 from dipc.documents import document
 from dipc.quantities import NONE, number, percent, share
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.calibration.file import Calibration
 
 FEW_TOKENS = 50_000
@@ -34,10 +37,6 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
 
 def calibration_tables(calibration: Calibration, more: Mapping[str, str] | None = None) -> list[RenderableType]:
     """Show what it was measured on, with further names and values; then tables of its parts."""
-    from rich.text import Text
-
-    from dipc.report.table import facts, stack
-
     meta = calibration.meta
     rows = [
         ("model", f"{meta['model']} (digest {meta['digest']})"),
@@ -58,8 +57,6 @@ def calibration_tables(calibration: Calibration, more: Mapping[str, str] | None 
 
 
 def _figures(calibration: Calibration, mlp: str) -> dict[str, Any]:
-    from dipc.calibration.tensors import SCORES
-
     found: dict[str, Any] = {}
     if "thresholds" in calibration.parts:
         for score in SCORES:
@@ -81,9 +78,6 @@ def _figures(calibration: Calibration, mlp: str) -> dict[str, Any]:
 
 
 def _magnitudes(calibration: Calibration) -> RenderableType | None:
-    from dipc.calibration.tensors import SCORES
-    from dipc.report.table import table
-
     if "thresholds" not in calibration.parts:
         return None
     rows = [
@@ -95,8 +89,6 @@ def _magnitudes(calibration: Calibration) -> RenderableType | None:
 
 
 def _predictors(calibration: Calibration) -> RenderableType | None:
-    from dipc.report.table import table
-
     if "predictors" not in calibration.parts:
         return None
     rows = []
@@ -109,8 +101,6 @@ def _predictors(calibration: Calibration) -> RenderableType | None:
 
 
 def _allocation(calibration: Calibration) -> RenderableType | None:
-    from dipc.report.table import table
-
     if calibration.allocation is None:
         return None
     rows = [(share(s["density"]), share(s["rho_in"]), share(s["rho_glu"])) for s in _splits(calibration)]

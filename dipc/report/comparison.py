@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+from rich.text import Text
+
 from dipc.documents import document
 from dipc.quantities import NO_BREAK, NONE, format_bytes, number, percent, share
 from dipc.report.comparison_findings import comparison_sentences
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.studies.compare import Comparison, Row
 
 BEST = "*"
@@ -54,10 +56,6 @@ def _row_dict(found: Comparison, row: Row) -> dict[str, Any]:
 
 def comparison_tables(found: Comparison) -> list[RenderableType]:
     """A table per density, the rows without figures, the findings, and what was measured on."""
-    from rich.text import Text
-
-    from dipc.report.table import facts, stack, table
-
     parts: list[RenderableType | None] = []
     for density in found.densities:
         rows = [_styled(row, row is found.best(density)) for row in (found.dense, *_measured(found, density))]
@@ -135,16 +133,12 @@ def _cells(row: Row) -> list[str]:
 
 def _styled(row: Row, is_best: bool) -> list[Any]:
     """The cells; a best row is bold, and has a mark that is seen without colours."""
-    from rich.text import Text
-
     cells = _cells(row)
     cells[2] += BEST if is_best else NO_BREAK
     return [Text(cell, style="bold" if is_best else "") for cell in cells]
 
 
 def _accuracies(found: Comparison, density: float | None) -> RenderableType | None:
-    from dipc.report.table import table
-
     rows = [row for row in (found.dense, *found.block(density)) if row.tasks]
     if not rows:
         return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+
 from dipc.documents import document
 from dipc.quantities import NO_BREAK, NONE, number
+from dipc.report.table import table
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from dipc.pipeline.runner import Compiled, PassLog
 
 
@@ -39,8 +40,6 @@ def pass_dict(entry: PassLog) -> dict[str, Any]:
 
 def pass_table(title: str, log: Sequence[PassLog]) -> Group:
     """One row per pass; the deviation only where numbers were checked."""
-    from dipc.report.table import table
-
     verified = any(entry.deviation is not None for entry in log)
     columns = ["pass", ">rewritten", ">skipped", "operators", ">seconds", *([">deviation"] if verified else [])]
     rows = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
 from dipc.quantities import format_bandwidth, format_bytes
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.hardware.device import Device
 
 
@@ -55,8 +56,6 @@ def _device(device: Device, file: str) -> dict[str, Any]:
 
 def devices_table(devices: Iterable[tuple[Device, str]]) -> list[RenderableType]:
     """A row per device; its flash in long sequential reads and in short random ones, as many under way as it has."""
-    from dipc.report.table import stack, table
-
     rows = [
         (
             device.name,
@@ -73,8 +72,6 @@ def devices_table(devices: Iterable[tuple[Device, str]]) -> list[RenderableType]
 
 def device_tables(device: Device, file: str) -> list[RenderableType]:
     """One device: what it is, and where each figure comes from."""
-    from dipc.report.table import facts, stack, table
-
     rows = [tuple(a) for a in device.assumptions()]
     return stack(
         facts(device.name, [("is", device.description), ("file", file)]),

@@ -10,13 +10,14 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from dipc.documents import document
 from dipc.quantities import ranges
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 OUTSIDE = -1
 _LAYER = re.compile(r"layers?[._](\d+)\b|layers?[._](\d+)_|\b(?:h|blocks?)\.(\d+)\b")
@@ -67,8 +68,6 @@ def diff_dict(found: list[Change], before: str, after: str) -> dict[str, Any]:
 
 def diff_parts(found: list[Change], before: str, after: str) -> list[RenderableType]:
     """The changes in colour: what went in red, what came in green."""
-    from rich.text import Text
-
     shown: list[RenderableType] = [Text(f"--- {before}", style="red"), Text(f"+++ {after}", style="green")]
     for change in found:
         first, others = change.layers[:1], change.layers[1:]
@@ -82,9 +81,6 @@ def diff_parts(found: list[Change], before: str, after: str) -> list[RenderableT
 
 def _coloured(lines: Iterable[str]) -> RenderableType:
     """A column of signs beside the text, so that a line that is folded keeps clear of them."""
-    from rich.table import Table
-    from rich.text import Text
-
     grid = Table.grid()
     grid.add_column(width=1)
     grid.add_column(overflow="fold")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
+from dipc.files import write_whole
 from dipc.ir.site import SiteId
+from dipc.memory.timeline import perfetto, timeline
 from dipc.quantities import NONE, format_bytes, number, percent, share
+from dipc.report.score import score_dict
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rich.console import RenderableType
 
     from dipc.evaluation.estimate import Estimate
     from dipc.memory.pricing import Price
@@ -20,8 +25,6 @@ if TYPE_CHECKING:
 
 def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[str, Any]:
     """All figures and all that they depend on; `device_file` is where the device comes from."""
-    from dipc.report.score import score_dict
-
     device, sparse = estimate.device, estimate.sparse
     return document(
         "estimate",
@@ -90,11 +93,6 @@ def price_dict(price: Price) -> dict[str, Any]:
 
 def write_timeline(estimate: Estimate, path: Path) -> None:
     """The last token's reads, dense and sparse, as a trace for ui.perfetto.dev. UsageError if it cannot be written."""
-    import json
-
-    from dipc.files import write_whole
-    from dipc.memory.timeline import perfetto, timeline
-
     prices = [("dense", estimate.dense), *([(estimate.method.name, estimate.sparse)] if estimate.sparse else [])]
     found = perfetto((name, timeline(price, price.tokens - 1)) for name, price in prices)
     write_whole(path, lambda part: part.write_text(json.dumps(found), encoding="utf-8"))
@@ -102,8 +100,6 @@ def write_timeline(estimate: Estimate, path: Path) -> None:
 
 def estimate_tables(estimate: Estimate, device_file: str | None = None) -> list[RenderableType]:
     """The price, the DRAM's use, the hit rates, then the assumptions and the provenance."""
-    from dipc.report.table import facts, stack, table
-
     prices = [price for price in (estimate.dense, estimate.sparse, estimate.baseline) if price]
     names = ("dense", estimate.method.name, "usual reads")
     columns = ("", *(f">{name}" for name in names[: len(prices)]))

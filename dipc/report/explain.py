@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
+from dipc.memory.lowering import lower
 from dipc.quantities import share
 from dipc.report.sites import SiteRow, site_rows
+from dipc.report.table import stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.ir.program import Program
     from dipc.pipeline.runner import PassLog
 
@@ -32,8 +34,6 @@ class Verdict:
 
 def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
     """One per MLP that was found, in order, then one per module that looked like an MLP and is none."""
-    from dipc.memory.lowering import lower
-
     rows = site_rows(program, lower(program))
     methods = [entry for entry in log if _name(entry) != "outline-glu"]
     judged = []
@@ -62,8 +62,6 @@ def explain_dict(program: Program, log: Sequence[PassLog]) -> dict[str, Any]:
 
 def explain_tables(program: Program, log: Sequence[PassLog]) -> list[RenderableType]:
     """A row per MLP, and what the passes would need where an MLP was left alone."""
-    from dipc.report.table import stack, table
-
     judged = verdicts(program, log)
     rewritten = sum(v.rewritten for v in judged)
     found = sum(v.found for v in judged)

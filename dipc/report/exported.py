@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
+from dipc.quantities import format_bytes
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.backends import Export
     from dipc.ir.program import Program
 
@@ -29,9 +31,6 @@ def export_dict(made: Export, program: Program) -> dict[str, Any]:
 
 def export_tables(made: Export) -> list[RenderableType]:
     """The same to be read; of the carried inputs and outputs only how many there are."""
-    from dipc.quantities import format_bytes
-    from dipc.report.table import facts, stack, table
-
     files = table("files", ["file", ">size"], [[name, format_bytes(size)] for name, size in made.files.items()])
     calls = [[name, str(count)] for name, count in made.operators.items()]
     operators = table("operators of ai.dipc", ["operator", ">calls"], calls) if calls else None

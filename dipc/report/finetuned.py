@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+
 from dipc.documents import document, json_value
 from dipc.quantities import NONE, number, percent, share
+from dipc.report.table import facts, table
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from dipc.tuning.lora.finetune import Finetuned
 
 
@@ -20,8 +21,6 @@ def finetuned_dict(result: Finetuned) -> dict[str, Any]:
 
 def finetuned_tables(result: Finetuned) -> list[Group]:
     """Dense, sparse and recovered side by side, then the training."""
-    from dipc.report.table import facts, table
-
     recipe, measured = result.recipe, (result.dense, result.before, result.after)
     title = f"{recipe.model}, {recipe.pipeline}, on the last {result.held_out} windows of {recipe.text}, held out"
     rows = [

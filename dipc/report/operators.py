@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
 from dipc.quantities import NONE
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.ir.operator import Operator
 
 
@@ -22,10 +23,8 @@ def operators_dict(found: Iterable[tuple[str, Operator]]) -> dict[str, Any]:
 
 def operators_table(found: Iterable[tuple[str, Operator]]) -> list[RenderableType]:
     """Return a row per operator."""
-    from dipc.report.table import stack, table
-
-    facts = [_facts(name, operator) for name, operator in found]
-    rows = [(f["name"], f["summary"], _yes(f["kernel"]), _yes(f["onnx"])) for f in facts]
+    known = [_facts(name, operator) for name, operator in found]
+    rows = [(f["name"], f["summary"], _yes(f["kernel"]), _yes(f["onnx"])) for f in known]
     return stack(table("", ("operator", "what it computes", "native\nkernel", "ONNX\nform"), rows))
 
 
@@ -36,8 +35,6 @@ def operator_dict(name: str, operator: Operator) -> dict[str, Any]:
 
 def operator_tables(name: str, operator: Operator) -> list[RenderableType]:
     """Return the same to be read."""
-    from dipc.report.table import facts, stack
-
     found = _facts(name, operator)
     rows = [("call", found["signature"]), ("native kernel", _yes(found["kernel"])), ("ONNX form", _yes(found["onnx"]))]
     return stack(_doc(operator), facts("", rows))

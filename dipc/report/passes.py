@@ -9,12 +9,13 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from rich.console import RenderableType
+
 from dipc.documents import document
 from dipc.quantities import NONE
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.pipeline.pass_ import Pass
 
 _ENTRY = re.compile(r"(\w+): (.*)")
@@ -102,15 +103,11 @@ def _pass(name: str, kind: type[Pass]) -> dict[str, Any]:
 
 def passes_table(kinds: Iterable[tuple[str, type[Pass]]]) -> list[RenderableType]:
     """A row per pass."""
-    from dipc.report.table import stack, table
-
     return stack(table("", ("pass", "what it does"), [(name, summary(kind)) for name, kind in kinds]))
 
 
 def pass_info_tables(name: str, kind: type[Pass]) -> list[RenderableType]:
     """One pass: what it does, what it needs, its options."""
-    from dipc.report.table import facts, stack, table
-
     rows = [(o.name, o.type, "required" if o.required else value_text(o.default), o.meaning) for o in options(kind)]
     about = [
         ("does", summary(kind)),
@@ -135,8 +132,6 @@ def plan_dict(model: dict[str, Any], pipeline: str, passes: Iterable[Pass]) -> d
 
 def plan_tables(model: dict[str, Any], pipeline: str, passes: Iterable[Pass]) -> list[RenderableType]:
     """The model, and every pass with all its options, whether given or default."""
-    from dipc.report.table import facts, stack, table
-
     rows = []
     for item in passes:
         given = [(f.name, getattr(item, f.name), f.default) for f in dataclasses.fields(item)]

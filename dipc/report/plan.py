@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+from rich.text import Text
+
 from dipc.documents import document
 from dipc.quantities import NONE, format_bytes, number, percent, share
 from dipc.report.study import place_text, point_dict, study_facts
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.studies.study.plan import Plan
     from dipc.studies.study.result import Point
 
@@ -41,10 +43,6 @@ def plan_dict(found: Plan) -> dict[str, Any]:
 
 def plan_tables(found: Plan) -> list[RenderableType]:
     """Return what to use, beside dense and the other methods, and what would help."""
-    from rich.text import Text
-
-    from dipc.report.table import facts, stack, table
-
     choice = found.choice
     use = [("dense", found.reason or "")] if choice is None or choice.cost is None else _choice(found, choice)
     rows = [_row(point.method, point) for point in (found.dense, *found.best) if point.cost]

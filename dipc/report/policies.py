@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.cache.policy import Policy
 
 
@@ -21,8 +22,6 @@ def policies_dict(kinds: Iterable[tuple[str, type[Policy]]]) -> dict[str, Any]:
 
 def policies_table(kinds: Iterable[tuple[str, type[Policy]]]) -> list[RenderableType]:
     """A row per policy; in closed loop, a cache-aware method follows it."""
-    from dipc.report.table import stack, table
-
     rows = [(name, kind.summary(), "yes" if kind.online else "no") for name, kind in kinds]
     return stack(table("", ("policy", "what it does", "closed\nloop"), rows))
 
@@ -34,8 +33,6 @@ def policy_dict(name: str, kind: type[Policy]) -> dict[str, Any]:
 
 def policy_tables(name: str, kind: type[Policy]) -> list[RenderableType]:
     """Return the same to be read."""
-    from dipc.report.table import facts, stack
-
     found = _facts(name, kind)
     rows = [
         ("closed loop", "yes" if found["closed_loop"] else "no: it decides by what later tokens touch"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+
 from dipc.documents import document
 from dipc.quantities import NONE, number, percent, share
+from dipc.report.table import table
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from dipc.evaluation.perplexity import OwnScore, Score
 
 
@@ -56,8 +57,6 @@ def _own(score: OwnScore) -> dict[str, Any]:
 
 def score_table(score: Score) -> Group:
     """Dense and sparse in two columns, then what was measured on."""
-    from dipc.report.table import table
-
     # An adapter that recovers what a method loses is not in the dense model, so it makes a difference by itself.
     sparse = score.method.name != "dense" or score.kl_to_dense > 0
     name = "with adapter" if score.method.name == "dense" else score.method.name
@@ -77,8 +76,6 @@ def score_table(score: Score) -> Group:
 
 def own_score_table(score: OwnScore) -> Group:
     """The figures of a model by itself."""
-    from dipc.report.table import table
-
     rows = [
         ("perplexity", number(score.perplexity)),
         ("bits per byte", number(score.bits_per_byte)),

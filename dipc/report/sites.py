@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
+from dipc.ir.selections import cache_aware
 from dipc.ir.site import SiteId
+from dipc.ir.weight_parts import values_per_entry
+from dipc.memory.lowering import active_units, lower, mean_bits, program_density
 from dipc.quantities import NONE, format_bytes, number, ranges, share
 from dipc.report.compiled import pass_dict, pass_table
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.ir.program import Program
     from dipc.memory.traffic import TrafficProgram
     from dipc.pipeline.runner import PassLog
@@ -42,9 +46,6 @@ class SiteRow:
 
 def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
     """Every site of the program in order."""
-    from dipc.ir.selections import cache_aware
-    from dipc.memory.lowering import active_units
-
     active, aware = active_units(program), cache_aware(program)
     rows = []
     for s in traffic.sites:
@@ -55,8 +56,6 @@ def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
 
 def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = None) -> dict[str, Any]:
     """Model, method, passes, sites (of one layer, or all) and totals in bytes."""
-    from dipc.memory.lowering import lower, mean_bits, program_density
-
     traffic = lower(program)
     return document(
         "program",
@@ -76,9 +75,6 @@ def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = N
 
 def program_tables(program: Program, log: Sequence[PassLog], layer: int | None = None) -> list[RenderableType]:
     """The same for people: layers whose sites are alike share a row."""
-    from dipc.memory.lowering import lower, program_density
-    from dipc.report.table import facts, stack, table
-
     traffic = lower(program)
     rows = [row for row in site_rows(program, traffic) if layer in (None, row.layer)]
     columns = ["layers", "site", ">units", ">active", ">unit", ">site", ">cached units"]
@@ -98,9 +94,6 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
 
 
 def _model_facts(program: Program) -> list[tuple[str, str]]:
-    from dipc.ir.weight_parts import values_per_entry
-    from dipc.memory.lowering import mean_bits
-
     info, method = program.info, program.method
     bits, exact = mean_bits(program), not values_per_entry(program.graph)
     width = f"{bits:g} bits each" if exact else f"{bits:.3g} bits each on average, scales included"

@@ -6,15 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+from rich.text import Text
+
 from dipc.documents import document
 from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
 from dipc.report.study_findings import study_sentences
+from dipc.report.table import facts, stack, table
 from dipc.studies.study.findings import middle_flash
 from dipc.studies.study.result import Cost
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.studies.study.result import Point, Study, Target
 
 _POINTS = ("method", ">density", ">gamma", "policy", ">perplexity", ">hits", ">tok/s", ">x dense")
@@ -49,10 +51,6 @@ def point_dict(point: Point) -> dict[str, Any]:
 
 def study_tables(found: Study) -> list[RenderableType]:
     """Targets, points for each DRAM, the findings, and what was measured on."""
-    from rich.text import Text
-
-    from dipc.report.table import facts, stack, table
-
     places = list(dict.fromkeys((p.dram_bytes, p.flash_bytes_per_s) for p in found.points))
     shown = [p for p in places if p[1] == middle_flash(found)] if found.targets else places
     parts: list[RenderableType | None] = []
@@ -115,8 +113,6 @@ def _point_cells(point: Point) -> list[str]:
 
 
 def _targets_table(increase: float, targets: Sequence[Target]) -> RenderableType:
-    from dipc.report.table import table
-
     rows = [_target_cells(target) for target in targets]
     empty = [n for n in range(len(_TARGETS)) if all(row[n] in (NONE, "") for row in rows)]
     columns = [name for n, name in enumerate(_TARGETS) if n not in empty]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from dipc.documents import SCHEMA
 from dipc.errors import BadFile, UsageError
-
-if TYPE_CHECKING:
-    from dipc.studies.study.result import Study
+from dipc.memory.timeline import Timeline
+from dipc.studies.engine.finding import Stated
+from dipc.studies.study.result import Study
 
 NAME = "study.json"
 _NEEDED = {
@@ -46,12 +48,6 @@ def read_study(path: Path) -> Study:
 
 def study_from_dict(found: Any, where: str) -> Study:
     """A study from its dict; `where` is what errors call it. Raises BadFile."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from dipc.memory.timeline import Timeline
-    from dipc.studies.engine.finding import Stated
-    from dipc.studies.study.result import Study
-
     if not isinstance(found, Mapping) or found.get("kind") != "study":
         kind = found.get("kind") if isinstance(found, Mapping) else None
         raise BadFile(

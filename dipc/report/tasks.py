@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+
 from dipc.documents import document
 from dipc.quantities import NONE, number
+from dipc.report.table import table
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from dipc.evaluation.tasks.scores import TaskScore, TaskScores
 
 
@@ -31,8 +32,6 @@ def tasks_dict(scores: TaskScores) -> dict[str, Any]:
 
 def tasks_table(scores: TaskScores) -> Group:
     """A line a metric: of what was asked for and of the groups in it, not of a group's single tasks."""
-    from dipc.report.table import table
-
     beside = any(score.dense is not None for score in scores.scores)
     columns = ["task", "metric", ">n-shot", ">questions", *([">dense", ">+-"] if beside else [])]
     rows = [_row(score, beside) for score in scores.scores if score.members or not score.group]

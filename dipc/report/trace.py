@@ -6,20 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
+
 from dipc.documents import document
+from dipc.memory.synthetic.normal import GRID_G
+from dipc.memory.synthetic.statistics import LAGS, SHARES, site_statistics
 from dipc.quantities import NONE, number, percent, share
+from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from dipc.memory.synthetic.activity import ActivityModel, SiteActivity
     from dipc.memory.trace import Trace
 
 
 def trace_dict(trace: Trace) -> dict[str, Any]:
     """Its metadata and the statistics of every site."""
-    from dipc.memory.synthetic.statistics import LAGS, SHARES, site_statistics
-
     sites = {}
     for name in trace.sites:
         found = site_statistics(trace, name)
@@ -34,8 +35,6 @@ def trace_dict(trace: Trace) -> dict[str, Any]:
 
 def trace_tables(trace: Trace, more: Mapping[str, str] | None = None) -> list[RenderableType]:
     """The same for a terminal, with further names and values."""
-    from dipc.report.table import facts, stack, table
-
     found = trace_dict(trace)
     meta = {key: value for key, value in trace.meta.items() if key != "capacities"}  # one for each site: in the JSON
     rows = [("tokens", number(trace.tokens)), *((key, _text(value)) for key, value in meta.items())]
@@ -62,8 +61,6 @@ def activity_dict(activity: ActivityModel) -> dict[str, Any]:
 
 def activity_tables(activity: ActivityModel, more: Mapping[str, str] | None = None) -> list[RenderableType]:
     """Show what it was fitted on, and its sites by kind and depth."""
-    from dipc.report.table import facts, stack, table
-
     made = activity.fitted
     rows = [
         ("model", f"{made.model} (digest {made.digest})"),
@@ -79,8 +76,6 @@ def activity_tables(activity: ActivityModel, more: Mapping[str, str] | None = No
 
 
 def _activity_row(kind: str, site: SiteActivity) -> tuple[str, ...]:
-    from dipc.memory.synthetic.normal import GRID_G
-
     low, middle, high = (int(abs(GRID_G - z).argmin()) for z in (-2, 0, 2))
     above, below = (math.exp(site.popularity[i] - site.popularity[middle]) for i in (high, low))
     factor = math.exp((site.noise[high] - site.noise[low]) / 4)

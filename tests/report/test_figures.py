@@ -18,11 +18,12 @@ from dipc.ir.pattern import Mismatch
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.runner import PassLog
 from dipc.quantities import NO_BREAK, number, percent, ranges, share
-from dipc.report import compiled_dict, estimate_dict, score_dict
-from dipc.report.compiled import deviation_text, operators_text
+from dipc.report.compiled import compiled_dict, deviation_text, operators_text
 from dipc.report.diff import changes, layer_of
+from dipc.report.estimate import estimate_dict
 from dipc.report.explain import verdicts
 from dipc.report.passes import attributes, options, summary
+from dipc.report.score import score_dict
 from kit.command_line import CONTEXT, WORDS, byte_tokenizer
 from kit.tiny_models import tiny_llama
 

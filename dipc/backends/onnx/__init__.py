@@ -1,4 +1,8 @@
-"""The ONNX backend: a program becomes one file that every ONNX Runtime runs, and dipc's kernels run faster."""
+"""The ONNX backend: a program becomes one file that every ONNX Runtime runs, and dipc's kernels run faster.
+
+What needs torch, or the packages that write ONNX, is imported where it is used: `dipc env` asks for ONNX Runtime alone,
+and so do the processes that measure it.
+"""
 
 from __future__ import annotations
 
@@ -66,9 +70,9 @@ class Onnx(Backend):
 
     def export(self, program: Program, folder: Path, *, pipeline: str = "") -> Export:
         """Write `model.onnx` with its tokenizer's files; see `dipc.backends.onnx.export`."""
+        self.require("export")
         from dipc.backends.onnx.export import export
 
-        self.require("export")
         return export(program, folder, pipeline=pipeline)
 
 

@@ -6,16 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
+import onnx_ir as ir
 
 from dipc.backends.onnx.functions import functions
 from dipc.ir.onnx_form import DOMAIN, DOMAIN_VERSION, OnnxForm
 from dipc.ir.program import Program
 from dipc.ir.weight_parts import values_per_entry
 from dipc.version import __version__
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 EXTERNAL_DATA_BYTES = 2**30
 """From so many bytes on, weights have a file of their own; protobuf's limit is twice that."""
@@ -35,8 +35,6 @@ def finish(model: ir.Model, program: Program, forms: Sequence[OnnxForm], metadat
 
 def add_functions(model: ir.Model, forms: Sequence[OnnxForm]) -> dict[str, int]:
     """Append the body of every operator of `ai.dipc` that the model calls; returns how often it calls each."""
-    import onnx_ir as ir
-
     calls = Counter(node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN)
     for proto in functions(calls, forms):
         function = ir.serde.deserialize_function(proto)
@@ -48,8 +46,6 @@ def add_functions(model: ir.Model, forms: Sequence[OnnxForm]) -> dict[str, int]:
 
 def use_uint4(model: ir.Model, names: Collection[str]) -> None:
     """Turn initializers of two codes to a byte, uint8 [R, C / 2], into UINT4 [R, C]: the bytes are the same."""
-    import onnx_ir as ir
-
     for name in names:
         value = model.graph.initializers.get(name)
         if value is None or value.const_value is None:
@@ -62,8 +58,6 @@ def use_uint4(model: ir.Model, names: Collection[str]) -> None:
 
 def _name_sizes(model: ir.Model, program: Program) -> None:
     """Call the dynamic sizes `seq` and `past`, as the program's ports do, wherever they or their sums occur."""
-    import onnx_ir as ir
-
     names: dict[str, str] = {}
     for value, port in zip(model.graph.inputs, program.inputs, strict=True):
         for dim, extent in zip(value.shape or (), port.type.shape, strict=True):
@@ -91,9 +85,6 @@ def _forget_the_exporter(model: ir.Model) -> None:
 
 def write(model: ir.Model, path: Path, external_data_bytes: int) -> None:
     """Save and check a model; large ones with their weights in `NAME.data` beside it, written tensor by tensor."""
-    import onnx
-    import onnx_ir as ir
-
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size >= external_data_bytes else None)
     onnx.checker.check_model(str(path))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+from onnx import FunctionProto, parser
 
 from dipc.errors import UnsupportedModel
 from dipc.ir.onnx_form import DOMAIN, DOMAIN_VERSION, OPSET, OnnxForm
-
-if TYPE_CHECKING:
-    from onnx import FunctionProto
 
 # The parser reads whole models, and a model has a graph.
 _HEAD = f"""<ir_version: 10, opset_import: ["": {OPSET}, "{DOMAIN}": {DOMAIN_VERSION}]>
@@ -27,8 +25,6 @@ def functions(names: Iterable[str], forms: Iterable[OnnxForm]) -> list[FunctionP
     Raises:
         UnsupportedModel: two forms give one name different bodies.
     """
-    from onnx import parser
-
     known: dict[str, str] = {}
     for form in forms:
         for name, text in form.bodies.items():

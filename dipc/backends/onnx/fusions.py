@@ -6,11 +6,11 @@ ONNX Runtime itself fuses when it loads a model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-    from numpy.typing import NDArray
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
 
 NORM = "SimplifiedLayerNormalization"
 
@@ -26,9 +26,6 @@ def fuse(model: ir.Model) -> None:
 
 def _write_out(norm: ir.Node) -> None:
     """x / sqrt(mean(x^2) + epsilon) * scale: ONNX Runtime has this norm in ONNX's domain, where no standard has it."""
-    import numpy as np
-    import onnx_ir as ir
-
     x, scale, y = norm.inputs[0], norm.inputs[1], norm.outputs[0]
     tape = ir.tape.Tape()
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.nn.functional import pad
+from torch.onnx import ops as onnx_ops
 
 from dipc.ir import operators
 from dipc.ir.operator import argument
@@ -87,8 +88,6 @@ def matmul_nbits(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, bias: Tensor | None, bits: int, group: int
 ) -> Any:
     """The node, in a graph that is traced for export. x [..., K] -> [..., N]."""
-    from torch.onnx import ops as onnx_ops
-
     rows, groups, _ = codes.shape
     sizes: dict[str, Any] = {"K": groups * group, "N": rows, "bits": bits, "block_size": group}
     return onnx_ops.symbolic(

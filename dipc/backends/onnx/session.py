@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from dipc.artifact.reader import read_tokenizer
 from dipc.backends._backend import Kernels
 from dipc.backends._session import Step, check_call, rewound
 from dipc.backends.onnx.metadata import Metadata, read_metadata, with_masks
@@ -176,6 +177,4 @@ def _check_inputs(path: Path, session: onnxruntime.InferenceSession, metadata: M
 def _tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         return None
-    from dipc.artifact.reader import read_tokenizer
-
     return read_tokenizer(folder)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import evaluate as metrics
 import lm_eval.tasks
 import numpy as np
+from huggingface_hub import constants, get_session
 from lm_eval.api import task as harness_task
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -174,8 +176,6 @@ def _hub(asked: bool) -> Iterator[bool]:
 
     Where it is not, or is not `asked` for anything, it is left alone and only its cache is read.
     """
-    from huggingface_hub import constants, get_session
-
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     reachable = asked and not any(before)
     try:
@@ -193,7 +193,6 @@ def _hub(asked: bool) -> Iterator[bool]:
 @contextmanager
 def _own_code(trust_remote_code: bool) -> Iterator[None]:
     """Load no metric from the hub, which would be code. Data sets bring none since datasets 4."""
-    import evaluate as metrics
 
     def refuse(path: str, *_: Any, **__: Any) -> None:
         raise UsageError(f"its metric {path} is code from the hub, which is run with trust_remote_code only")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dipc.evaluation.tasks.local import LocalData
+from dipc.evaluation.tasks.run import TaskOptions, run_tasks
 from dipc.ir.program import Program
 from dipc.studies.compare.result import Accuracy
 
@@ -23,10 +26,6 @@ class Benchmarks:
 
     def depends_on(self, task: str) -> dict[str, Any]:
         """Return what a task's score depends on besides the model."""
-        from importlib.metadata import version
-
-        from dipc.evaluation.tasks.local import LocalData
-
         return {
             "task": task,
             "data": None if self.data is None else LocalData(self.data).digest,
@@ -38,8 +37,6 @@ class Benchmarks:
 
     def run(self, program: Program, task: str, watch: Callable[[int, int], None]) -> dict[str, Accuracy]:
         """Return what a task gives: its first metric; of a group the whole's, of a tag each of its tasks'."""
-        from dipc.evaluation.tasks.run import TaskOptions, run_tasks
-
         questions = TaskOptions(self.data, self.fewshot, self.limit, self.seed)
         scores = run_tasks(program, [task], questions=questions, progress=watch).scores
         found: dict[str, Accuracy] = {}

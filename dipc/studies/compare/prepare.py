@@ -12,6 +12,9 @@ from dipc.options import TextSpec
 from dipc.pipeline.pass_ import Pass
 from dipc.studies.engine.folder import Folder
 from dipc.text import Text
+from dipc.tuning.lora.finetune import finetune
+from dipc.tuning.measure import calibrate
+from dipc.tuning.options import TrainingOptions
 
 CALIBRATION = "calibration.safetensors"
 
@@ -50,8 +53,6 @@ def calibration(
     Raises:
         UsageError: the folder's own was made otherwise, or the text is too short.
     """
-    from dipc.tuning.measure import calibrate
-
     made_from = {"calibration text": text.name, "calibration text digest": text.digest}
     folder.agree(
         "calibration.json", {**made_from, "calibration tokens at most": extent.max_tokens, "calibration seed": seed}
@@ -75,9 +76,6 @@ def adapter(
     progress: Callable[[int, int], None],
 ) -> Path:
     """Return the adapter of a row, trained now if it was not; a training that was cut off goes on where it stopped."""
-    from dipc.tuning.lora.finetune import finetune
-    from dipc.tuning.options import TrainingOptions
-
     (folder.path / "adapters").mkdir(exist_ok=True)
     path = folder.path / "adapters" / name
     if not path.exists():  # the name says what it was made from

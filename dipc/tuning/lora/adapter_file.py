@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dipc.documents import read_json
@@ -185,9 +187,6 @@ def _config(folder: Path) -> Any:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     where = folder / TENSORS
     if not where.is_file():
         if (folder / "adapter_model.bin").is_file():

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
 
 from dipc.documents import document
 from dipc.errors import BadFile, UsageError
@@ -35,9 +36,6 @@ from dipc.tuning.lora.trainable import Trainable
 from dipc.tuning.lora.trained_adapters import TrainedAdapters
 from dipc.tuning.lora.training_file import Recipe, TrainingFile
 from dipc.tuning.options import TrainingOptions
-
-if TYPE_CHECKING:
-    from torch import nn
 
 HELD_OUT = 0.1
 """Share of the windows, from the end of the text, that is not trained on."""
@@ -237,8 +235,6 @@ def _write(result: Finetuned, adapters: TrainedAdapters, out: Path) -> None:
 
 def _finished(out: Path, recipe: Recipe) -> Finetuned:
     """The result that a folder holds. UsageError if it was made from something else."""
-    from pydantic import TypeAdapter, ValidationError
-
     record = read_record(out)
     fields = {f.name: record.get(f.name) for f in dataclasses.fields(Finetuned)}
     try:

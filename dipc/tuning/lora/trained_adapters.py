@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from dipc.errors import UsageError
@@ -67,8 +68,6 @@ class TrainedAdapters:
 
     def save(self, folder: Path, model: str) -> None:
         """Write PEFT's two files into a folder, for the model of that name."""
-        from safetensors.torch import save_file
-
         state = peft_module().get_peft_model_state_dict(self._model, save_embedding_layers=False)
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TENSORS, {"format": "pt"})
         config = self._model.peft_config[ADAPTER]

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dipc.errors import BadFile, UsageError
@@ -66,8 +68,6 @@ class TrainingFile:
             UsageError: it was begun with something else.
             BadFile: it is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         if not self.path.exists():
             return None
         try:
@@ -86,8 +86,6 @@ class TrainingFile:
 
     def save(self, recipe: Recipe, tensors: dict[str, Tensor], seconds: float) -> None:
         """Replace the file. UsageError if that cannot be done."""
-        from safetensors.torch import save_file
-
         said = {"format": FORMAT, "recipe": json.dumps(dataclasses.asdict(recipe)), "seconds": repr(seconds)}
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_whole(self.path, lambda part: save_file(whole, part, metadata=said))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from torch import Tensor
@@ -260,7 +259,7 @@ def test_what_cannot_be_asked_for_is_one_line(
         def head(self, *_: Any, **__: Any) -> None:
             raise OSError("no route")
 
-    monkeypatch.setattr(huggingface_hub, "get_session", NoNetwork)
+    monkeypatch.setattr(harness, "get_session", NoNetwork)
     monkeypatch.setattr("dipc.evaluation.tasks.harness._FOLDERS", ("hellaswag", "mmlu", "arc"))
     if tasks == ["hellasswag"]:
         monkeypatch.setattr(harness, "TaskManager", some_tasks)
