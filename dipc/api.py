@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import dipc.artifact.writer as _artifact
 from dipc.backends import BACKENDS, Export
 from dipc.calibration.file import Calibration
+from dipc.documents import JsonObject
 from dipc.errors import UnknownName
 from dipc.evaluation import estimate as _estimate
 from dipc.evaluation import generation as _generation
@@ -203,7 +204,7 @@ def to_dict(
     | Study
     | TaskScores
     | Trace,
-) -> dict[str, Any]:
+) -> JsonObject:
     """A result as plain values for JSON, with every field that its figures depend on: what `--json` prints."""
     if isinstance(result, Comparison):
         return comparison_dict(result)

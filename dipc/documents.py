@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dipc.errors import BadFile
 from dipc.version import __version__
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 SCHEMA = 1
+JsonObject = dict[str, Any]
+"""A JSON object, its values of any kind that JSON has."""
 
 
-def document(kind: str, **content: Any) -> dict[str, Any]:
+def document(kind: str, **content: object) -> JsonObject:
     """Return a result's dict: its schema, what it is, the version that made it, then its content."""
     return {"schema": SCHEMA, "kind": kind, "dipc": __version__, **json_value(content)}
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> Any:
     """Return dataclasses, tuples and mappings as JSON holds them; a float that is not finite becomes its name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -35,12 +37,12 @@ def json_value(value: Any) -> Any:
     return value
 
 
-def json_bytes(content: Mapping[str, Any]) -> bytes:
+def json_bytes(content: Mapping[str, object]) -> bytes:
     """Return readable JSON; a number that is not finite becomes its name."""
     return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(raw: bytes, where: object) -> dict[str, Any]:
+def read_json(raw: bytes, where: object) -> JsonObject:
     """Return a JSON object from bytes; BadFile, with `where` in front, for everything else."""
     try:
         data = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
@@ -52,14 +54,14 @@ def read_json(raw: bytes, where: object) -> dict[str, Any]:
     return data
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is given twice")
     return found
 
 
-def _refuse(constant: str) -> Any:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
 
 

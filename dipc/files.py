@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -95,7 +94,7 @@ def file_digest(path: Path) -> str:
     return made.hexdigest()[:16]
 
 
-def code_digest(kind: Callable[..., Any]) -> str:
+def code_digest(kind: Callable[..., object]) -> str:
     """Return the first 16 hex digits of the SHA-256 of the file that a class or a function is defined in."""
     return hashlib.sha256(inspect.getsource(inspect.getmodule(kind)).encode()).hexdigest()[:16]  # type: ignore[arg-type]
 

@@ -41,7 +41,7 @@ class Flag:
     bare: Any = None
 
 
-def groups_of(function: Callable[..., Any]) -> dict[str, Any]:
+def groups_of(function: Callable[..., object]) -> dict[str, Any]:
     """Return the default of each parameter of a function that is a group of options."""
     defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()}
     return {name: default for name, default in defaults.items() if _is_group(default)}
@@ -80,7 +80,7 @@ def flat(function: Callable[..., R]) -> Callable[..., R]:
     return call
 
 
-def _flattened(function: Callable[..., Any], groups: dict[str, Any]) -> Iterator[inspect.Parameter]:
+def _flattened(function: Callable[..., object], groups: dict[str, Any]) -> Iterator[inspect.Parameter]:
     """Yield the parameters of a function, each group followed by its fields."""
     seen: set[str] = set(inspect.signature(function).parameters)
     for parameter in inspect.signature(function).parameters.values():

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dipc.errors import UsageError
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
+Ints = npt.NDArray[np.int64]
 SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
 
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import fx
 
 from dipc.artifact.graph_names import check_weight_names, resolve_target, target_text
-from dipc.documents import first_problem
+from dipc.documents import JsonObject, first_problem
 from dipc.errors import BadFile, DipcError, UnsupportedModel
 from dipc.ir.program import Port, PortKind, Program, TensorType
 
@@ -52,7 +52,7 @@ class _Node(_Strict):
     op: Literal["placeholder", "get_attr", "call_function", "output"]
     target: str = ""
     args: list[Any] = []
-    kwargs: dict[str, Any] = {}
+    kwargs: JsonObject = {}
     module: str | None = None
 
 
@@ -70,7 +70,7 @@ class _Graph(_Strict):
     outputs: list[str]
 
 
-def graph_to_json(program: Program) -> dict[str, Any]:
+def graph_to_json(program: Program) -> JsonObject:
     """The program's graph, ports and output names, ready for `json.dumps`.
 
     Raises UnsupportedModel for an operator or an argument that an artifact cannot hold, naming the node.
@@ -86,7 +86,7 @@ def graph_to_json(program: Program) -> dict[str, Any]:
     return {"nodes": nodes, "inputs": inputs, "outputs": list(program.outputs)}
 
 
-def graph_from_json(data: Mapping[str, Any]) -> tuple[fx.Graph, tuple[Port, ...], tuple[str, ...]]:
+def graph_from_json(data: Mapping[str, object]) -> tuple[fx.Graph, tuple[Port, ...], tuple[str, ...]]:
     """The inverse of `graph_to_json`; node types are left to `verify_structure`.
 
     Raises BadFile, in one line that names the place, for everything that is not such a graph.
@@ -118,8 +118,8 @@ def graph_from_json(data: Mapping[str, Any]) -> tuple[fx.Graph, tuple[Port, ...]
     return graph, tuple(map(_port, file.inputs)), outputs
 
 
-def _encode_node(node: fx.Node) -> dict[str, Any]:
-    data: dict[str, Any] = {"name": node.name, "op": node.op}
+def _encode_node(node: fx.Node) -> JsonObject:
+    data: JsonObject = {"name": node.name, "op": node.op}
     if node.op == "call_function":
         data["target"] = target_text(node.target)
     elif node.op == "get_attr":
@@ -134,7 +134,7 @@ def _encode_node(node: fx.Node) -> dict[str, Any]:
     return data
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: object) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
@@ -186,7 +186,7 @@ def _check_names(item: _Node, made: Mapping[str, fx.Node]) -> None:
         raise BadFile("its module is no printable text")
 
 
-def _check_arguments(target: Any, item: _Node) -> None:
+def _check_arguments(target: object, item: _Node) -> None:
     if not isinstance(target, torch._ops.OpOverload):
         # Numbers and nodes only: a list or text times a number is a way to fill the memory.
         plain = all(type(a) in (bool, int, float) or (isinstance(a, dict) and "node" in a) for a in item.args)
@@ -199,7 +199,7 @@ def _check_arguments(target: Any, item: _Node) -> None:
             raise BadFile(f"{item.target} has no argument {key[:80]!r}")
 
 
-def _decode(value: Any, made: Mapping[str, fx.Node], depth: int = 0) -> Any:
+def _decode(value: object, made: Mapping[str, fx.Node], depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise BadFile("its arguments are nested too deeply")
     if isinstance(value, list):
@@ -217,7 +217,7 @@ def _decode(value: Any, made: Mapping[str, fx.Node], depth: int = 0) -> Any:
     return value
 
 
-def _decode_tagged(kind: str, value: Any, made: Mapping[str, fx.Node], depth: int) -> Any:
+def _decode_tagged(kind: str, value: object, made: Mapping[str, fx.Node], depth: int) -> Any:
     if kind == "tuple" and isinstance(value, list):
         return tuple(_decode(v, made, depth + 1) for v in value)
     if not isinstance(value, str):

@@ -65,7 +65,7 @@ def check_weight_names(names: Iterable[str]) -> None:
             raise BadFile(f"{name[:80]!r} cannot be a weight's name")
 
 
-def target_text(target: Any) -> str:
+def target_text(target: object) -> str:
     """The inverse of `resolve_target`; BadFile for an operator that is not on the allow-list."""
     text = (
         str(target) if isinstance(target, torch._ops.OpOverload) else f"operator.{getattr(target, '__name__', target)}"

@@ -15,7 +15,7 @@ from dipc.artifact.graph_json import graph_from_json
 from dipc.artifact.graph_names import check_weight_names
 from dipc.artifact.manifest import NAME, FileRecord, Manifest, read_manifest
 from dipc.artifact.mapped_weights import map_weights
-from dipc.documents import first_problem, read_json
+from dipc.documents import JsonObject, first_problem, read_json
 from dipc.errors import BadFile, DipcError, UsageError
 from dipc.frontend.tracer import first_line, quiet
 from dipc.ir.program import Method, Program
@@ -43,7 +43,7 @@ class Artifact:
     log: tuple[PassLog, ...]
     manifest: Manifest
     dumps: Mapping[str, str] = field(default_factory=dict)
-    reports: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    reports: Mapping[str, JsonObject] = field(default_factory=dict)
 
 
 def is_artifact(path: Path) -> bool:

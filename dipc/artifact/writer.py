@@ -29,7 +29,6 @@ import secrets
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -59,7 +58,7 @@ def save(
     out: Path,
     *,
     dumps: Mapping[str, str] | None = None,
-    reports: Mapping[str, Mapping[str, Any]] | None = None,
+    reports: Mapping[str, Mapping[str, object]] | None = None,
 ) -> None:
     """Write an artifact.
 
@@ -78,7 +77,7 @@ def save(
 
 
 def _write(
-    compiled: Compiled | Program, folder: Path, dumps: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]]
+    compiled: Compiled | Program, folder: Path, dumps: Mapping[str, str], reports: Mapping[str, Mapping[str, object]]
 ) -> None:
     program = compiled.program if isinstance(compiled, Compiled) else compiled
     dense = None if program.dense is None else graph_to_json(program.dense)
@@ -155,7 +154,7 @@ def _manifest(compiled: Compiled | Program, program: Program, folder: Path) -> M
     return Manifest.model_validate_json(manifest.model_dump_json(by_alias=True))
 
 
-def add_report(path: Path, name: str, report: Mapping[str, Any]) -> None:
+def add_report(path: Path, name: str, report: Mapping[str, object]) -> None:
     """Keep a result as `reports/NAME.json` in an artifact, in place of an earlier one of that name.
 
     Interrupted at any moment, the artifact still loads: with the earlier report, with none, or with the new one.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.terminal import show, show_json, working
+from dipc.documents import JsonObject
 from dipc.errors import UnknownName, UsageError
 from dipc.options import Options
 
@@ -155,7 +156,7 @@ def _print(result: Compiled, out: Path, dumps: dict[str, str], verify: bool, jso
 
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     if json:
-        document: dict[str, Any] = {**compiled_dict(result), "out": str(out), "out_bytes": size}
+        document: JsonObject = {**compiled_dict(result), "out": str(out), "out_bytes": size}
         return show_json({**document, "dumps": dumps} if dumps else document)
     for name, text in dumps.items():
         typer.echo(f"# {name}\n{text}")

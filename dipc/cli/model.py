@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from dipc.documents import JsonObject
 from dipc.errors import UsageError
 
 
-def describe_model(model: str, trust_remote_code: bool) -> dict[str, Any]:
+def describe_model(model: str, trust_remote_code: bool) -> JsonObject:
     """Name, kind, family and layers of a model as `compile` takes it.
 
     Raises:
@@ -24,13 +23,13 @@ def describe_model(model: str, trust_remote_code: bool) -> dict[str, Any]:
     return _described(model, "a folder", read_config(where / "config.json"))
 
 
-def _described(model: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
+def _described(model: str, kind: str, config: JsonObject) -> JsonObject:
     text = config.get("text_config", config)
     family, layers = config.get("model_type", "unknown"), text.get("num_hidden_layers", "unknown")
     return {"model": model, "kind": kind, "family": family, "layers": layers}
 
 
-def _from_hub(model: str, trust_remote_code: bool) -> dict[str, Any]:
+def _from_hub(model: str, trust_remote_code: bool) -> JsonObject:
     from transformers import AutoConfig
 
     from dipc.frontend.tracer import first_line

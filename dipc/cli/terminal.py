@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dipc.documents import JsonObject
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -103,7 +105,7 @@ def show(parts: Iterable[RenderableType]) -> None:
         sys.stdout.write(line.replace(NO_BREAK, " ").rstrip() + "\n")
 
 
-def show_json(document: dict[str, Any]) -> None:
+def show_json(document: JsonObject) -> None:
     """Print a result's dict to stdout as JSON."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

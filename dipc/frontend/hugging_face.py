@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dipc.documents import JsonObject
 from dipc.errors import BadFile, UnsupportedModel, UsageError
 from dipc.frontend.tracer import Source, first_line, quiet, trace
 from dipc.ir.program import Program
@@ -79,7 +80,7 @@ def find_model(model: str) -> Path | str:
     return model
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> JsonObject:
     """Read a config.json. BadFile if it cannot be read, or holds no JSON object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

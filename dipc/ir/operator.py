@@ -137,22 +137,22 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
         node.kwargs = {**node.kwargs, name: value}
 
 
-def is_dequantized(value: Any) -> bool:
+def is_dequantized(value: object) -> bool:
     """Return whether a value is a weight that a node makes of its codes, as `dequantize` does."""
     return _made_from(value) == "codes"
 
 
-def is_unmasked(value: Any) -> bool:
+def is_unmasked(value: object) -> bool:
     """Return whether a value is a weight that a node makes of kept values and bits, as `unmask` does."""
     return _made_from(value) == "kept"
 
 
-def is_stored_in_parts(value: Any) -> bool:
+def is_stored_in_parts(value: object) -> bool:
     """Return whether a value is a weight that a node makes of the tensors that it is stored as."""
     return _made_from(value) is not None
 
 
-def _made_from(value: Any) -> str | None:
+def _made_from(value: object) -> str | None:
     operator = operator_of(value.target) if isinstance(value, fx.Node) else None
     return None if operator is None else operator.makes_weight_from
 

@@ -41,7 +41,7 @@ def op_name(target: Any) -> str:
     return str(target).removesuffix(".default")
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """An argument as text: `%name` for a node, `@name` for a weight."""
     from torch import fx
 

@@ -177,7 +177,7 @@ class Program:
         held = parameters_per_entry(self.graph)
         return int(sum(w.numel() * held.get(name, 1) for name, w in self.weights.items() if not is_buffer(name)))
 
-    def nodes_of(self, target: Callable[..., Any]) -> list[fx.Node]:
+    def nodes_of(self, target: Callable[..., object]) -> list[fx.Node]:
         """The nodes that call this operator, in program order."""
         return [n for n in self.graph.nodes if n.op == "call_function" and n.target is target]
 

@@ -44,7 +44,7 @@ def schema_of(function: Callable[..., Any], last: Sequence[str] = ()) -> str:
     return f"({', '.join(taken[name] for name in order)}) -> {returned}"
 
 
-def _argument(name: str, kind: Any, default: Any) -> str:
+def _argument(name: str, kind: object, default: object) -> str:
     return f"{_TYPES[kind]} {name}" + ("" if default is _REQUIRED else f"={default!r}")
 
 
@@ -113,5 +113,5 @@ def _fields(group: Any) -> tuple[Any, ...]:
     return tuple(getattr(group, field.name) for field in dataclasses.fields(group))
 
 
-def _is_group(kind: Any) -> bool:
+def _is_group(kind: object) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from dipc.documents import JsonObject
 from dipc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def timeline(price: Price, token: int) -> list[ReadEvent]:
     return events
 
 
-def perfetto(timelines: Iterable[tuple[str, Iterable[ReadEvent]]]) -> dict[str, Any]:
+def perfetto(timelines: Iterable[tuple[str, Iterable[ReadEvent]]]) -> JsonObject:
     """Timelines in the Trace Event Format: a process for each, with a thread per memory; times in microseconds.
 
     Args:
         timelines: a name and the events of each.
     """
-    found: list[dict[str, Any]] = []
+    found: list[JsonObject] = []
     for process, (name, events) in enumerate(timelines, 1):
         found.append(_named("process_name", name, process, 0))
         threads = {track: thread for thread, track in enumerate(TRACKS, 1)}
@@ -115,5 +116,5 @@ def perfetto(timelines: Iterable[tuple[str, Iterable[ReadEvent]]]) -> dict[str, 
     return {"traceEvents": found, "displayTimeUnit": "ms"}
 
 
-def _named(kind: str, name: str, process: int, thread: int) -> dict[str, Any]:
+def _named(kind: str, name: str, process: int, thread: int) -> JsonObject:
     return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}

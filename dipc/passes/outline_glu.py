@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from dipc.ir.pattern import Match, Mismatch, Pattern
 from dipc.ir.program import Mlp, Program
@@ -82,7 +82,7 @@ def _placed(mlps: list[Mlp]) -> list[Mlp]:
     ]
 
 
-def split_fused(graph: fx.Graph, weights: dict[str, Any]) -> None:
+def split_fused(graph: fx.Graph, weights: dict[str, Tensor]) -> None:
     """Phi-3 and GLM compute gate and up in one linear and cut the result in two: cut the weight instead."""
     aten = torch.ops.aten
     for cut in list(graph.nodes):
@@ -109,7 +109,9 @@ def split_fused(graph: fx.Graph, weights: dict[str, Any]) -> None:
     graph.eliminate_dead_code()
 
 
-def _half(graph: fx.Graph, weights: dict[str, Any], weight: fx.Node | None, index: int, label: str) -> fx.Node | None:
+def _half(
+    graph: fx.Graph, weights: dict[str, Tensor], weight: fx.Node | None, index: int, label: str
+) -> fx.Node | None:
     if weight is None:
         return None
     name = str(weight.target)
@@ -142,7 +144,7 @@ def _first_match(patterns: dict[str, Pattern], node: fx.Node) -> tuple[str, Matc
 
 
 def _outline(
-    graph: fx.Graph, match: Match, activation: str, where: str, before: list[Mlp], weights: dict[str, Any]
+    graph: fx.Graph, match: Match, activation: str, where: str, before: list[Mlp], weights: dict[str, Tensor]
 ) -> Mlp:
     b = match.bound
     order = ("x", "gate", "up", "down", "bias_gate", "bias_up", "bias_down")

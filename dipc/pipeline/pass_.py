@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dipc.ir.pattern import Mismatch
 from dipc.ir.program import Program
@@ -79,7 +79,7 @@ def _find(module: ModuleType) -> type[Pass] | None:
 PASSES: ModuleRegistry[type[Pass]] = register_kind(ModuleRegistry("pass", "dipc.passes", _find))
 
 
-def _option_text(value: Any) -> str:
+def _option_text(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return f'"{text}"' if re.search(r"[\s,=]", text) or text == "" else text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import ClassVar, TypeVar, get_args
 
 from torch import fx
 
@@ -129,7 +129,7 @@ def check_density(name: str, option: str, value: float) -> None:
         raise UsageError(f"{name}: {option}={value:g} is outside (0, 1]; 1 keeps every weight")
 
 
-def check_choice(name: str, option: str, value: str, choices: Any) -> None:
+def check_choice(name: str, option: str, value: str, choices: object) -> None:
     """UsageError unless the value is one of a `Literal`'s."""
     if value not in get_args(choices):
         raise UsageError(f"{name}: {option}={value}: choose {' or '.join(get_args(choices))}")

@@ -133,7 +133,7 @@ def _rewritten(program: Program, made: Mapping[str, StoredWeight], stems: Mappin
     return program.replace(graph=graph, weights=weights)
 
 
-def _call(graph: fx.Graph, weights: dict[str, Any], stem: str, stored: StoredWeight) -> fx.Node:
+def _call(graph: fx.Graph, weights: dict[str, Tensor], stem: str, stored: StoredWeight) -> fx.Node:
     """The node that makes the matrix, its parts put among the weights."""
     nodes: list[fx.Node | None] = []
     for part, value in stored.parts.items():
@@ -158,5 +158,5 @@ def _multiplies(node: fx.Node, name: str) -> bool:
     return _times(name, matrices) == _times(name, (*node.args, *node.kwargs.values())) > 0
 
 
-def _times(name: str, values: Iterable[Any]) -> int:
+def _times(name: str, values: Iterable[object]) -> int:
     return sum(isinstance(v, fx.Node) and v.op == "get_attr" and v.target == name for v in values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -48,7 +48,7 @@ def _parse_options(name: str, text: str) -> dict[str, str]:
     return options
 
 
-def make_pass(name: str, options: dict[str, Any]) -> Pass:
+def make_pass(name: str, options: Mapping[str, object]) -> Pass:
     """A pass by registry name with options as text or values; UsageError for an option it lacks or cannot take."""
     kind = PASSES.get(name.replace("_", "-"))
     types = get_type_hints(kind)

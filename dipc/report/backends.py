@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.errors import MissingDependency
 from dipc.quantities import NONE
 from dipc.report.table import facts, stack, table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dipc.backends import Backend
 
 
-def backends_dict(kinds: Iterable[tuple[str, type[Backend]]]) -> dict[str, Any]:
+def backends_dict(kinds: Iterable[tuple[str, type[Backend]]]) -> JsonObject:
     """Return all backends: what each can do, and what is missing for it."""
     return document("backends", backends=[_facts(name, kind) for name, kind in kinds])
 
@@ -29,7 +29,7 @@ def backends_table(kinds: Iterable[tuple[str, type[Backend]]]) -> list[Renderabl
     return stack(table("", ("backend", "what it does", "can"), rows))
 
 
-def backend_dict(name: str, kind: type[Backend]) -> dict[str, Any]:
+def backend_dict(name: str, kind: type[Backend]) -> JsonObject:
     """Return one backend, with its whole description."""
     return document("backend", **_facts(name, kind), description=inspect.cleandoc(kind.__doc__ or ""))
 
@@ -43,7 +43,7 @@ def backend_tables(name: str, kind: type[Backend]) -> list[RenderableType]:
     return stack(inspect.cleandoc(kind.__doc__ or ""), facts("", rows))
 
 
-def _facts(name: str, kind: type[Backend]) -> dict[str, Any]:
+def _facts(name: str, kind: type[Backend]) -> JsonObject:
     missing = {}
     for ability in kind.abilities():
         try:

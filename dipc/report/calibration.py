@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from dipc.calibration.tensors import SCORES
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, number, percent, share
 from dipc.report.table import facts, stack, table
 
@@ -20,7 +20,7 @@ FEW_TOKENS = 50_000
 _DENSITIES = (0.6, 0.5, 0.4)
 
 
-def calibration_dict(calibration: Calibration) -> dict[str, Any]:
+def calibration_dict(calibration: Calibration) -> JsonObject:
     """Give what it was measured on, and the figures of each MLP; the tensors themselves are in the file."""
     allocation = calibration.allocation
     return document(
@@ -56,8 +56,8 @@ def calibration_tables(calibration: Calibration, more: Mapping[str, str] | None 
     )
 
 
-def _figures(calibration: Calibration, mlp: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _figures(calibration: Calibration, mlp: str) -> JsonObject:
+    found: JsonObject = {}
     if "thresholds" in calibration.parts:
         for score in SCORES:
             mean, square, most = calibration.tensors[f"statistics.{mlp}.{score}"].tolist()

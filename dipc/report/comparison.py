@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NO_BREAK, NONE, format_bytes, number, percent, share
 from dipc.report.comparison_findings import comparison_sentences
 from dipc.report.table import facts, stack, table
@@ -27,7 +27,7 @@ _NOTES = (
 )
 
 
-def comparison_dict(found: Comparison) -> dict[str, Any]:
+def comparison_dict(found: Comparison) -> JsonObject:
     """All figures, and all that they depend on."""
     return document(
         "comparison",
@@ -39,7 +39,7 @@ def comparison_dict(found: Comparison) -> dict[str, Any]:
     )
 
 
-def _row_dict(found: Comparison, row: Row) -> dict[str, Any]:
+def _row_dict(found: Comparison, row: Row) -> JsonObject:
     return {
         "method": row.name,
         "label": row.label,
@@ -95,7 +95,7 @@ def protocol(found: Comparison) -> list[tuple[str, str]]:
     return [("model", model), *((name, NONE if value is None else number_or_text(value)) for name, value in given)]
 
 
-def number_or_text(value: Any) -> str:
+def number_or_text(value: object) -> str:
     """A figure with its thousands set apart, or a text as it is."""
     return number(value) if isinstance(value, (int, float)) else str(value)
 
@@ -131,7 +131,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _styled(row: Row, is_best: bool) -> list[Any]:
+def _styled(row: Row, is_best: bool) -> list[Text]:
     """The cells; a best row is bold, and has a mark that is seen without colours."""
     cells = _cells(row)
     cells[2] += BEST if is_best else NO_BREAK

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NO_BREAK, NONE, number
 from dipc.report.table import table
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dipc.pipeline.runner import Compiled, PassLog
 
 
-def compiled_dict(result: Compiled) -> dict[str, Any]:
+def compiled_dict(result: Compiled) -> JsonObject:
     """Model, method, pipeline and the log of every pass."""
     return document(
         "compiled",
@@ -26,7 +26,7 @@ def compiled_dict(result: Compiled) -> dict[str, Any]:
     )
 
 
-def pass_dict(entry: PassLog) -> dict[str, Any]:
+def pass_dict(entry: PassLog) -> JsonObject:
     """One pass: what ran, for how long, what it rewrote, what it left and why."""
     return {
         "text": entry.text,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import format_bandwidth, format_bytes
 from dipc.report.table import facts, stack, table
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 _LONG, _SHORT = 2**30, 4096  # bytes of a read
 
 
-def devices_dict(devices: Iterable[tuple[Device, str]]) -> dict[str, Any]:
+def devices_dict(devices: Iterable[tuple[Device, str]]) -> JsonObject:
     """All devices, each with its file."""
     return document("devices", devices=[_device(device, file) for device, file in devices])
 
 
-def device_dict(device: Device, file: str) -> dict[str, Any]:
+def device_dict(device: Device, file: str) -> JsonObject:
     """One device with every figure, its kind and its source."""
     return document("device", **_device(device, file))
 
 
-def _device(device: Device, file: str) -> dict[str, Any]:
+def _device(device: Device, file: str) -> JsonObject:
     return {
         "name": device.name,
         "description": device.description,

@@ -10,13 +10,12 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import ranges
 
 OUTSIDE = -1
@@ -61,7 +60,7 @@ def changes(before: str, after: str, mlps: Iterable[str], layer: int | None = No
     return sorted(found, key=lambda change: change.layers[:1])
 
 
-def diff_dict(found: list[Change], before: str, after: str) -> dict[str, Any]:
+def diff_dict(found: list[Change], before: str, after: str) -> JsonObject:
     """The changes, with the names of the two texts."""
     return document("diff", before=before, after=after, changes=found)
 

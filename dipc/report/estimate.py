@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.files import write_whole
 from dipc.ir.site import SiteId
 from dipc.memory.timeline import perfetto, timeline
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dipc.memory.pricing import Price
 
 
-def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[str, Any]:
+def estimate_dict(estimate: Estimate, device_file: str | None = None) -> JsonObject:
     """All figures and all that they depend on; `device_file` is where the device comes from."""
     device, sparse = estimate.device, estimate.sparse
     return document(
@@ -53,7 +53,7 @@ def estimate_dict(estimate: Estimate, device_file: str | None = None) -> dict[st
     )
 
 
-def price_dict(price: Price) -> dict[str, Any]:
+def price_dict(price: Price) -> JsonObject:
     """One program's price: means over the counted tokens, the DRAM's use, and the hits of every site."""
     use = price.allocation
     return {

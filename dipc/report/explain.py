@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.memory.lowering import lower
 from dipc.quantities import share
 from dipc.report.sites import SiteRow, site_rows
@@ -55,7 +55,7 @@ def verdicts(program: Program, log: Sequence[PassLog]) -> list[Verdict]:
     return judged
 
 
-def explain_dict(program: Program, log: Sequence[PassLog]) -> dict[str, Any]:
+def explain_dict(program: Program, log: Sequence[PassLog]) -> JsonObject:
     """Model, method and all verdicts."""
     return document("explain", model=program.info, method=program.method, mlps=verdicts(program, log))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import format_bytes
 from dipc.report.table import facts, stack, table
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dipc.ir.program import Program
 
 
-def export_dict(made: Export, program: Program) -> dict[str, Any]:
+def export_dict(made: Export, program: Program) -> JsonObject:
     """Files with their bytes, operators of `ai.dipc` with their number, names of inputs and outputs."""
     return document(
         "export",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from dipc.documents import document, json_value
+from dipc.documents import JsonObject, document, json_value
 from dipc.quantities import NONE, number, percent, share
 from dipc.report.table import facts, table
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dipc.tuning.lora.finetune import Finetuned
 
 
-def finetuned_dict(result: Finetuned) -> dict[str, Any]:
+def finetuned_dict(result: Finetuned) -> JsonObject:
     """All figures, and all that they depend on."""
     return document("finetuned", **json_value(result), passes=result.passes)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE
 from dipc.report.table import facts, stack, table
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dipc.ir.operator import Operator
 
 
-def operators_dict(found: Iterable[tuple[str, Operator]]) -> dict[str, Any]:
+def operators_dict(found: Iterable[tuple[str, Operator]]) -> JsonObject:
     """Return all operators with their schema and facets."""
     return document("operators", operators=[_facts(name, operator) for name, operator in found])
 
@@ -28,7 +28,7 @@ def operators_table(found: Iterable[tuple[str, Operator]]) -> list[RenderableTyp
     return stack(table("", ("operator", "what it computes", "native\nkernel", "ONNX\nform"), rows))
 
 
-def operator_dict(name: str, operator: Operator) -> dict[str, Any]:
+def operator_dict(name: str, operator: Operator) -> JsonObject:
     """Return one operator, with its whole description."""
     return document("operator", **_facts(name, operator), description=_doc(operator))
 
@@ -40,7 +40,7 @@ def operator_tables(name: str, operator: Operator) -> list[RenderableType]:
     return stack(_doc(operator), facts("", rows))
 
 
-def _facts(name: str, operator: Operator) -> dict[str, Any]:
+def _facts(name: str, operator: Operator) -> JsonObject:
     return {
         "name": name,
         "summary": _doc(operator).partition("\n")[0] or NONE,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE
 from dipc.report.table import facts, stack, table
 
@@ -81,17 +81,17 @@ def type_text(hint: Any) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def passes_dict(kinds: Iterable[tuple[str, type[Pass]]]) -> dict[str, Any]:
+def passes_dict(kinds: Iterable[tuple[str, type[Pass]]]) -> JsonObject:
     """All passes with their options."""
     return document("passes", passes=[_pass(name, kind) for name, kind in kinds])
 
 
-def pass_info_dict(name: str, kind: type[Pass]) -> dict[str, Any]:
+def pass_info_dict(name: str, kind: type[Pass]) -> JsonObject:
     """One pass with its options."""
     return document("pass", **_pass(name, kind))
 
 
-def _pass(name: str, kind: type[Pass]) -> dict[str, Any]:
+def _pass(name: str, kind: type[Pass]) -> JsonObject:
     return {
         "name": name,
         "summary": summary(kind),
@@ -117,20 +117,20 @@ def pass_info_tables(name: str, kind: type[Pass]) -> list[RenderableType]:
     return stack(facts(name, about), table("options", ("option", "type", "default", "meaning"), rows) if rows else None)
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """An option's value as the pipeline text has it."""
     if isinstance(value, bool):
         return str(value).lower()
     return NONE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def plan_dict(model: dict[str, Any], pipeline: str, passes: Iterable[Pass]) -> dict[str, Any]:
+def plan_dict(model: JsonObject, pipeline: str, passes: Iterable[Pass]) -> JsonObject:
     """Give what a compilation would do."""
     planned = [{"name": p.name, "options": {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}} for p in passes]
     return document("plan", model=model, pipeline=pipeline, passes=planned)
 
 
-def plan_tables(model: dict[str, Any], pipeline: str, passes: Iterable[Pass]) -> list[RenderableType]:
+def plan_tables(model: JsonObject, pipeline: str, passes: Iterable[Pass]) -> list[RenderableType]:
     """The model, and every pass with all its options, whether given or default."""
     rows = []
     for item in passes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, format_bytes, number, percent, share
 from dipc.report.study import place_text, point_dict, study_facts
 from dipc.report.table import facts, stack, table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("", ">density", ">gamma", ">perplexity", ">tok/s", ">x dense")
 
 
-def plan_dict(found: Plan) -> dict[str, Any]:
+def plan_dict(found: Plan) -> JsonObject:
     """Return what to use, what it gives, and all that this depends on."""
     study = found.study
     return document(

@@ -11,6 +11,9 @@ from dipc.quantities import number
 from dipc.studies.method_rows import unaware_form
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from dipc.studies.compare import Comparison, Row
 
 FORMATS = ("svg", "png")
@@ -53,13 +56,13 @@ def perplexity_plot(found: Comparison) -> dict[str, bytes]:
         return {kind: _saved(figure, kind) for kind in FORMATS}
 
 
-def _saved(figure: Any, kind: str) -> bytes:
+def _saved(figure: Figure, kind: str) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
     return content.getvalue()
 
 
-def _draw(figure: Any, found: Comparison) -> None:
+def _draw(figure: Figure, found: Comparison) -> None:
     axes = figure.subplots()
     dense = found.dense.figures
     assert dense is not None
@@ -124,7 +127,7 @@ def _family(label: str) -> str:
     return (unaware_form(label) or label).partition(" ")[0]
 
 
-def _logarithmic(axes: Any) -> None:
+def _logarithmic(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
@@ -139,7 +142,7 @@ def _title(found: Comparison) -> str:
     return f"{found.model['name']} on {shared['text']}: {windows}, scope {shared['scope']}"
 
 
-def _note(figure: Any, lines: Mapping[str, Line], ceiling: float) -> None:
+def _note(figure: Figure, lines: Mapping[str, Line], ceiling: float) -> None:
     away = [f"{label} {number(y)} at {x:.2g}" for label, line in lines.items() for x, y in line if not y <= ceiling]
     if away:
         figure.supxlabel(f"above the axis: {', '.join(away)}", fontsize=8, color="#555555", wrap=True)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
     from dipc.cache.policy import Policy
 
 
-def policies_dict(kinds: Iterable[tuple[str, type[Policy]]]) -> dict[str, Any]:
+def policies_dict(kinds: Iterable[tuple[str, type[Policy]]]) -> JsonObject:
     """All policies."""
     return document("policies", policies=[_facts(name, kind) for name, kind in kinds])
 
@@ -26,7 +26,7 @@ def policies_table(kinds: Iterable[tuple[str, type[Policy]]]) -> list[Renderable
     return stack(table("", ("policy", "what it does", "closed\nloop"), rows))
 
 
-def policy_dict(name: str, kind: type[Policy]) -> dict[str, Any]:
+def policy_dict(name: str, kind: type[Policy]) -> JsonObject:
     """Return one policy, with its whole description."""
     return document("policy", **_facts(name, kind), description=inspect.cleandoc(kind.__doc__ or ""))
 
@@ -41,5 +41,5 @@ def policy_tables(name: str, kind: type[Policy]) -> list[RenderableType]:
     return stack(inspect.cleandoc(kind.__doc__ or ""), facts("", rows))
 
 
-def _facts(name: str, kind: type[Policy]) -> dict[str, Any]:
+def _facts(name: str, kind: type[Policy]) -> JsonObject:
     return {"name": name, "summary": kind.summary(), "closed_loop": kind.online, "needs_calibration": not kind.counts}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, number, percent, share
 from dipc.report.table import table
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from dipc.evaluation.perplexity import OwnScore, Score
 
 
-def own_score_dict(score: OwnScore) -> dict[str, Any]:
+def own_score_dict(score: OwnScore) -> JsonObject:
     """The figures of a model by itself, and all that they depend on."""
     return document("perplexity", **_own(score))
 
 
-def score_dict(score: Score) -> dict[str, Any]:
+def score_dict(score: Score) -> JsonObject:
     """All figures and all that they depend on. The trace is saved apart (`Trace.save`)."""
     return document(
         "score",
@@ -32,7 +32,7 @@ def score_dict(score: Score) -> dict[str, Any]:
     )
 
 
-def _own(score: OwnScore) -> dict[str, Any]:
+def _own(score: OwnScore) -> JsonObject:
     return {
         "model": {"name": score.model, "digest": score.digest},
         "method": score.method,

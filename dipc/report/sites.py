@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.ir.selections import cache_aware
 from dipc.ir.site import SiteId
 from dipc.ir.weight_parts import values_per_entry
@@ -54,7 +54,7 @@ def site_rows(program: Program, traffic: TrafficProgram) -> list[SiteRow]:
     return rows
 
 
-def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = None) -> dict[str, Any]:
+def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = None) -> JsonObject:
     """Model, method, passes, sites (of one layer, or all) and totals in bytes."""
     traffic = lower(program)
     return document(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
 from dipc.report.study_findings import study_sentences
 from dipc.report.table import facts, stack, table
@@ -29,7 +29,7 @@ _NOTES = (
 )
 
 
-def study_dict(found: Study) -> dict[str, Any]:
+def study_dict(found: Study) -> JsonObject:
     """All figures, and all that they depend on."""
     return document(
         "study",
@@ -40,10 +40,10 @@ def study_dict(found: Study) -> dict[str, Any]:
     )
 
 
-_NO_COST: dict[str, Any] = {field.name: [] if field.name == "layers" else None for field in dataclasses.fields(Cost)}
+_NO_COST: JsonObject = {field.name: [] if field.name == "layers" else None for field in dataclasses.fields(Cost)}
 
 
-def point_dict(point: Point) -> dict[str, Any]:
+def point_dict(point: Point) -> JsonObject:
     """A point and its cost side by side; what has no cost has null."""
     own = {name: value for name, value in vars(point).items() if name != "cost"}
     return {**own, **(vars(point.cost) if point.cost else _NO_COST)}

@@ -46,7 +46,7 @@ def read_study(path: Path) -> Study:
     return study_from_dict(found, str(file))
 
 
-def study_from_dict(found: Any, where: str) -> Study:
+def study_from_dict(found: object, where: str) -> Study:
     """A study from its dict; `where` is what errors call it. Raises BadFile."""
     if not isinstance(found, Mapping) or found.get("kind") != "study":
         kind = found.get("kind") if isinstance(found, Mapping) else None
@@ -73,7 +73,7 @@ def study_from_dict(found: Any, where: str) -> Study:
     return study
 
 
-def _nested(point: Any) -> Any:
+def _nested(point: object) -> Any:
     """A point with its cost as an object of its own, as it is in Python."""
     if not isinstance(point, Mapping):
         return point

@@ -13,6 +13,9 @@ from dipc.report.plot import FORMATS, require_matplotlib
 from dipc.report.study_charts import study_charts
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from dipc.studies.study.result import Study
 
 _COLOURS = ("#0b63b0", "#c14a00", "#00784f", "#a03a86", "#8a6100", "#1d7c93", "#b3243c", "#5b4fcf")
@@ -67,11 +70,11 @@ def chart_plot(chart: Chart, title: str) -> dict[str, bytes]:
         return {kind: _saved(figure, kind) for kind in FORMATS}
 
 
-def _draw(axes: Any, line: Line) -> None:
+def _draw(axes: Axes, line: Line) -> None:
     dense = line.style == DENSE
     colour = "#3c434d" if dense else _COLOURS[line.style % len(_COLOURS)]
     marker = "s" if dense else _MARKERS[line.style % len(_MARKERS)]
-    look = {"color": colour, "marker": marker, "markersize": 5}
+    look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
     style = ":" if line.dashed else "-"
     axes.plot([m.x for m in line.marks], [m.y for m in line.marks], linestyle=style, label=line.label, **look)
     if line.loose:
@@ -79,7 +82,7 @@ def _draw(axes: Any, line: Line) -> None:
         axes.plot([m.x for m in line.loose], [m.y for m in line.loose], **faint)
 
 
-def _set(axes: Any, which: str, axis: Axis) -> None:
+def _set(axes: Axes, which: str, axis: Axis) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     own = getattr(axes, f"{which}axis")
@@ -95,7 +98,7 @@ def _set(axes: Any, which: str, axis: Axis) -> None:
     own.set_label_text(axis.label)
 
 
-def _saved(figure: Any, kind: str) -> bytes:
+def _saved(figure: Figure, kind: str) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
     return content.getvalue()

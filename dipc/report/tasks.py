@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, number
 from dipc.report.table import table
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dipc.evaluation.tasks.scores import TaskScore, TaskScores
 
 
-def tasks_dict(scores: TaskScores) -> dict[str, Any]:
+def tasks_dict(scores: TaskScores) -> JsonObject:
     """All scores, of members of groups too, and all that they depend on."""
     return document(
         "tasks",

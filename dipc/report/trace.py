@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dipc.documents import document
+from dipc.documents import JsonObject, document
 from dipc.memory.synthetic.normal import GRID_G
 from dipc.memory.synthetic.statistics import LAGS, SHARES, site_statistics
 from dipc.quantities import NONE, number, percent, share
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dipc.memory.trace import Trace
 
 
-def trace_dict(trace: Trace) -> dict[str, Any]:
+def trace_dict(trace: Trace) -> JsonObject:
     """Its metadata and the statistics of every site."""
     sites = {}
     for name in trace.sites:
@@ -53,7 +53,7 @@ def trace_tables(trace: Trace, more: Mapping[str, str] | None = None) -> list[Re
     return stack(facts("trace", [*rows, *(more or {}).items()]), table(title, columns, sites))
 
 
-def activity_dict(activity: ActivityModel) -> dict[str, Any]:
+def activity_dict(activity: ActivityModel) -> JsonObject:
     """The file's content, and its digest."""
     data = activity.model_dump(mode="json", by_alias=True, exclude={"schema_version", "kind", "fitted"})
     return document("activity", digest=activity.digest, fitted=activity.fitted.model_dump(), **data)

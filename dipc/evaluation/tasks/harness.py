@@ -156,7 +156,7 @@ def _local_task(data: LocalData) -> type:
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
-        def download(self, dataset_kwargs: Any = None, **_: Any) -> None:
+        def download(self, dataset_kwargs: object = None, **_: object) -> None:
             splits = data.splits(self.DATASET_PATH, self.DATASET_NAME)
             self.dataset = {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()}
             training = self.config.training_split
@@ -194,7 +194,7 @@ def _hub(asked: bool) -> Iterator[bool]:
 def _own_code(trust_remote_code: bool) -> Iterator[None]:
     """Load no metric from the hub, which would be code. Data sets bring none since datasets 4."""
 
-    def refuse(path: str, *_: Any, **__: Any) -> None:
+    def refuse(path: str, *_: object, **__: object) -> None:
         raise UsageError(f"its metric {path} is code from the hub, which is run with trust_remote_code only")
 
     before = metrics.load

@@ -74,7 +74,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         first = self.tokenizer.bos_token_id
         return self.eot_token_id if first is None else int(first)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         """Token ids, with the special tokens that the tokenizer adds unless the text has one already."""
         return self._ids(string, add_special_tokens)
 
@@ -104,7 +104,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         return [self._generate(*request.args) for request in self._in_order(requests)]
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
         return [self._score(context, continuation) for _, context, continuation in requests]
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from dipc.backends import RunOptions, get_backend
 from dipc.backends._session import Session
@@ -151,6 +150,6 @@ def _sessions(stack: ExitStack, model: Program | Session, dense: bool, runner: R
     return found
 
 
-def _share(progress: Callable[[int, int], None] | None, place: int, runs: int) -> Callable[[int, int], Any] | None:
+def _share(progress: Callable[[int, int], None] | None, place: int, runs: int) -> Callable[[int, int], None] | None:
     """Progress of one run as a part of all runs of the same task."""
     return progress and (lambda done, total: progress(place * total + done, runs * total))

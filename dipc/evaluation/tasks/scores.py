@@ -130,5 +130,5 @@ def _fewshot(results: Mapping[str, Any], name: str) -> int:
     return int(given) if isinstance(given, int) else _fewshot(results, children[0]) if children else 0
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dipc.quantities import NONE, format_bytes, number
 from dipc.report.html.markup import Markup, element, joined
@@ -151,7 +151,7 @@ def _text(study: Study) -> Iterator[tuple[str, str]]:
     yield "tokens scored", f"{number(text['tokens'])} in windows of {number(text['seq_len'])}; {text['protocol']}"
 
 
-def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
     """Settings within settings by their path."""
     for key, value in settings.items():
         title = f"{path}{key}".replace("_", " ")
@@ -161,7 +161,7 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, st
             yield title, _written(value)
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     if value is None:
         return NONE
     if isinstance(value, bool):

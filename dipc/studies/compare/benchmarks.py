@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from dipc.documents import JsonObject
 from dipc.evaluation.tasks.local import LocalData
 from dipc.evaluation.tasks.run import TaskOptions, run_tasks
 from dipc.ir.program import Program
@@ -24,7 +24,7 @@ class Benchmarks:
     limit: int | None = None
     seed: int = 0
 
-    def depends_on(self, task: str) -> dict[str, Any]:
+    def depends_on(self, task: str) -> JsonObject:
         """Return what a task's score depends on besides the model."""
         return {
             "task": task,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dipc.documents import JsonObject
 from dipc.ir.program import Program
 from dipc.options import TextSpec
 from dipc.pipeline.pass_ import Pass
@@ -35,7 +35,7 @@ class Training:
     iterations: int
     seed: int
 
-    def depends_on(self) -> dict[str, Any]:
+    def depends_on(self) -> JsonObject:
         """For the names of what comes of it."""
         return {"text": self.text.digest, "rank": self.rank, "iterations": self.iterations, "seed": self.seed}
 

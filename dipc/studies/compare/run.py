@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dipc.calibration.file import calibration_for
+from dipc.documents import JsonObject
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.ir.identity import Identity
@@ -94,7 +95,7 @@ def compare(
     return dataclasses.replace(found, findings=tuple(findings(found)))
 
 
-def _about(program: Program, text: Text, extent: TextSpec) -> dict[str, Any]:
+def _about(program: Program, text: Text, extent: TextSpec) -> JsonObject:
     """Return what the folder is about: a comparison of others is refused."""
     return {
         "model": program.info.name,

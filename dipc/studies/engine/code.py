@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dipc.cache.policy import get_policy
+from dipc.documents import JsonObject
 from dipc.files import code_digest, file_digest
 from dipc.ir.operators import OPERATORS
 from dipc.ir.program import Program
@@ -44,7 +44,7 @@ def core_digest() -> str:
     return made.hexdigest()[:16]
 
 
-def code_of(passes: Iterable[Pass], *measured_by: Callable[..., Any]) -> dict[str, Any]:
+def code_of(passes: Iterable[Pass], *measured_by: Callable[..., object]) -> JsonObject:
     """Return what the figures of a pipeline depend on besides the model and the text, for the name of its file.
 
     Args:
@@ -62,12 +62,12 @@ def code_of(passes: Iterable[Pass], *measured_by: Callable[..., Any]) -> dict[st
     }
 
 
-def model_of(program: Program) -> dict[str, Any]:
+def model_of(program: Program) -> JsonObject:
     """Return what tells a dense model from others: its files and the type that it computes in."""
     return {"model": program.info.digest, "dtype": str(next(iter(program.weights.values())).dtype)}
 
 
-def _described(item: Pass) -> dict[str, Any]:
+def _described(item: Pass) -> JsonObject:
     """Return a pass by its name, its options by content, and the code of its file, its bases, its policy."""
     policy = getattr(item, "policy", None)
     kinds = [*_with_required(type(item)), *([] if policy is None else [type(get_policy(policy))])]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dipc.documents import json_bytes
+from dipc.documents import JsonObject, json_bytes
 from dipc.errors import BadFile, UsageError
 from dipc.files import write_whole
 
@@ -42,7 +42,7 @@ class Folder:
         UsageError: it cannot be written, holds something else, or other cells; the message says what differs.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], layout: Layout) -> None:
+    def __init__(self, path: Path, about: Mapping[str, object], layout: Layout) -> None:
         self.path, self.layout = path, layout
         if os.path.lexists(path) and not path.is_dir():
             raise UsageError(f"{path}: this is a file; name a folder")
@@ -57,7 +57,7 @@ class Folder:
         except OSError as error:
             raise UsageError(f"{path}: cannot be made: {error.strerror}") from error
 
-    def agree(self, name: str, about: Mapping[str, Any]) -> None:
+    def agree(self, name: str, about: Mapping[str, object]) -> None:
         """Write what something was made from; UsageError if it was made from something else before."""
         if (self.path / name).exists():
             held = read_json(self.path / name)
@@ -75,7 +75,7 @@ class Folder:
         write_whole(target, lambda part: part.write_bytes(content))
         return target
 
-    def read(self, label: str, depends_on: Mapping[str, Any]) -> dict[str, Any] | None:
+    def read(self, label: str, depends_on: Mapping[str, object]) -> JsonObject | None:
         """The figures of a cell that was finished before, or None."""
         path = self.file(label, depends_on)
         if not path.is_file():
@@ -84,24 +84,24 @@ class Folder:
         # A file that says something else than its name was put there by hand.
         return held["figures"] if held.get("depends_on") == _plain(depends_on) and "figures" in held else None
 
-    def keep(self, label: str, depends_on: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    def keep(self, label: str, depends_on: Mapping[str, object], figures: Mapping[str, object]) -> None:
         """Keep the figures of a cell."""
         kind = f"{self.layout.kind}-cell"
         content = {"schema": SCHEMA, "kind": kind, "depends_on": depends_on, "figures": figures}
         write_whole(self.file(label, depends_on), lambda part: part.write_bytes(json_bytes(content)))
 
-    def file(self, label: str, depends_on: Mapping[str, Any]) -> Path:
+    def file(self, label: str, depends_on: Mapping[str, object]) -> Path:
         """The file of a cell."""
         return self.path / self.layout.cells / f"{file_stem(label, depends_on)}.json"
 
 
-def file_stem(label: str, depends_on: Mapping[str, Any]) -> str:
+def file_stem(label: str, depends_on: Mapping[str, object]) -> str:
     """A label, to be found by people, and the hash of what is behind it."""
     digest = hashlib.sha256(json.dumps(_plain(depends_on), sort_keys=True).encode()).hexdigest()[:16]
     return f"{re.sub(r'[^a-z0-9.]+', '-', label.lower()).strip('-')[:60]}-{digest}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """The JSON object in a file of the folder. BadFile if it is none."""
     try:
         held = json.loads(path.read_text("utf-8"))
@@ -114,9 +114,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return held
 
 
-def _plain(value: Mapping[str, Any]) -> Any:
+def _plain(value: Mapping[str, object]) -> Any:
     return json.loads(json_bytes(value))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "none" if value is None else str(value)

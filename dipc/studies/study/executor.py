@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dipc.backends import get_backend
+from dipc.documents import JsonObject
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import ModelInfo, Program
 from dipc.memory.trace import Trace
@@ -44,7 +45,7 @@ class StudySetup:
     folder: Path
     cached_bytes: int
 
-    def described(self, scored: int) -> dict[str, Any]:
+    def described(self, scored: int) -> JsonObject:
         """Return the text as a result names it, with the number of tokens that were scored."""
         own = {"name": self.text.name, "digest": self.text.digest, "tokens": scored}
         return {**own, "seq_len": self.seq_len, "protocol": "dip"}

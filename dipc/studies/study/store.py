@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
+from dipc.documents import JsonObject
 from dipc.errors import BadFile
 from dipc.files import file_lock
 from dipc.ir.program import Program
@@ -43,7 +43,7 @@ class StudyStore:
     def __init__(self, folder: Folder, program: Program, text: Text, windows: TextSpec) -> None:
         self._folder = folder
         self._shared = {**model_of(program), "text": text.digest, **vars(windows)}
-        self._keys: dict[StudyRun, dict[str, Any]] = {}
+        self._keys: dict[StudyRun, JsonObject] = {}
 
     def read(self, run: StudyRun) -> Measured | None:
         """Return what a run gave; None where it was not made."""
@@ -76,7 +76,7 @@ class StudyStore:
     def _trace(self, run: StudyRun) -> Path:
         return self._file(run).with_suffix(".safetensors")
 
-    def _depends_on(self, run: StudyRun) -> dict[str, Any]:
+    def _depends_on(self, run: StudyRun) -> JsonObject:
         """Return what a run depends on; files that its passes name are read once."""
         if run not in self._keys:
             passes = parse_pipeline(run.pipeline) if run.pipeline else []

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dipc.documents import JsonObject
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import capture
 from dipc.hardware.device import Device
@@ -137,7 +138,7 @@ def _check_runs(model: object, runs: StudyRuns) -> None:
         raise UsageError("jobs: other processes load the model themselves; give its name or folder")
 
 
-def _result(points: Points, setup: StudySetup, device: Mapping[str, Any]) -> Study:
+def _result(points: Points, setup: StudySetup, device: Mapping[str, object]) -> Study:
     programs, spec, dense = points.grid.programs, points.spec, points.measured.get(DENSE_RUN)
     program, all_points = programs.dense, tuple(points.all())
     found = Study(
@@ -190,7 +191,7 @@ def _path(given: str | Path | None, cluster: str | None) -> Any:
     return str(Path(str(given)).resolve()) if there else None if given is None else str(given)
 
 
-def _device(hardware: str | Device) -> dict[str, Any]:
+def _device(hardware: str | Device) -> JsonObject:
     device = device_for(hardware, None, None, 0)
     return {
         "name": device.name,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from dipc.cache.policy import get_policy
+from dipc.documents import JsonObject
 from dipc.memory.timeline import timeline
 from dipc.studies.study.findings import middle_flash
 from dipc.studies.study.method_grid import DENSE
@@ -16,7 +16,7 @@ from dipc.studies.study.points import Points
 from dipc.studies.study.result import Point, Study
 
 
-def timelines(found: Study, points: Points) -> Iterator[dict[str, Any]]:
+def timelines(found: Study, points: Points) -> Iterator[JsonObject]:
     """The token of median latency of some points, as plain values."""
     for point in _shown(found):
         price = points.price(point)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dipc.documents import read_json
+from dipc.documents import JsonObject, read_json
 from dipc.errors import BadFile
 from dipc.frontend.tracer import first_line, quiet
 from dipc.tuning.lora.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton
@@ -144,7 +144,7 @@ class Checkpoint:
         return model
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> JsonObject:
     """Read what dipc wrote of an adapter that it trained; empty for another's. BadFile where it is damaged."""
     where = folder / RECORD
     if not where.exists():

@@ -93,7 +93,7 @@ def _pruned(program: Program) -> dict[str, str]:
     return found
 
 
-def _shortest(modules: tuple[str, ...], layers: Mapping[str, Any]) -> list[str]:
+def _shortest(modules: tuple[str, ...], layers: Mapping[str, object]) -> list[str]:
     """The layers' own names (`up_proj`) where they mean just these layers, else their paths."""
     leaves = {path.rpartition(".")[2] for path in modules}
     alike = {path for path in layers if path.rpartition(".")[2] in leaves}
