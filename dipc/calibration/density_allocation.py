@@ -29,7 +29,7 @@ LEAST = 0.05
 """No site gets less than this share of the density, however far the linear model is taken from its points."""
 
 
-class Point(NamedTuple):
+class DensityPoint(NamedTuple):
     """The cost of one pair of densities: divergence in nats per token."""
 
     rho_in: float
@@ -42,7 +42,7 @@ class Point(NamedTuple):
         return (2 * self.rho_in + self.rho_glu) / 3
 
 
-class Step(NamedTuple):
+class DensityStep(NamedTuple):
     """A site lowered from density `high` to `low`; `cost` is nats per token for each weight no longer read."""
 
     cost: float
@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Allocation:
+class DensityAllocation:
     """The densities of sites, by where MLPs can do without weights on a calibration text.
 
     Attributes:
@@ -113,7 +113,7 @@ class Allocation:
             excess -= saved
         return {mlp: (rho_in, rho_glu) for mlp, (rho_in, rho_glu) in kept.items()}
 
-    def _steps(self, mlp: str, site: int, weights: int) -> Iterable[Step]:
+    def _steps(self, mlp: str, site: int, weights: int) -> Iterable[DensityStep]:
         """A site's steps from dense to the grid's lowest density, on the lower convex hull of its divergence."""
         hull = [(1.0, 0.0)]
         for point in self._curve(mlp, site):
@@ -121,7 +121,7 @@ class Allocation:
                 hull.pop()
             hull.append(point)
         for first, second in pairwise(hull):
-            yield Step(_slope(first, second) / weights, mlp, site, first[0], second[0])
+            yield DensityStep(_slope(first, second) / weights, mlp, site, first[0], second[0])
 
     def _curve(self, mlp: str, site: int) -> list[tuple[float, float]]:
         """(density, divergence) of a site by falling density, made monotone, at STEPS densities.
@@ -146,7 +146,7 @@ class Allocation:
         return {f"{PREFIX}fit": fit, f"{PREFIX}grid": grid, **curves}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Allocation | None:
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> DensityAllocation | None:
         """Read what `to_tensors` gave, among other tensors; None where it is absent."""
         if f"{PREFIX}fit" not in tensors:
             return None
@@ -156,16 +156,16 @@ class Allocation:
         return cls(intercept, slope, tuple(tensors[f"{PREFIX}grid"].tolist()), curves)
 
 
-def pareto(points: Iterable[Point]) -> list[Point]:
+def pareto(points: Iterable[DensityPoint]) -> list[DensityPoint]:
     """The points that no other one beats in density and divergence, by ascending density."""
-    best: list[Point] = []
+    best: list[DensityPoint] = []
     for point in sorted(points, key=lambda p: (p.density, p.divergence)):
         if not best or point.divergence < best[-1].divergence:
             best.append(point)
     return best
 
 
-def fit(points: Iterable[Point]) -> tuple[float, float]:
+def fit(points: Iterable[DensityPoint]) -> tuple[float, float]:
     """Intercept and slope of logit(rho_in) over logit(density), by least squares over the Pareto-optimal points.
 
     Points that keep all of a site or nothing have no logit and are left out. With fewer than two densities left there

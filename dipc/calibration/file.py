@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dipc.calibration.density_allocation import Allocation
+from dipc.calibration.density_allocation import DensityAllocation
 from dipc.calibration.tensors import SCORES, mlp_of, sizes_of
 from dipc.errors import BadFile, UnknownName, UsageError
 from dipc.ir.program import Program
@@ -130,11 +130,11 @@ class Calibration:
         return self._tensor("windows", "windows")
 
     @property
-    def allocation(self) -> Allocation | None:
+    def allocation(self) -> DensityAllocation | None:
         """How densities are shared out, or None where it was made without."""
         if "allocation" not in self.parts:
             return None
-        return Allocation.from_tensors(self.tensors)
+        return DensityAllocation.from_tensors(self.tensors)
 
     def _tensor(self, name: str, part: str) -> Tensor:
         found = self.tensors.get(name)

@@ -14,7 +14,7 @@ from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percen
 from dipc.report.study_findings import study_sentences
 from dipc.report.table import facts, stack, table
 from dipc.studies.study.findings import middle_flash
-from dipc.studies.study.result import Cost
+from dipc.studies.study.result import TokenCost
 
 if TYPE_CHECKING:
     from dipc.studies.study.result import Point, Study, Target
@@ -40,7 +40,7 @@ def study_dict(found: Study) -> JsonObject:
     )
 
 
-_NO_COST: JsonObject = {field.name: [] if field.name == "layers" else None for field in dataclasses.fields(Cost)}
+_NO_COST: JsonObject = {field.name: [] if field.name == "layers" else None for field in dataclasses.fields(TokenCost)}
 
 
 def point_dict(point: Point) -> JsonObject:

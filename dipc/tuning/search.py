@@ -1,4 +1,4 @@
-"""Measure what an `Allocation` is made of: how far DIP takes a model from dense, at which densities of which sites.
+"""Measure what an allocation of densities is made of: how far DIP takes a model from dense, at which densities of sites.
 
 Divergence is the KL divergence of the next token's distribution from the dense model's, in nats per token. Everything
 is measured on the same few windows, one at a time, so that the dense model's logits are had once and one window's only.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import log_softmax
 
-from dipc.calibration.density_allocation import SITES, Allocation, Point, fit
+from dipc.calibration.density_allocation import SITES, DensityAllocation, DensityPoint, fit
 from dipc.errors import UsageError
 from dipc.ir import operators
 from dipc.ir.operator import argument
@@ -40,7 +40,9 @@ TOKENS = 2048
 """At most so many tokens are looked at. They are enough, as only differences on the same tokens count."""
 
 
-def search(program: Program, windows: Tensor, *, progress: Callable[[int, int], None] | None = None) -> Allocation:
+def search(
+    program: Program, windows: Tensor, *, progress: Callable[[int, int], None] | None = None
+) -> DensityAllocation:
     """Measure a dense model on windows of text: the first two of the three steps of Appendix B.1, and site by site.
 
     The whole model is run with DIP at many pairs of densities, all MLPs alike, and the linear model is fitted to the
@@ -71,12 +73,12 @@ def search(program: Program, windows: Tensor, *, progress: Callable[[int, int], 
             done += 1
             if progress is not None:
                 progress(done, runs)
-    line = fit(Point(*pair, total[pair]) for pair in PAIRS)
+    line = fit(DensityPoint(*pair, total[pair]) for pair in PAIRS)
     curves = {
         m.site_prefix: torch.tensor([[total[f"{m.site_prefix}.{site}", rho] for rho in GRID] for site in SITES])
         for m in sparse.mlps
     }
-    return Allocation(*line, GRID, curves)
+    return DensityAllocation(*line, GRID, curves)
 
 
 Key = tuple[str | float, float]

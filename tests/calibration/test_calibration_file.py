@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dipc.calibration.density_allocation import Allocation
+from dipc.calibration.density_allocation import DensityAllocation
 from dipc.calibration.file import PARTS, SCHEMA, Calibration, Meta, calibration_for
 from dipc.errors import BadFile, UsageError
 from kit.tiny_models import outlined
@@ -38,7 +38,7 @@ def tensors() -> dict[str, Tensor]:
         made |= {f"predictor.{p}.w2": torch.randn(F, H), f"predictor.{p}.b2": torch.randn(F)}
         made[f"recall.{p}"] = torch.tensor([0.25, 0.75])
     curves = {p: torch.rand(2, 3) for p in MLPS}
-    return {**made, **Allocation(0.25, 1.5, (0.25, 0.5, 0.75), curves).to_tensors()}
+    return {**made, **DensityAllocation(0.25, 1.5, (0.25, 0.5, 0.75), curves).to_tensors()}
 
 
 def of_tiny() -> Calibration:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dipc.calibration.density_allocation import Allocation, Point, fit, logit, pareto, sigmoid
+from dipc.calibration.density_allocation import DensityAllocation, DensityPoint, fit, logit, pareto, sigmoid
 from dipc.errors import UsageError
 from dipc.ir.program import Mlp
 
@@ -41,7 +41,7 @@ def test_greedy_on_paper() -> None:
     q as 1, 2, 2, 1. With q = 0.3, 0.6, 0.6, 0.3 the weights saved are 0.6 + 0.6 + 2.4 + 0.6 = 4.2 of 9.
     """
     mlps = [mlp(0), mlp(1, d_ff=16)]
-    allocation = Allocation(0, 1, GRID, {"layers.0": cubic(2, 0.25), "layers.1": cubic(1, 2)})
+    allocation = DensityAllocation(0, 1, GRID, {"layers.0": cubic(2, 0.25), "layers.1": cubic(1, 2)})
     found = allocation.layers(1 - 4.2 / 9, mlps)
     assert found["layers.0"] == pytest.approx((0.7, 0.4), abs=0.01)
     assert found["layers.1"] == pytest.approx((0.4, 0.7), abs=0.01)
@@ -50,7 +50,7 @@ def test_greedy_on_paper() -> None:
 
 def test_what_costs_nothing_is_pruned_first() -> None:
     """Half of the second MLP pays for a quarter of both; its input, at 1/4, saves 2 x 3/4 of its 3: that half."""
-    allocation = Allocation(0, 1, GRID, {"layers.0": cubic(1, 1), "layers.1": cubic(0, 0)})
+    allocation = DensityAllocation(0, 1, GRID, {"layers.0": cubic(1, 1), "layers.1": cubic(0, 0)})
     found = allocation.layers(0.75, [mlp(0), mlp(1)])
     assert found == {"layers.0": (1.0, 1.0), "layers.1": (pytest.approx(0.25), 1.0)}
 
@@ -58,7 +58,7 @@ def test_what_costs_nothing_is_pruned_first() -> None:
 def test_noise_cannot_make_less_density_cheaper() -> None:
     """Measured 0.2 at density 1/2 and 0.1 at 1/4: the curve stays at 0.2."""
     noisy, monotone = torch.tensor([[0.1, 0.2, 0.1]] * 2), torch.tensor([[0.2, 0.2, 0.1]] * 2)
-    both = [Allocation(0, 1, GRID, {"layers.0": curve, "layers.1": cubic(1, 2)}) for curve in (noisy, monotone)]
+    both = [DensityAllocation(0, 1, GRID, {"layers.0": curve, "layers.1": cubic(1, 2)}) for curve in (noisy, monotone)]
     first, second = (a.layers(0.6, [mlp(0), mlp(1)]) for a in both)
     assert first == second
 
@@ -73,7 +73,7 @@ def test_greedy_is_optimal_where_divergences_add_up(
 ) -> None:
     """No other allocation of the same density within the grid costs less, but for the width of a step."""
     mlps = [mlp(i) for i in range(len(pairs))]
-    allocation = Allocation(0, 1, GRID, {m.site_prefix: cubic(*p) for m, p in zip(mlps, pairs, strict=True)})
+    allocation = DensityAllocation(0, 1, GRID, {m.site_prefix: cubic(*p) for m, p in zip(mlps, pairs, strict=True)})
     pruned = {name: [1 - r for r in rhos] for name, rhos in allocation.layers(density, mlps).items()}
 
     def cost(shares: dict[str, list[float]]) -> float:
@@ -99,25 +99,25 @@ curves = st.lists(st.floats(0, 10, width=32), min_size=6, max_size=6).map(lambda
 @given(st.lists(st.tuples(curves, st.sampled_from([8, 24])), min_size=1, max_size=4), st.floats(1e-3, 1))
 def test_layers_meets_the_density_whatever_was_measured(measured: list[tuple[Tensor, int]], density: float) -> None:
     mlps = [mlp(i, d_ff) for i, (_, d_ff) in enumerate(measured)]
-    allocation = Allocation(0, 1, GRID, {f"layers.{i}": curve for i, (curve, _) in enumerate(measured)})
+    allocation = DensityAllocation(0, 1, GRID, {f"layers.{i}": curve for i, (curve, _) in enumerate(measured)})
     found = allocation.layers(density, mlps)
     assert mean_density(found, mlps) == pytest.approx(density, abs=1e-9)
     assert all(0 < rho <= 1 for rhos in found.values() for rho in rhos)
 
 
 def test_layers_below_the_grid_are_equal() -> None:
-    allocation = Allocation(0, 1, GRID, {"layers.0": cubic(1, 2), "layers.1": cubic(3, 4)})
+    allocation = DensityAllocation(0, 1, GRID, {"layers.0": cubic(1, 2), "layers.1": cubic(3, 4)})
     assert allocation.layers(0.1, [mlp(0), mlp(1)]) == {"layers.0": (0.1, 0.1), "layers.1": (0.1, 0.1)}
 
 
 def test_layers_needs_every_mlp_measured() -> None:
     with pytest.raises(UsageError, match=r"not measured for layers\.1"):
-        Allocation(0, 1, GRID, {"layers.0": cubic(1, 2)}).layers(0.5, [mlp(0), mlp(1)])
+        DensityAllocation(0, 1, GRID, {"layers.0": cubic(1, 2)}).layers(0.5, [mlp(0), mlp(1)])
 
 
 @pytest.mark.parametrize("density", [0, -0.1, 1.01, math.nan])
 def test_no_density_outside_0_and_1(density: float) -> None:
-    allocation = Allocation(0, 1, GRID, {"layers.0": cubic(1, 2)})
+    allocation = DensityAllocation(0, 1, GRID, {"layers.0": cubic(1, 2)})
     for share in (allocation.split, lambda d: allocation.layers(d, [mlp(0)])):
         with pytest.raises(UsageError, match="must be in"):
             share(density)
@@ -125,13 +125,13 @@ def test_no_density_outside_0_and_1(density: float) -> None:
 
 def test_split_on_paper() -> None:
     """At density 1/2, whose logit is 0, rho_in is the sigmoid of the intercept: log(0.6 / 0.4) gives 0.6, and 0.3."""
-    assert Allocation(math.log(1.5), 1.3, GRID, {}).split(0.5) == pytest.approx((0.6, 0.3), abs=1e-12)
+    assert DensityAllocation(math.log(1.5), 1.3, GRID, {}).split(0.5) == pytest.approx((0.6, 0.3), abs=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-6, 6), st.floats(-1, 4), st.floats(1e-9, 1))
 def test_split_has_the_density_everywhere(intercept: float, slope: float, density: float) -> None:
-    rho_in, rho_glu = Allocation(intercept, slope, GRID, {}).split(density)
+    rho_in, rho_glu = DensityAllocation(intercept, slope, GRID, {}).split(density)
     assert 0 < rho_in <= 1 and 0 < rho_glu <= 1
     assert (2 * rho_in + rho_glu) / 3 == pytest.approx(density, rel=1e-12)
 
@@ -139,16 +139,16 @@ def test_split_has_the_density_everywhere(intercept: float, slope: float, densit
 @settings(max_examples=50, deadline=None)
 @given(st.floats(1e-6, 1))
 def test_the_line_0_1_is_the_equal_split(density: float) -> None:
-    assert Allocation(0, 1, GRID, {}).split(density) == pytest.approx((density, density), rel=1e-9)
+    assert DensityAllocation(0, 1, GRID, {}).split(density) == pytest.approx((density, density), rel=1e-9)
 
 
 def test_split_of_everything_is_everything() -> None:
-    assert Allocation(-3, 0.2, GRID, {}).split(1.0) == (1.0, 1.0)
+    assert DensityAllocation(-3, 0.2, GRID, {}).split(1.0) == (1.0, 1.0)
 
 
 def test_pareto_keeps_what_nothing_beats() -> None:
-    best = [Point(0.3, 0.3, 2.0), Point(0.6, 0.3, 1.0), Point(0.6, 0.9, 0.5)]
-    beaten = [Point(0.3, 0.3, 2.5), Point(0.5, 0.6, 1.0), Point(0.9, 0.9, 0.5)]
+    best = [DensityPoint(0.3, 0.3, 2.0), DensityPoint(0.6, 0.3, 1.0), DensityPoint(0.6, 0.9, 0.5)]
+    beaten = [DensityPoint(0.3, 0.3, 2.5), DensityPoint(0.5, 0.6, 1.0), DensityPoint(0.9, 0.9, 0.5)]
     assert pareto([*beaten, *best]) == best
 
 
@@ -159,19 +159,19 @@ def test_fit_recovers_a_line_from_among_worse_points() -> None:
         on_line = sigmoid(0.3 + 1.2 * logit(density))
         for off in (-0.1, 0.0, 0.1):
             rho_in = on_line + off
-            points.append(Point(rho_in, 3 * density - 2 * rho_in, (1 - density) ** 3 + off * off / 10))
+            points.append(DensityPoint(rho_in, 3 * density - 2 * rho_in, (1 - density) ** 3 + off * off / 10))
     assert fit(points) == pytest.approx((0.3, 1.2), abs=1e-9)
 
 
 def test_fit_without_two_densities_is_the_equal_split() -> None:
-    assert fit([Point(0.6, 0.3, 1.0), Point(1.0, 1.0, 0.0)]) == (0.0, 1.0)
+    assert fit([DensityPoint(0.6, 0.3, 1.0), DensityPoint(1.0, 1.0, 0.0)]) == (0.0, 1.0)
 
 
 def test_an_allocation_survives_a_file() -> None:
-    allocation = Allocation(0.3, 1.2, GRID, {"layers.0": cubic(1, 2), "layers.1.0": cubic(3, 4)})
-    again = Allocation.from_tensors(load(save({"other": torch.zeros(1), **allocation.to_tensors()})))
+    allocation = DensityAllocation(0.3, 1.2, GRID, {"layers.0": cubic(1, 2), "layers.1.0": cubic(3, 4)})
+    again = DensityAllocation.from_tensors(load(save({"other": torch.zeros(1), **allocation.to_tensors()})))
     assert again is not None
     assert (again.intercept, again.slope, again.grid) == (0.3, 1.2, GRID)
     assert again.divergence.keys() == allocation.divergence.keys()
     assert all(torch.equal(again.divergence[name], curve) for name, curve in allocation.divergence.items())
-    assert Allocation.from_tensors({"other": torch.zeros(1)}) is None
+    assert DensityAllocation.from_tensors({"other": torch.zeros(1)}) is None

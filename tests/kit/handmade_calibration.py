@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
-from dipc.calibration.density_allocation import Allocation
+from dipc.calibration.density_allocation import DensityAllocation
 from dipc.calibration.file import Calibration
 from dipc.calibration.tensors import SCORES
 from dipc.ir.program import Mlp, Program
@@ -62,7 +62,7 @@ def calibration_of(program: Program, tokens: Tensor) -> Calibration:
     tensors |= {f"quantiles.all.{s}": torch.quantile(torch.cat(found[s]), shares) for s in SCORES}
     falling = torch.tensor([[4.0, 2.0, 1.0], [2.0, 1.0, 0.5]])
     curves = {m.site_prefix: falling / (3 * i + 1) for i, m in enumerate(program.mlps)}
-    tensors |= Allocation(0.2, 1.1, GRID, curves).to_tensors()
+    tensors |= DensityAllocation(0.2, 1.1, GRID, curves).to_tensors()
     return Calibration({"model": program.info.name, "digest": program.info.digest}, tensors)
 
 

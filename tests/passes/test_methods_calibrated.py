@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dipc
 from dipc.api import compile
-from dipc.calibration.density_allocation import Allocation
+from dipc.calibration.density_allocation import DensityAllocation
 from dipc.calibration.file import Calibration
 from dipc.errors import BadFile, UsageError
 from dipc.ir.selections import selections
@@ -222,6 +222,6 @@ def test_the_command_line_hands_a_calibration_on(cli: Cli, tmp_path: Path) -> No
 
 def test_an_allocation_is_the_same_after_saving(tmp_path: Path) -> None:
     curves = {"layers.0": torch.tensor([[3.0, 1.0], [2.0, 0.5]])}
-    made = Calibration(META, Allocation(0.1, 1.5, (0.4, 0.8), curves).to_tensors())
+    made = Calibration(META, DensityAllocation(0.1, 1.5, (0.4, 0.8), curves).to_tensors())
     program = Wina(density=0.6, allocation="layers", calibration=saved(made, tmp_path)).run(hand()).program
     assert set(active_units(program)) == set(selections(program))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from dipc.backends.eager import EagerSession
-from dipc.calibration.density_allocation import Allocation
+from dipc.calibration.density_allocation import DensityAllocation
 from dipc.errors import UsageError
 from dipc.ir.program import Program
 from dipc.passes.dip import Dip
@@ -96,7 +96,7 @@ def divergence_at(program: Program, x: Tensor, rho_in: float, rho_glu: float) ->
 
 def test_what_was_found_is_better_than_the_equal_split() -> None:
     program, x = heavy_tailed()
-    allocation: Allocation = search(program, x)
+    allocation: DensityAllocation = search(program, x)
     equal = divergence_at(program, x, 0.5, 0.5)
     assert divergence_at(program, x, *allocation.split(0.5)) < equal
     (pair,) = allocation.layers(0.5, program.mlps).values()

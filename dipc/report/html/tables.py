@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BOUND = {"flash": "flash", "dram": "DRAM"}
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A cell of a table: what it shows, and the value it is sorted by."""
 
     shown: str
@@ -31,7 +31,9 @@ class Column(NamedTuple):
     figures: bool = True
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, sortable: bool = False) -> Markup:
+def table(
+    caption: str, columns: Sequence[Column], rows: Iterable[Sequence[TableCell]], *, sortable: bool = False
+) -> Markup:
     """A table that scrolls inside itself; the first cell of a row is its heading."""
     heads = [element("th", c.title, scope="col", class_="figure" if c.figures else None) for c in columns]
     body = [
@@ -48,7 +50,7 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]
     return element("div", made, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def _cell(cell: Cell, column: Column, first: bool) -> Markup:
+def _cell(cell: TableCell, column: Column, first: bool) -> Markup:
     kind = "figure" if column.figures else None
     value = None if cell.value is None else str(cell.value)
     if first:
@@ -67,24 +69,24 @@ def points_table(study: Study) -> Markup:
     return table("All points, simulated", [column for column, _ in shown], rows, sortable=True)
 
 
-def _figure(value: float | None, written: str) -> Cell:
-    return Cell(NONE) if value is None else Cell(written, value)
+def _figure(value: float | None, written: str) -> TableCell:
+    return TableCell(NONE) if value is None else TableCell(written, value)
 
 
-def _number(value: float | None, digits: int = 4) -> Cell:
+def _number(value: float | None, digits: int = 4) -> TableCell:
     return _figure(value, number(value, digits))
 
 
-def _bytes(value: float | None) -> Cell:
-    return Cell(NONE) if value is None else Cell(format_bytes(value), value)
+def _bytes(value: float | None) -> TableCell:
+    return TableCell(NONE) if value is None else TableCell(format_bytes(value), value)
 
 
-def _flash(row: Point | Target) -> Cell:
+def _flash(row: Point | Target) -> TableCell:
     speed = row.flash_bytes_per_s
-    return Cell("device's") if speed is None else Cell(format_bandwidth(speed), speed)
+    return TableCell("device's") if speed is None else TableCell(format_bandwidth(speed), speed)
 
 
-def _percent(value: float | None) -> Cell:
+def _percent(value: float | None) -> TableCell:
     return _figure(value, percent(value))
 
 
@@ -92,17 +94,17 @@ def _cost(point: Point, name: str) -> float | None:
     return None if point.cost is None else getattr(point.cost, name)
 
 
-def _short(value: float | None) -> Cell:
+def _short(value: float | None) -> TableCell:
     return _figure(value, share(value))
 
 
 _ALWAYS = ("method", "tok/s", "x dense")
-_POINT_COLUMNS: tuple[tuple[Column, Callable[[Point], Cell]], ...] = (
-    (Column("method", False), lambda p: Cell(p.method)),
+_POINT_COLUMNS: tuple[tuple[Column, Callable[[Point], TableCell]], ...] = (
+    (Column("method", False), lambda p: TableCell(p.method)),
     (Column("density"), lambda p: _short(p.density)),
     (Column("measured"), lambda p: _short(p.density_measured)),
     (Column("gamma"), lambda p: _short(p.gamma)),
-    (Column("policy", False), lambda p: Cell(p.policy)),
+    (Column("policy", False), lambda p: TableCell(p.policy)),
     (Column("DRAM"), lambda p: _bytes(p.dram_bytes)),
     (Column("flash"), _flash),
     (Column("tok/s"), lambda p: _number(_cost(p, "tokens_per_second"))),
@@ -114,11 +116,11 @@ _POINT_COLUMNS: tuple[tuple[Column, Callable[[Point], Cell]], ...] = (
     (Column("DRAM/token"), lambda p: _bytes(_cost(p, "dram_bytes_per_token"))),
     (Column("ms/token"), lambda p: _number(_cost(p, "ms_per_token"))),
     (Column("J/token"), lambda p: _number(_cost(p, "energy_j_per_token"), 3)),
-    (Column("bound by", False), lambda p: Cell(NONE if p.cost is None else _BOUND[p.cost.bound])),
-    (Column("activity", False), lambda p: Cell(p.source or "")),
+    (Column("bound by", False), lambda p: TableCell(NONE if p.cost is None else _BOUND[p.cost.bound])),
+    (Column("activity", False), lambda p: TableCell(p.source or "")),
     (Column("seed"), lambda p: _number(p.seed)),
-    (Column("pipeline", False), lambda p: Cell(p.pipeline)),
-    (Column("missing because", False), lambda p: Cell(p.reason or "")),
+    (Column("pipeline", False), lambda p: TableCell(p.pipeline)),
+    (Column("missing because", False), lambda p: TableCell(p.reason or "")),
 )
 
 
@@ -128,7 +130,7 @@ def targets_table(study: Study) -> Markup:
     rows = [
         [
             *(make(t) for _, make in _TARGET_COLUMNS),
-            Cell(_rests_on(t, [points[n] for n in t.neighbours if n in points])),
+            TableCell(_rests_on(t, [points[n] for n in t.neighbours if n in points])),
         ]
         for t in study.targets
     ]
@@ -136,18 +138,18 @@ def targets_table(study: Study) -> Markup:
     return table("The highest throughput at each perplexity, simulated", columns, rows, sortable=True)
 
 
-_TARGET_COLUMNS: tuple[tuple[Column, Callable[[Target], Cell]], ...] = (
-    (Column("method", False), lambda t: Cell(t.method)),
-    (Column("allowed"), lambda t: Cell(increase_text(t.max_ppl_increase), t.max_ppl_increase)),
+_TARGET_COLUMNS: tuple[tuple[Column, Callable[[Target], TableCell]], ...] = (
+    (Column("method", False), lambda t: TableCell(t.method)),
+    (Column("allowed"), lambda t: TableCell(increase_text(t.max_ppl_increase), t.max_ppl_increase)),
     (Column("DRAM"), lambda t: _bytes(t.dram_bytes)),
     (Column("flash"), _flash),
     (Column("tok/s"), lambda t: _number(t.tokens_per_second)),
     (Column("x dense"), lambda t: _number(t.speedup, 3)),
-    (Column("known by", False), lambda t: Cell(_known_by(t))),
+    (Column("known by", False), lambda t: TableCell(_known_by(t))),
     (Column("perplexity"), lambda t: _number(t.perplexity)),
     (Column("density"), lambda t: _short(t.density)),
     (Column("gamma"), lambda t: _short(t.gamma)),
-    (Column("policy", False), lambda t: Cell(t.policy)),
+    (Column("policy", False), lambda t: TableCell(t.policy)),
 )
 
 
@@ -170,7 +172,12 @@ def assumptions_table(study: Study) -> Markup:
     """Each figure of the device, what kind of evidence there is for it, and where it is from."""
     columns = [Column("figure", False), Column("value"), Column("kind", False), Column("source", False)]
     rows = [
-        (Cell(a["key"]), Cell(a["value"]), Cell(_chip(a["kind"], a["kind"])), Cell(linked(a["source"])))
+        (
+            TableCell(a["key"]),
+            TableCell(a["value"]),
+            TableCell(_chip(a["kind"], a["kind"])),
+            TableCell(linked(a["source"])),
+        )
         for a in study.device.get("assumptions", ())
     ]
     return table("The device's figures and their sources", columns, rows)
@@ -183,14 +190,14 @@ def layers_table(names: Sequence[str], points: Sequence[Point]) -> Markup:
     found = [{layer.layer: layer for layer in (p.cost.layers if p.cost else ())} for p in points]
     rows = []
     for index in sorted({index for layers in found for index in layers}):
-        cells = [Cell(str(index))]
+        cells = [TableCell(str(index))]
         for layers in found:
             layer = layers.get(index)
             cells += (
-                [Cell(NONE)] * 3
+                [TableCell(NONE)] * 3
                 if layer is None
                 else [
-                    Cell(percent(layer.hit_rate)),
+                    TableCell(percent(layer.hit_rate)),
                     _bytes(layer.flash_bytes_per_token),
                     _bytes(layer.dram_bytes_per_token),
                 ]
@@ -210,7 +217,7 @@ def reads_table(timelines: Iterable[tuple[str, Timeline]]) -> Markup:
             _number(1000 * timeline.latency_s),
             *(_bytes(sizes[track]) for track in TRACKS),
         ]
-        rows.append([Cell(name), *cells])
+        rows.append([TableCell(name), *cells])
     return table("Reads of one counted token, simulated", columns, rows)
 
 

@@ -20,7 +20,7 @@ CALIBRATION = "calibration.safetensors"
 
 
 @dataclass(frozen=True)
-class Training:
+class AdapterTraining:
     """How adapters are trained (section 6.1: rank 32, 1,000 iterations).
 
     Attributes:
@@ -72,7 +72,7 @@ def adapter(
     name: str,
     program: Program,
     passes: Sequence[Pass],
-    training: Training,
+    training: AdapterTraining,
     progress: Callable[[int, int], None],
 ) -> Path:
     """Return the adapter of a row, trained now if it was not; a training that was cut off goes on where it stopped."""

@@ -22,7 +22,7 @@ from dipc.pipeline.text import parse_pipeline
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.executor import RowExecutor
 from dipc.studies.compare.findings import findings
-from dipc.studies.compare.prepare import Training
+from dipc.studies.compare.prepare import AdapterTraining
 from dipc.studies.compare.prepare import calibration as made_calibration
 from dipc.studies.compare.result import Comparison, Row
 from dipc.studies.compare.store import COMPARISON, DENSE_RUN, RowResult, RowRun, RowSetup, RowStore
@@ -175,9 +175,9 @@ def _calibration(
     return file
 
 
-def _training(preparation: Preparation) -> Training | None:
+def _training(preparation: Preparation) -> AdapterTraining | None:
     text = as_text(preparation.train_text) or as_text(preparation.calibration_text)
-    return None if text is None else Training(text, preparation.rank, preparation.iterations, preparation.seed)
+    return None if text is None else AdapterTraining(text, preparation.rank, preparation.iterations, preparation.seed)
 
 
 def _benchmarks(accuracy: AccuracyOptions, seed: int) -> Benchmarks:
@@ -190,7 +190,7 @@ def _described(calibration: Path, program: Program) -> str:
     return f"{meta['tokens']:,} tokens of {meta['text']} ({meta['text_digest']})"
 
 
-def _trained(training: Training | None) -> str | None:
+def _trained(training: AdapterTraining | None) -> str | None:
     if training is None:
         return None
     text = training.text

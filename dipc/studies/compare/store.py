@@ -22,7 +22,7 @@ from dipc.pipeline.runner import with_calibration
 from dipc.pipeline.text import parse_pipeline
 from dipc.studies.compare.benchmarks import Benchmarks
 from dipc.studies.compare.measure import measure
-from dipc.studies.compare.prepare import Training
+from dipc.studies.compare.prepare import AdapterTraining
 from dipc.studies.compare.result import Accuracy, Figures
 from dipc.studies.engine.code import code_of, model_of
 from dipc.studies.engine.folder import Folder, Layout, file_stem
@@ -46,7 +46,7 @@ class RowSetup:
     seq_len: int
     max_tokens: int | None
     calibration: Path | None
-    training: Training | None
+    training: AdapterTraining | None
     benchmarks: Benchmarks
 
     @property

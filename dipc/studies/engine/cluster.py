@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from dipc.errors import MissingDependency, UnknownName
 from dipc.frontend.tracer import first_line, quiet
-from dipc.studies.engine.run import Failure, R, Run, Setup, failure_of, run_in_worker
+from dipc.studies.engine.run import R, Run, RunFailure, Setup, failure_of, run_in_worker
 from dipc.studies.engine.workers import MOST_TRIES, Failures, Progress, died
 
 CLUSTERS = ("ray",)
@@ -52,14 +52,14 @@ class RayCluster(Generic[R]):
             self._ray.shutdown()
 
 
-def _execute(setup: Setup, run: Run) -> Failure | None:
+def _execute(setup: Setup, run: Run) -> RunFailure | None:
     """Return None, or why the run was not made; without the error, which need not fit through a wire."""
     try:
         with quiet():
             run_in_worker(setup, run, lambda part, what: None)
     except Exception as error:
         failure = failure_of(error, run)
-        return Failure(failure.reason, failure.refused)
+        return RunFailure(failure.reason, failure.refused)
     return None
 
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic
 
 from dipc.frontend.tracer import quiet
-from dipc.studies.engine.run import Failure, R, Run, Setup, failure_of, run_in_worker
+from dipc.studies.engine.run import R, Run, RunFailure, Setup, failure_of, run_in_worker
 from dipc.studies.engine.workers import MOST_TRIES, Failures, Progress, died
 
 _Part = tuple[float, str]
@@ -101,10 +101,10 @@ class _Worker(Generic[R]):
         self.run = run
         self._send(run)
 
-    def listen(self) -> _Part | Failure | _Ended | None:
+    def listen(self) -> _Part | RunFailure | _Ended | None:
         """Return the next thing that it says."""
         try:
-            said: _Part | Failure | None = self.connection.recv()
+            said: _Part | RunFailure | None = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
@@ -150,6 +150,6 @@ def _serve(connection: Connection) -> None:
                 raise
             except Exception as error:
                 failure = failure_of(error, run)
-                connection.send(Failure(failure.reason, failure.refused))  # the error itself need not fit through
+                connection.send(RunFailure(failure.reason, failure.refused))  # the error itself need not fit through
             else:
                 connection.send(None)

@@ -80,7 +80,7 @@ class Setup(Hashable, Protocol):
 
 
 @dataclass(frozen=True)
-class Failure:
+class RunFailure:
     """The reason why a run was not made.
 
     Attributes:
@@ -98,12 +98,12 @@ class Refused(Exception):
     """A run cannot be made, for the reason that it says."""
 
 
-def failure_of(error: Exception, run: Run) -> Failure:
+def failure_of(error: Exception, run: Run) -> RunFailure:
     """Return what an error means for the run that raised it; one that nobody foresaw is logged."""
     if isinstance(error, (DipcError, Refused)):
-        return Failure(str(error), isinstance(error, Refused), error)
+        return RunFailure(str(error), isinstance(error, Refused), error)
     log.warning("%s", run.pipeline, exc_info=error)
-    return Failure(f"{type(error).__name__}: {first_line(error)}", error=error)
+    return RunFailure(f"{type(error).__name__}: {first_line(error)}", error=error)
 
 
 def run_in_worker(setup: Setup, run: Run, watch: Watch) -> None:

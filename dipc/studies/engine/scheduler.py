@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
-from dipc.studies.engine.run import Failure, R, RunStore, T
+from dipc.studies.engine.run import R, RunFailure, RunStore, T
 from dipc.studies.engine.workers import Failures, Workers
 
 Progress = Callable[[float, int, str], None]
@@ -59,7 +59,7 @@ class RunScheduler(Generic[R, T]):
             if held is not None:
                 self.found[run] = held
             else:
-                elsewhere = Failure("it was made where the study's folder is not this one; share the folder")
+                elsewhere = RunFailure("it was made where the study's folder is not this one; share the folder")
                 self.failures.setdefault(run, elsewhere)
 
     def close(self) -> None:

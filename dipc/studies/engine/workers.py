@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
-from dipc.studies.engine.run import Failure, R, RunExecutor, Watch, failure_of
+from dipc.studies.engine.run import R, RunExecutor, RunFailure, Watch, failure_of
 
 Progress = Callable[[R, float, str], None]
 """Called with a run, the part of it that is done, 1 when it has ended, and what is at work."""
-Failures = dict[R, Failure]
+Failures = dict[R, RunFailure]
 """The runs that were not made."""
 MOST_TRIES = 2
 """A process that dies takes its run with it and nothing else; the run is tried once more, in a new process."""
@@ -53,6 +53,6 @@ def watch(run: R, progress: Progress[R]) -> Watch:
     return lambda part, what: progress(run, min(0.99, part), what)
 
 
-def died(how: str) -> Failure:
+def died(how: str) -> RunFailure:
     """Return why a run is given up whose process ended every time."""
-    return Failure(f"its process ended {MOST_TRIES} times before it was made ({how})")
+    return RunFailure(f"its process ended {MOST_TRIES} times before it was made ({how})")

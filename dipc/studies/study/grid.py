@@ -22,7 +22,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CellPipeline:
     """A cell's pipeline and gamma, and why it cannot be compiled if it cannot."""
 
     pipeline: str
@@ -41,7 +41,7 @@ class Grid:
 
     def __init__(self, programs: Programs, drams: Iterable[int], context: int) -> None:
         self.programs, self.drams, self.context = programs, tuple(dict.fromkeys(drams)), context
-        self.cells: dict[Cell, Compiled] = {}
+        self.cells: dict[Cell, CellPipeline] = {}
         self._runs: dict[tuple[Cell, int], StudyRun | str] = {}
 
     def add(self, cells: Iterable[Cell]) -> None:
@@ -77,17 +77,19 @@ class Grid:
                     wanted[density] = None
         yield from (Cell(variant, density) for density in wanted)
 
-    def _compiled(self, cell: Cell) -> Compiled:
+    def _compiled(self, cell: Cell) -> CellPipeline:
         pipeline = cell.variant.row.pipeline(cell.density)
         try:
             passes = cell.variant.passes(cell.density)
             pipeline = cell.variant.pipeline(cell.density)
             self.programs.lowered(pipeline)
         except CalibrationNeeded:
-            return Compiled(pipeline, cell.variant.gamma, "needs a calibration: give one that `dipc calibrate` wrote")
+            return CellPipeline(
+                pipeline, cell.variant.gamma, "needs a calibration: give one that `dipc calibrate` wrote"
+            )
         except (UsageError, UnsupportedModel) as error:
-            return Compiled(pipeline, cell.variant.gamma, str(error))
-        return Compiled(pipeline, next((item.gamma for item in passes if item.cache_aware), None))  # type: ignore[attr-defined]
+            return CellPipeline(pipeline, cell.variant.gamma, str(error))
+        return CellPipeline(pipeline, next((item.gamma for item in passes if item.cache_aware), None))  # type: ignore[attr-defined]
 
     def _run(self, cell: Cell, dram: int) -> StudyRun | str:
         compiled = self.cells[cell]

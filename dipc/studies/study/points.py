@@ -10,7 +10,7 @@ from dipc.ir.selections import with_capacities
 from dipc.memory.price import Price
 from dipc.memory.synthetic import synthetic_trace
 from dipc.memory.trace import Trace
-from dipc.studies.engine.run import Failure
+from dipc.studies.engine.run import RunFailure
 from dipc.studies.study.grid import Cell, Grid
 from dipc.studies.study.measure import DENSE_RUN, Measured, StudyRun
 from dipc.studies.study.method_grid import DENSE
@@ -23,7 +23,7 @@ NO_TRACE = "every weight is read for every token; no trace is needed"
 
 
 @dataclass(frozen=True)
-class Activity:
+class PricedActivity:
     """The activity that is priced: the trace if one is needed, where that comes from, and its seed if it was drawn."""
 
     trace: Trace | None
@@ -52,7 +52,7 @@ class Points:
     seed: int
     store: StudyStore | None
     measured: Mapping[StudyRun, Measured]
-    failures: Mapping[StudyRun, Failure]
+    failures: Mapping[StudyRun, RunFailure]
     warmed: int | None = None
 
     def all(self) -> Iterator[Point]:
@@ -81,7 +81,7 @@ class Points:
         lowered, spec = self.grid.programs.lowered(""), self.spec
         return priced(lowered, spec.settings, [spec.dense_policy], self.grid.context, spec.reads, None, 0)
 
-    def _cell(self, cell: Cell) -> Iterator[tuple[Priced, StudyRun | None, Activity | None]]:
+    def _cell(self, cell: Cell) -> Iterator[tuple[Priced, StudyRun | None, PricedActivity | None]]:
         """A cell's prices, each with the run and the activity that it rests on."""
         policies = [cell.variant.policy] if cell.variant.policy else list(self.spec.policies)
         by_run: dict[StudyRun | str, list[DeviceSetting]] = {}
@@ -104,7 +104,7 @@ class Points:
             yield from ((item, run, activity) for item in found)
 
     def _priced(
-        self, run: StudyRun, activity: Activity, settings: list[DeviceSetting], policies: list[str]
+        self, run: StudyRun, activity: PricedActivity, settings: list[DeviceSetting], policies: list[str]
     ) -> Iterator[Priced]:
         warmup = 0
         if activity.trace is not None:
@@ -112,17 +112,17 @@ class Points:
         lowered, reads = self.grid.programs.lowered(run.pipeline), self.spec.reads
         return priced(lowered, settings, policies, self.grid.context, reads, activity.trace, warmup)
 
-    def _activity(self, run: StudyRun) -> Activity:
+    def _activity(self, run: StudyRun) -> PricedActivity:
         programs = self.grid.programs
         if all(site.full for site in programs.lowered(run.pipeline).traffic.sites):
-            return Activity(None, NO_TRACE, None)
+            return PricedActivity(None, NO_TRACE, None)
         if self.store is not None:
             trace = self.store.trace(run)
-            return Activity(
+            return PricedActivity(
                 trace, f"recorded on {trace.meta.get('text')}" + (", closed loop" if run.capacities else ""), None
             )
         trace = synthetic_trace(with_capacities(programs.compiled(run.pipeline), dict(run.capacities)), self.seed)
-        return Activity(trace, str(trace.meta["source"]), self.seed)
+        return PricedActivity(trace, str(trace.meta["source"]), self.seed)
 
     def _dense_point(self, found: Priced) -> Point:
         measured, setting = self.measured.get(DENSE_RUN), found.setting
@@ -144,7 +144,7 @@ class Points:
         )
 
     def _point(
-        self, cell: Cell, found: Priced, run: StudyRun | None, activity: Activity | None, dense_speed: float
+        self, cell: Cell, found: Priced, run: StudyRun | None, activity: PricedActivity | None, dense_speed: float
     ) -> Point:
         made, setting = self.grid.cells[cell], found.setting
         measured = None if run is None else self.measured.get(run)

@@ -15,7 +15,7 @@ from dipc.memory.pricing import price_many
 from dipc.memory.trace import Trace
 from dipc.quantities import format_bytes, parse_bytes
 from dipc.studies.study.programs import Lowered
-from dipc.studies.study.result import Cost, Layer
+from dipc.studies.study.result import Layer, TokenCost
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def capacities(lowered: Lowered, dram_bytes: int, context: int) -> tuple[tuple[s
     return tuple(sorted((site, units) for site, units in room.capacities.items() if site in lowered.cache_aware))
 
 
-def cost_of(price: Price, dense_speed: float) -> Cost:
+def cost_of(price: Price, dense_speed: float) -> TokenCost:
     """The price as a study tells it."""
-    return Cost(
+    return TokenCost(
         tokens_per_second=price.throughput,
         ms_per_token=1000 / price.throughput,
         flash_bytes_per_token=price.flash_bytes_per_token,

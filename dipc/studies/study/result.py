@@ -20,7 +20,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Cost:
+class TokenCost:
     """The cost of a token on the device, on average over the counted tokens. Simulated.
 
     Attributes:
@@ -72,7 +72,7 @@ class Point:
     perplexity: float | None = None
     kl: float | None = None
     density_measured: float | None = None
-    cost: Cost | None = None
+    cost: TokenCost | None = None
     source: str = ""
     seed: int | None = None
     reason: str | None = None

@@ -20,7 +20,7 @@ from dipc.studies.engine import cluster, processes
 from dipc.studies.engine import run as engine_run
 from dipc.studies.engine.cluster import RayCluster
 from dipc.studies.engine.processes import WorkerProcesses
-from dipc.studies.engine.run import Failure
+from dipc.studies.engine.run import RunFailure
 from dipc.studies.study.executor import StudyExecutor, StudySetup
 from dipc.studies.study.measure import DENSE_RUN, StudyRun
 from dipc.text import Text
@@ -212,8 +212,8 @@ def test_a_killed_worker_costs_nothing_but_its_second_try(tmp_path: Path) -> Non
     finally:
         at_work.close()
     assert failures == {
-        StudyRun("doomed"): Failure("its process ended 2 times before it was made (killed by SIGKILL)"),
-        StudyRun("refused"): Failure("not this one"),
+        StudyRun("doomed"): RunFailure("its process ended 2 times before it was made (killed by SIGKILL)"),
+        StudyRun("refused"): RunFailure("not this one"),
     }
     assert (tmp_path / "a.made").exists()
     assert sorted(label for label, part in seen if part == 1.0) == ["a", "doomed", "refused"]
@@ -234,7 +234,7 @@ def test_a_worker_that_dies_before_it_has_read_a_long_text_is_noticed(tmp_path: 
         failures = at_work.make([StudyRun("a")], lambda run, part, what: None)
     finally:
         at_work.close()
-    assert failures == {StudyRun("a"): Failure("its process ended 2 times before it was made (exit code 3)")}
+    assert failures == {StudyRun("a"): RunFailure("its process ended 2 times before it was made (exit code 3)")}
 
 
 def test_processes_make_what_this_one_would(model: Path, program: Program, tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_task_that_dies_on_the_cluster_is_a_reason(
 
     monkeypatch.setattr(cluster, "run_in_worker", dies)
     failures = RayCluster[StudyRun](setup_of(model, tmp_path)).make([DENSE_RUN], lambda run, part, what: None)
-    assert failures == {DENSE_RUN: Failure("its process ended 2 times before it was made (the node is gone)")}
+    assert failures == {DENSE_RUN: RunFailure("its process ended 2 times before it was made (the node is gone)")}
 
 
 @pytest.mark.nightly

@@ -21,7 +21,7 @@ from dipc.studies.engine.cluster import check_cluster
 from dipc.studies.options import DeviceGrid, StudySearch
 from dipc.studies.study.findings import findings
 from dipc.studies.study.method_grid import method_grid
-from dipc.studies.study.result import Cost, Point, Study
+from dipc.studies.study.result import Point, Study, TokenCost
 from dipc.studies.study.search import EXACT, bracket, next_density
 from dipc.studies.study.spec import Increase, increase, parse_spec
 from dipc.studies.study.targets import of_points, targets
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 def point(density: float, perplexity: float, speed: float, **options: Any) -> Point:
     """A point of `dip` on a device where dense makes 1 token/s."""
-    cost = Cost(speed, 1000 / speed, 1e6, 1e6, 0.5, "flash", None, speed, ())
+    cost = TokenCost(speed, 1000 / speed, 1e6, 1e6, 0.5, "flash", None, speed, ())
     own = {"method": "dip", "gamma": None, "policy": "lfu", "dram_bytes": 4, "flash_bytes_per_s": None, **options}
     name = f"{own['method']}-{density}-{own['gamma']}-{own['policy']}-{own['dram_bytes']}-{own['flash_bytes_per_s']}"
     return Point(id=name, pipeline="p", density=density, perplexity=perplexity, cost=cost, **own)
