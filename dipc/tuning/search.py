@@ -1,4 +1,4 @@
-"""Measure what an allocation of densities is made of: how far DIP takes a model from dense, at which densities of sites.
+"""Measure what an allocation of densities is made of: how far DIP takes a model from dense, at which densities.
 
 Divergence is the KL divergence of the next token's distribution from the dense model's, in nats per token. Everything
 is measured on the same few windows, one at a time, so that the dense model's logits are had once and one window's only.
