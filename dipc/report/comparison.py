@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -11,7 +11,7 @@ from rich.text import Text
 from dipc.documents import JsonObject, document
 from dipc.quantities import NO_BREAK, NONE, format_bytes, number, percent, share
 from dipc.report.comparison_findings import comparison_sentences
-from dipc.report.table import facts, stack, table
+from dipc.report.table import by_reason, facts, stack, table
 
 if TYPE_CHECKING:
     from dipc.studies.compare import Comparison, Row
@@ -61,7 +61,7 @@ def comparison_tables(found: Comparison) -> list[RenderableType]:
         rows = [_styled(row, row is found.best(density)) for row in (found.dense, *_measured(found, density))]
         parts.append(table(_title(density), _COLUMNS, rows))
         parts.append(_accuracies(found, density))
-        reasons = _reasons(found.block(density))
+        reasons = by_reason((row.label, row.reason) for row in found.block(density))
         parts.append(table("incomplete", ("method", "reason"), reasons) if reasons else None)
     sentences = [("-", sentence) for sentence in comparison_sentences(found)]
     if sentences:
@@ -81,7 +81,8 @@ def comparison_markdown(found: Comparison) -> str:
             if row is found.best(density):
                 cells[:3] = [f"**{cell}**" for cell in cells[:3]]
             lines.append(_line(cells))
-        reasons = [f"- {labels}: {reason}" for labels, reason in _reasons(found.block(density))]
+        missing = by_reason((row.label, row.reason) for row in found.block(density))
+        reasons = [f"- {labels}: {reason}" for labels, reason in missing]
         lines += ["", *reasons, *([""] if reasons else [])]
     lines += ["## What the figures show", "", *(f"- {sentence}" for sentence in comparison_sentences(found)), ""]
     notes = [note.replace(BEST, "bold:", 1) if note.startswith(BEST) else note for note in _NOTES]
@@ -106,15 +107,6 @@ def _title(density: float | None) -> str:
 
 def _measured(found: Comparison, density: float | None) -> list[Row]:
     return [row for row in found.block(density) if row.figures is not None]
-
-
-def _reasons(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """Methods that lack something, and why; those of one reason together."""
-    labels: dict[str, list[str]] = {}
-    for row in rows:
-        if row.reason:
-            labels.setdefault(row.reason, []).append(row.label)
-    return [("; ".join(names), reason) for reason, names in labels.items()]
 
 
 def _cells(row: Row) -> list[str]:

@@ -53,13 +53,17 @@ def perplexity_plot(found: Comparison) -> dict[str, bytes]:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dipc", "font.size": 9}):
         figure = Figure(figsize=(8.4, 5.2), layout="constrained")
         _draw(figure, found)
-        return {kind: _saved(figure, kind) for kind in FORMATS}
+        return saved(figure)
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
-    return content.getvalue()
+def saved(figure: Figure) -> dict[str, bytes]:
+    """Return a figure as a file of each format, without the date."""
+    found: dict[str, bytes] = {}
+    for kind in FORMATS:
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+        found[kind] = content.getvalue()
+    return found
 
 
 def _draw(figure: Figure, found: Comparison) -> None:

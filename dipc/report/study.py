@@ -12,7 +12,7 @@ from rich.text import Text
 from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
 from dipc.report.study_findings import study_sentences
-from dipc.report.table import facts, stack, table
+from dipc.report.table import by_reason, facts, stack, table
 from dipc.studies.study.findings import middle_flash
 from dipc.studies.study.result import TokenCost
 
@@ -62,7 +62,7 @@ def study_tables(found: Study) -> list[RenderableType]:
         parts.append(table(place_text(*place), _POINTS, map(_point_cells, points)) if points else None)
     if len(shown) < len(places):
         parts.append(Text(f"points of {len(places) - len(shown)} more devices are in the JSON"))
-    reasons = _reasons(found.points)
+    reasons = by_reason((point.id, point.reason) for point in found.points)
     parts.append(table("incomplete", ("points", "reason"), reasons) if reasons else None)
     if found.findings:
         sentences = [("-", sentence) for sentence in study_sentences(found)]
@@ -133,12 +133,3 @@ def _target_cells(target: Target) -> list[str]:
         number(target.speedup, 3),
         INTERPOLATED if target.interpolated else target.reason or "",
     ]
-
-
-def _reasons(points: Sequence[Point]) -> list[tuple[str, str]]:
-    """Points without figures and why; those of one reason together."""
-    ids: dict[str, list[str]] = {}
-    for point in points:
-        if point.reason:
-            ids.setdefault(point.reason, []).append(point.id)
-    return [("; ".join(names), reason) for reason, names in ids.items()]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dipc.errors import UsageError
 from dipc.files import write_whole
 from dipc.report.chart import DENSE, Axis, Chart, Line
-from dipc.report.plot import FORMATS, require_matplotlib
+from dipc.report.plot import require_matplotlib, saved
 from dipc.report.study_charts import study_charts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from dipc.studies.study.result import Study
 
@@ -67,7 +65,7 @@ def chart_plot(chart: Chart, title: str) -> dict[str, bytes]:
         axes.set_title(f"{title}\n{chart.title}", loc="left", fontsize=9)
         if chart.note:
             figure.supxlabel(chart.note, fontsize=7, color="#575f6b", wrap=True)
-        return {kind: _saved(figure, kind) for kind in FORMATS}
+        return saved(figure)
 
 
 def _draw(axes: Axes, line: Line) -> None:
@@ -96,9 +94,3 @@ def _set(axes: Axes, which: str, axis: Axis) -> None:
         own.set_ticks(axis.ticks)
     own.set_major_formatter(FuncFormatter(lambda value, _: axis.written(value)))
     own.set_label_text(axis.label)
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
-    return content.getvalue()

@@ -48,3 +48,12 @@ def stack(*parts: RenderableType | None) -> list[RenderableType]:
         if part is not None:
             shown += [Text(""), part] if shown else [part]
     return shown
+
+
+def by_reason(given: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:
+    """Group names by the reason why each lacks something; those without one are left out."""
+    found: dict[str, list[str]] = {}
+    for name, reason in given:
+        if reason:
+            found.setdefault(reason, []).append(name)
+    return [("; ".join(names), reason) for reason, names in found.items()]
