@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+from dipc.errors import UsageError
+
 R = TypeVar("R")
 MOST_SEED = 2**63 - 1
 """The largest that torch's generators take with whatever is added to it."""
@@ -92,6 +94,22 @@ def _flattened(function: Callable[..., object], groups: dict[str, Any]) -> Itera
             value = getattr(groups[parameter.name], field.name)
             kind = get_type_hints(type(groups[parameter.name]))[field.name]
             yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+
+
+def listed(option: str, text: str) -> tuple[str, ...]:
+    """Return the items of a list with commas, each once. UsageError for an empty one."""
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise UsageError(f"--{option} {text!r} lists nothing")
+    return items
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of a list with commas, each once. UsageError for anything else."""
+    try:
+        return tuple(dict.fromkeys(float(item) for item in listed(option, text)))
+    except ValueError:
+        raise UsageError(f"--{option} {text!r} is no list of numbers such as 1,0.5,0.25") from None
 
 
 @dataclass(frozen=True)

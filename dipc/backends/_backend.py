@@ -53,6 +53,8 @@ class RunOptions(Options):
     ] = None
     """With `eager`, what torch runs on (`dipc.ir.placement`): `auto`, `cpu`, `cuda` or `cuda:1`; by default what holds
     the weights."""
+    threads: int | None = None
+    """Threads of one operator; by default the backend's choice."""
     exported: Path | None = None
     """With `onnx`: the program's own export; by default it is made anew and thrown away."""
 
@@ -73,10 +75,12 @@ class Backend:
 
     Attributes:
         flags: fields of `RunOptions` that mean something to it.
+        runtime: what its programs run in, for titles, where that has another name than the backend.
         lowering: the pipeline that a program goes through before it is exported, unless that is not wanted.
     """
 
     flags: ClassVar[frozenset[str]] = frozenset()
+    runtime: ClassVar[str] = ""
     lowering: ClassVar[str] = ""
 
     @property

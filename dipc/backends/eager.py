@@ -30,7 +30,8 @@ WORTH_TOKENS = 32
 class Eager(Backend):
     """Runs a program in torch, on the CPU or a GPU."""
 
-    flags = frozenset({"device"})
+    flags = frozenset({"device", "threads"})
+    runtime = "torch"
 
     def prepare(self, program: Program, options: RunOptions, *, new_tokens: int | None = None) -> Program:
         """Return the program on the device that is asked for and, on a CPU, packed for writing where that pays."""
@@ -42,8 +43,29 @@ class Eager(Backend):
 
     @contextmanager
     def open(self, program: Program, options: RunOptions | None = None, *, record: bool = False) -> Iterator[Session]:
-        """Give a session; see `EagerSession`."""
-        yield EagerSession(program, record=record)
+        """Give a session; see `EagerSession`. A number of threads is all of torch's, for as long as the context."""
+        with _threads(None if options is None else options.threads):
+            yield EagerSession(program, record=record)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch and the native kernels work with so many threads; None leaves them as they are."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    _set_threads(count)
+    try:
+        yield
+    finally:
+        _set_threads(before)
+
+
+def _set_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    if native.library() is not None:
+        native.set_threads(count)
 
 
 def packed_for(program: Program, tokens: int) -> Program:

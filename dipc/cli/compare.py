@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped, numbers
+from dipc.cli.options import CaptureOptions, OutputOptions, grouped
 from dipc.cli.terminal import settings, show, show_json
 from dipc.errors import DipcError, MissingDependency
-from dipc.options import Options
+from dipc.options import Options, numbers
 from dipc.studies.options import AccuracyOptions, MeasuredText, Preparation, items
 
 if TYPE_CHECKING:

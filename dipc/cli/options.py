@@ -19,7 +19,6 @@ import typer
 from typer.models import OptionInfo
 
 from dipc.cli.terminal import Debug, Dtype, Json, Plugins, Quiet, TrustRemoteCode
-from dipc.errors import UsageError
 from dipc.options import Flag, Options, groups_of
 
 R = TypeVar("R")
@@ -83,16 +82,25 @@ def _offered(default: Any) -> list[inspect.Parameter]:
         extra = next((e for e in extras if isinstance(e, (Flag, OptionInfo))), None)
         if extra is None:
             continue
-        option = _option(kind, extra) if isinstance(extra, Flag) else Annotated[kind, extra]
+        option = _option(field.name, kind, extra) if isinstance(extra, Flag) else Annotated[kind, extra]
         value = False if isinstance(extra, Flag) and extra.bare is not None else getattr(default, field.name)
-        value = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        value = _text(value) if isinstance(value, tuple) else value
         found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=option))
     return found
 
 
-def _option(kind: Any, flag: Flag) -> Any:
-    """Return the annotation that typer takes for a field; a choice stays text, which the group itself checks."""
-    names = [] if flag.name is None else [flag.name]
+def _text(values: tuple[object, ...]) -> str:
+    """Return a list as it is written on the command line."""
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def _option(field: str, kind: Any, flag: Flag) -> Any:
+    """Return the annotation that typer takes for a field; a choice stays text, which the group itself checks.
+
+    The flag is always named, but where it has an opposite: some versions of typer take the metavar for its name.
+    """
+    name = flag.name or f"--{field.replace('_', '-')}"
+    names = [] if flag.name is None and bool in (kind, *get_args(kind)) and flag.bare is None else [name]
     if flag.bare is not None:
         return Annotated[bool, typer.Option(*names, help=flag.help)]
     given = [k for k in get_args(kind) if k is not NoneType] if get_origin(kind) is UnionType else [kind]
@@ -113,22 +121,6 @@ def _gathered(default: Any, given: dict[str, Any]) -> Any:
             value = flag.parse(value)
         values[name] = value
     return dataclasses.replace(default, **values)
-
-
-def listed(option: str, text: str) -> list[str]:
-    """Return the items of a list with commas, each once. UsageError for an empty one."""
-    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-    if not items:
-        raise UsageError(f"--{option} {text!r} lists nothing")
-    return items
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Return the numbers of a list with commas, each once. UsageError for anything else."""
-    try:
-        return tuple(dict.fromkeys(float(item) for item in listed(option, text)))
-    except ValueError:
-        raise UsageError(f"--{option} {text!r} is no list of numbers such as 1,0.5,0.25") from None
 
 
 TextFile = Annotated[

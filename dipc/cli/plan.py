@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dipc.cli.compare import cells
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.study import KeptRuns, Model
 from dipc.cli.terminal import show, show_json
 from dipc.memory.flash import FlashReadOptions
@@ -23,8 +23,7 @@ def command(
     reads: FlashReadOptions = FlashReadOptions(),
     measured: MeasureOptions = MeasureOptions(max_tokens=8192),
     runs: KeptRuns = KeptRuns(),
-    capture: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Plan for a device (simulated).
 
@@ -48,9 +47,9 @@ def command(
             measured=ActivityMeasure(**vars(measured)),
             runs=runs,
             progress=progress,
-            **vars(capture),
+            **common.capture,
         )
-    if output.json:
+    if common.json:
         show_json(plan_dict(found))
     else:
         show(plan_tables(found))

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.terminal import Debug, Json, Quiet, show_json, working
+from dipc.cli.options import OutputOptions, grouped
+from dipc.cli.terminal import show_json, working
 
 
+@grouped
 def command(
     study: Annotated[
         Path, typer.Argument(metavar="STUDY", help="The folder that `dipc study` wrote, or the JSON that it printed.")
@@ -22,9 +24,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Also write the timelines as a trace that ui.perfetto.dev opens."),
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """Write a study as one HTML page.
 
@@ -36,7 +36,7 @@ def command(
 
     with working("writing the report"):
         *files, page = map(str, write_report(study, out, plots=plots, perfetto=perfetto))
-    if json:
+    if output.json:
         show_json(document("report", page=page, files=files))
         return
     beside = f" and {len(files)} other file{'s' * (len(files) > 1)}" if files else ""

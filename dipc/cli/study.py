@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipc.cli.compare import cells
-from dipc.cli.options import CaptureOptions, OutputOptions, grouped
+from dipc.cli.options import ModelOptions, grouped
 from dipc.cli.terminal import show, show_json
 from dipc.errors import DipcError
 from dipc.memory.flash import FlashReadOptions
@@ -57,8 +57,7 @@ def command(
     search: StudySearch = StudySearch(),
     measured: ActivityMeasure = ActivityMeasure(max_tokens=8192),
     runs: KeptRuns = KeptRuns(),
-    capture: CaptureOptions = CaptureOptions(),
-    output: OutputOptions = OutputOptions(),
+    common: ModelOptions = ModelOptions(),
 ) -> None:
     """Study methods on a device (simulated).
 
@@ -84,9 +83,9 @@ def command(
             measured=measured,
             runs=runs,
             progress=progress,
-            **vars(capture),
+            **common.capture,
         )
-    if output.json:
+    if common.json:
         show_json(study_dict(found))
     else:
         show([*study_tables(found), *([] if runs.out is None else ["", f"wrote study.json to {runs.out}"])])

@@ -13,6 +13,7 @@ from dipc.report.table import facts, table
 from dipc.studies.bench import cache_aware
 from dipc.studies.bench.contest import Failure, Outcome, Rules
 from dipc.studies.bench.machine import Machine
+from dipc.studies.bench.options import DecodeOptions, EvalOptions
 from dipc.studies.bench.timing import Ratio, Timing, speedup
 
 
@@ -79,6 +80,16 @@ def rules_table(rules: Rules, more: Iterable[tuple[str, str]]) -> RenderableType
         ("figures", "medians of all calls; the range leaves out a tenth of them at each end"),
     ]
     return facts("how", rows)
+
+
+def is_usual(bench: DecodeOptions | EvalOptions) -> bool:
+    """Return whether the backend is the one that runs where none is chosen."""
+    return bench.backend == type(bench).backend
+
+
+def backend_setting(bench: DecodeOptions | EvalOptions) -> dict[str, str]:
+    """Return the backend, where one was chosen."""
+    return {} if is_usual(bench) else {"backend": bench.backend}
 
 
 def scan_dict(scan: Outcome) -> dict[str, Any]:

@@ -8,8 +8,18 @@ from rich.console import RenderableType
 
 from dipc.documents import document
 from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent
-from dipc.report.bench import failure_dicts, failures_table, machine_table, ratio_text, rules_table, times_dict
+from dipc.report.bench import (
+    backend_setting,
+    failure_dicts,
+    failures_table,
+    is_usual,
+    machine_table,
+    ratio_text,
+    rules_table,
+    times_dict,
+)
 from dipc.report.table import stack, table
+from dipc.studies.bench.backend import runtime_of
 from dipc.studies.bench.decode import DecodeBenchResult, DecodeContest, DecodeRow
 
 
@@ -25,6 +35,7 @@ def decode_dict(result: DecodeBenchResult) -> dict[str, Any]:
             "formats": bench.formats,
             "prompt": bench.prompt,
             "seed": bench.seed,
+            **backend_setting(bench),
         },
         rules=result.rules,
         contests=[_contest_dict(found) for found in result.contests],
@@ -38,10 +49,11 @@ def decode_tables(result: DecodeBenchResult) -> list[RenderableType]:
         parts += [_contest_table(result, found), failures_table(found.failures)]
     prompt = result.bench.prompt
     calls = result.rules.rounds * (result.rules.calls + result.rules.warmup)
+    as_taken = ", as ONNX Runtime's MatMulNBits takes them" if is_usual(result.bench) else ""
     how = [
         ("a call", f"one token, with a KV cache of {prompt} to {prompt + calls} positions"),
         ("reads", "weights that a token has to read, by the program; dense / sparse is what the bytes allow"),
-        ("dense", "groups of quantised weights run along the inputs, as ONNX Runtime's MatMulNBits takes them"),
+        ("dense", f"groups of quantised weights run along the inputs{as_taken}"),
         ("weights", f"random, seed {result.bench.seed}"),
     ]
     return stack(*parts, machine_table(result.machine), rules_table(result.rules, how))
@@ -71,7 +83,7 @@ def _row_dict(row: DecodeRow) -> dict[str, Any]:
 
 
 def _contest_table(result: DecodeBenchResult, found: DecodeContest) -> RenderableType:
-    title = f"decoding with {result.bench.config.stem}, {found.format}, in ONNX Runtime"
+    title = f"decoding with {result.bench.config.stem}, {found.format}, in {runtime_of(result.bench.backend)}"
     if result.parameters is not None:
         title += f": {number(result.parameters / 1e6)} M parameters, {result.layers} layers"
     if found.roofline_bytes_per_s is not None:

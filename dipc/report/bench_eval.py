@@ -8,8 +8,17 @@ from rich.console import RenderableType
 
 from dipc.documents import document
 from dipc.quantities import NONE, number
-from dipc.report.bench import failure_dicts, failures_table, machine_table, rules_table, times_dict, times_text
+from dipc.report.bench import (
+    backend_setting,
+    failure_dicts,
+    failures_table,
+    machine_table,
+    rules_table,
+    times_dict,
+    times_text,
+)
 from dipc.report.table import stack, table
+from dipc.studies.bench.backend import runtime_of
 from dipc.studies.bench.eval import EvalBenchResult, EvalRow
 
 
@@ -25,6 +34,7 @@ def eval_dict(result: EvalBenchResult) -> dict[str, Any]:
             "seq_len": bench.seq_len,
             "max_tokens": bench.max_tokens,
             "seed": bench.seed,
+            **backend_setting(bench),
         },
         rules=result.rules,
         rows=[_row_dict(row) for row in result.rows],
@@ -34,7 +44,7 @@ def eval_dict(result: EvalBenchResult) -> dict[str, Any]:
 
 def eval_tables(result: EvalBenchResult) -> list[RenderableType]:
     """Show the programs and who is missing; then the machine and how it was measured."""
-    title = f"perplexity of {result.bench.model} in torch"
+    title = f"perplexity of {result.bench.model} in {runtime_of(result.bench.backend)}"
     if result.rows:
         title += f": {result.rows[0].tokens} tokens in windows of {result.rows[0].seq_len}"
     columns = ("", ">ms", ">10-90 %", ">tokens/s", ">time / dense", ">perplexity")

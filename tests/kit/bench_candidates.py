@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,22 @@ def dies() -> Cases:
             os._exit(7)
 
     return {"first": Case(lambda number: None), "last": Case(call)}
+
+
+def dies_at_once() -> Cases:
+    """One that takes its process with it when it is asked for its first answer."""
+
+    def call(number: int) -> None:
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(7)
+
+    return {"first": Case(call), "second": Case(call), "third": Case(call)}
+
+
+def leaves_a_file() -> Cases:
+    """One that says where its temporary files lie, as numbers, and leaves one there."""
+    Path(tempfile.gettempdir(), "left").write_text("left")
+    return {"folder": Case(lambda number: np.frombuffer(tempfile.gettempdir().encode(), np.uint8))}
 
 
 def hangs() -> Cases:

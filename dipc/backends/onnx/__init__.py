@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Onnx(Backend):
     """Writes a program as an ONNX model, and runs it in ONNX Runtime with dipc's kernels or by its function bodies."""
 
-    flags = frozenset({"kernels", "exported"})
+    flags = frozenset({"kernels", "threads", "exported"})
+    runtime = "ONNX Runtime"
     lowering = "pack"
 
     def require(self, ability: Ability) -> None:
@@ -44,7 +45,7 @@ class Onnx(Backend):
 
         self.require("run")
         options = options or RunOptions()
-        runtime = RuntimeOptions(options.kernels)
+        runtime = RuntimeOptions(options.kernels, options.threads)
         if options.exported is not None:
             session = OnnxSession(options.exported, record=record, options=runtime, tokenizer=program.tokenizer)
             _check_same(session, program)
@@ -66,7 +67,7 @@ class Onnx(Backend):
         """Return a session of an exported model by itself."""
         from dipc.backends.onnx.session import OnnxSession, RuntimeOptions
 
-        return OnnxSession(path, options=RuntimeOptions(options.kernels))
+        return OnnxSession(path, options=RuntimeOptions(options.kernels, options.threads))
 
     def export(self, program: Program, folder: Path, *, pipeline: str = "") -> Export:
         """Write `model.onnx` with its tokenizer's files; see `dipc.backends.onnx.export`."""

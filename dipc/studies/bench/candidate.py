@@ -77,7 +77,10 @@ class CandidateProcess:
     def __init__(self, candidate: Candidate, threads: int, timeout_s: float) -> None:
         self.candidate, self.timeout_s = candidate, timeout_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        # A process is ended where it stands, so what it wrote is removed from here.
+        self._folder = tempfile.TemporaryDirectory(prefix="dipc-bench-", ignore_cleanup_errors=True)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        environment["TMPDIR"] = self._folder.name
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dipc.studies.bench.worker"],
@@ -106,11 +109,12 @@ class CandidateProcess:
         return Turn(tuple(reply["seconds"]), reply["idle"])
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and remove its temporary files."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         self._errors.close()
+        self._folder.cleanup()
         # What was buffered for a process that is gone cannot be written.
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # type: ignore[union-attr]

@@ -126,6 +126,8 @@ class _Contest:
                 entry.answer = process.answer(case)
             except CandidateLost as lost:
                 self._drop((name, case), lost)
+                if lost.gone:
+                    return
 
     def turn(self, key: CaseKey, number: int) -> None:
         entry = self.entries.get(key)

@@ -1,4 +1,4 @@
-"""`dipc bench decode`: tokens per second of a whole model with its KV cache, dense and sparse, in ONNX Runtime."""
+"""`dipc bench decode`: tokens per second of a whole model with its KV cache, dense and sparse."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from pathlib import Path
 
 from dipc.errors import BadFile, UsageError
 from dipc.frontend.hugging_face import read_config
+from dipc.studies.bench.backend import check_backend
 from dipc.studies.bench.candidate import Candidate
 from dipc.studies.bench.candidates.decode import CASE, ModelFacts
-from dipc.studies.bench.candidates.pipelines import DENSE, onnx_pipeline
+from dipc.studies.bench.candidates.pipelines import decode_pipeline
 from dipc.studies.bench.candidates.read_bandwidth import CASE as READ_CASE
 from dipc.studies.bench.candidates.read_bandwidth import READ, read_memory
 from dipc.studies.bench.contest import Failure, Outcome, Progress, Rules, run_interleaved
 from dipc.studies.bench.exported_models import ExportedModels
 from dipc.studies.bench.machine import Machine, describe_machine
+from dipc.studies.bench.options import DENSE, DecodeOptions
 from dipc.studies.bench.timing import Ratio, Timing, speedup
 
 MEMORY_SHARE = 0.6
-"""Models of a contest may take so much of the memory: each is in it twice, as mapped and as ONNX Runtime packs it."""
+"""Models of a contest may take so much of the memory: each is in it twice, as mapped and as its runtime packs it."""
 MOST_READ_BYTES = 10**9
 LLAMA_3_2_1B = Path(__file__).parent / "llama-3.2-1b.json"
 
@@ -87,7 +89,7 @@ class DecodeBenchResult:
 
 
 @dataclass(frozen=True)
-class DecodeBench:
+class DecodeBench(DecodeOptions):
     """The contest of models of one shape, in each format.
 
     Attributes:
@@ -96,23 +98,20 @@ class DecodeBench:
         formats: "float32", or passes that quantise, as pipeline text.
         prompt: tokens before the first that is timed.
         seed: of weights and tokens.
-        folder: where exported models are kept for the next time; by default they are removed.
+        folder: where the models are kept for the next time; by default they are removed.
+        backend: what runs them: its own exports, where it makes some.
         plugins: files whose passes may be used.
     """
 
     config: Path = LLAMA_3_2_1B
-    passes: tuple[str, ...] = (DENSE, "dip{density=0.5}", "dip-ca{density=0.5}")
-    formats: tuple[str, ...] = ("float32", "int4")
-    prompt: int = 64
-    seed: int = 0
-    folder: Path | None = None
     plugins: tuple[Path, ...] = ()
 
     def check(self, rules: Rules) -> None:
         """Raise UsageError for what cannot be measured, BadFile for no config, before anything is built."""
+        check_backend(self.backend)
         for passes in self.passes:
             for format_ in self.formats:
-                onnx_pipeline(passes, format_)
+                decode_pipeline(passes, format_, self.backend)
         if not self.config.is_file():
             raise UsageError(f"{self.config}: no such file; give a model's config.json")
         config = read_config(self.config)
@@ -126,7 +125,7 @@ class DecodeBench:
             )
 
     def run(self, rules: Rules, progress: Progress = lambda done, total: None) -> DecodeBenchResult:
-        """Export the models and let them take turns.
+        """Make the models and let them take turns.
 
         All models of a format run in one contest where memory holds them, else dense beside each method in turn.
 
@@ -140,7 +139,9 @@ class DecodeBench:
         facts: ModelFacts | None = None
         with _models_folder(self.folder) as folder:
             for format_ in self.formats:
-                models = ExportedModels(self.config, format_, self.seed, self.plugins, folder, rules, progress)
+                models = ExportedModels(
+                    self.config, format_, self.seed, self.plugins, folder, rules, progress, self.backend
+                )
                 groups = _groups(self.passes, models, machine)
                 contests.extend(_run_group(group, models, self.prompt) for group in groups)
                 facts = next(iter(models.facts.values()), facts)

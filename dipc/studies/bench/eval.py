@@ -1,4 +1,4 @@
-"""`dipc bench eval`: how long the perplexity of sparsified programs takes, beside that of the dense one, in torch."""
+"""`dipc bench eval`: how long the perplexity of sparsified programs takes, beside that of the dense one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 from dipc.errors import UsageError
 from dipc.frontend.hugging_face import find_model
+from dipc.studies.bench.backend import check_backend
 from dipc.studies.bench.candidate import Candidate
 from dipc.studies.bench.candidates.eval import CASE, measure_perplexity
-from dipc.studies.bench.candidates.pipelines import DENSE, torch_pipeline
+from dipc.studies.bench.candidates.pipelines import eval_pipeline
 from dipc.studies.bench.contest import Failure, Outcome, Progress, Rules, run_interleaved
 from dipc.studies.bench.machine import Machine, describe_machine
+from dipc.studies.bench.options import DENSE, EvalOptions
 from dipc.studies.bench.timing import Ratio, Timing, speedup
 
 
@@ -44,7 +46,7 @@ class EvalBenchResult:
 
 
 @dataclass(frozen=True)
-class EvalBench:
+class EvalBench(EvalOptions):
     """The contest of measurements of perplexity.
 
     Attributes:
@@ -53,23 +55,20 @@ class EvalBench:
         seq_len: tokens of a window; by default the context, at most 2,048.
         max_tokens: that are measured in one call.
         seed: of random weights and tokens.
+        backend: what runs the programs.
         plugins: files whose passes may be used.
     """
 
-    model: str = "demo"
-    passes: tuple[str, ...] = (DENSE, "dip", "dip-ca")
-    seq_len: int | None = None
-    max_tokens: int = 2048
-    seed: int = 0
     plugins: tuple[Path, ...] = ()
 
     def check(self) -> None:
         """Raise UsageError for what cannot be measured, before anything is built."""
+        check_backend(self.backend)
         find_model(self.model)
         if self.max_tokens < 2:
             raise UsageError(f"max_tokens is {self.max_tokens}; it must be at least 2")
         for passes in self.passes:
-            torch_pipeline(passes)
+            eval_pipeline(passes)
 
     def run(self, rules: Rules, progress: Progress = lambda done, total: None) -> EvalBenchResult:
         """Let the programs take turns.
@@ -95,6 +94,7 @@ class EvalBench:
             seed=self.seed,
             threads=rules.threads,
             plugins=[str(file.resolve()) for file in self.plugins],
+            backend=self.backend,
         )
 
 

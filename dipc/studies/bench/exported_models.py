@@ -1,4 +1,4 @@
-"""The exported models of the contest of decoding: made in processes of their own, kept or thrown away."""
+"""The models of the contest of decoding: made in processes of their own, kept or thrown away."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from dipc.studies.bench.candidate import Candidate, CandidateLost
 from dipc.studies.bench.candidates.decode import ModelFacts, decode
 from dipc.studies.bench.candidates.export_model import export_random_model
-from dipc.studies.bench.candidates.pipelines import DENSE, onnx_pipeline
+from dipc.studies.bench.candidates.pipelines import decode_pipeline
 from dipc.studies.bench.contest import Failure, Progress, Rules, untimed_answers
+from dipc.studies.bench.options import DENSE, DecodeOptions
 
 
 @dataclass
@@ -26,6 +27,7 @@ class ExportedModels:
         root: the folder that holds a folder of each.
         rules: of the contest.
         progress: told when one is built.
+        backend: what runs them, and exports them where it can open such an export.
         facts: of the models that were built, by the method or "dense".
         failures: of those that were not.
     """
@@ -37,6 +39,7 @@ class ExportedModels:
     root: Path
     rules: Rules
     progress: Progress = lambda done, total: None
+    backend: str = DecodeOptions.backend
     facts: dict[str, ModelFacts] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
@@ -44,7 +47,9 @@ class ExportedModels:
         """Return a model's folder; its name says what the model is made of, files by a digest of their contents."""
         files = (self.config, *self.plugins)
         digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-        key = f"{self.config.stem}-{digest[:8]}-{onnx_pipeline(passes, self.format)}-{self.seed}"
+        pipeline = decode_pipeline(passes, self.format, self.backend)
+        key = f"{self.config.stem}-{digest[:8]}-{pipeline}-{self.seed}"
+        key += "" if self.backend == DecodeOptions.backend else f"-{self.backend}"
         return self.root / "".join(c if c.isalnum() or c in ".-=" else "_" for c in key)
 
     def have(self, passes: str) -> bool:
@@ -64,7 +69,7 @@ class ExportedModels:
         return True
 
     def candidate(self, passes: str, prompt: int) -> Candidate:
-        """Return the candidate that runs a model after a prompt of so many tokens; dense in ONNX Runtime as it is."""
+        """Return the candidate that runs a model after a prompt of so many tokens; dense without dipc's kernels."""
         return Candidate.calling(
             passes,
             decode,
@@ -73,6 +78,8 @@ class ExportedModels:
             seed=self.seed,
             threads=self.rules.threads,
             kernels=passes != DENSE,
+            backend=self.backend,
+            plugins=self._plugin_files,
         )
 
     def remove(self) -> None:
@@ -89,5 +96,10 @@ class ExportedModels:
             format=self.format,
             seed=self.seed,
             folder=str(folder),
-            plugins=[str(file.resolve()) for file in self.plugins],
+            plugins=self._plugin_files,
+            backend=self.backend,
         )
+
+    @property
+    def _plugin_files(self) -> list[str]:
+        return [str(file.resolve()) for file in self.plugins]

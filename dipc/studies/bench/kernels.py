@@ -16,6 +16,7 @@ from dipc.studies.bench.candidates.read_bandwidth import READ, read_memory
 from dipc.studies.bench.contest import Failure, Outcome, Progress, Rules, run_interleaved, untimed_answers
 from dipc.studies.bench.kernel_rows import Answers, KernelRow, judge
 from dipc.studies.bench.machine import Machine, describe_machine
+from dipc.studies.bench.options import KernelOptions
 
 AXES = {"inputs": 0, "outputs": 1}
 DEFINITIONS = "definitions"
@@ -61,7 +62,7 @@ class KernelBenchResult:
 
 
 @dataclass(frozen=True)
-class KernelBench:
+class KernelBench(KernelOptions):
     """The contest of one gated MLP, in each format.
 
     Attributes:
@@ -76,14 +77,6 @@ class KernelBench:
         layers: MLPs in one call, each with weights of its own; by default as many as it takes to defeat the caches.
     """
 
-    d_model: int = 4096
-    d_ff: int = 14336
-    densities: tuple[float, ...] = (1.0, 0.5, 0.25)
-    formats: tuple[str, ...] = ("float32", "int4")
-    tokens: int = 1
-    group: int = 128
-    axis: str = "inputs"
-    seed: int = 0
     layers: int | None = None
 
     def check(self) -> None:

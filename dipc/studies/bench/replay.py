@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dipc.cache import get_policy
 from dipc.errors import UsageError
 from dipc.ir.selections import kept_units
+from dipc.registry import plugin_files
 from dipc.studies.bench import cache_aware
 from dipc.studies.bench.candidate import Candidate
 from dipc.studies.bench.candidates.replay import (
@@ -19,6 +20,7 @@ from dipc.studies.bench.candidates.replay import (
 )
 from dipc.studies.bench.contest import Failure, Outcome, Progress, Rules, run_interleaved
 from dipc.studies.bench.machine import Machine, describe_machine
+from dipc.studies.bench.options import ReplayOptions
 from dipc.studies.bench.timing import Ratio, Timing, speedup
 
 NATIVE, NUMPY, LIBCACHESIM = "dipc", "dipc without its library", "libCacheSim"
@@ -74,12 +76,12 @@ class ReplayBench:
         seed: of the masks.
     """
 
-    units: int = 4096
+    units: int = ReplayOptions.units
     tokens: int = 1024
-    densities: tuple[float, ...] = (0.25, 0.5, 0.75)
+    densities: tuple[float, ...] = ReplayOptions.densities
     policies: tuple[str, ...] = ("lfu", "lru", "lfu-in-cache", "lfu-admission", "static", "belady")
-    capacity: float = 0.5
-    seed: int = 0
+    capacity: float = ReplayOptions.capacities[0]
+    seed: int = ReplayOptions.seed
 
     def check(self) -> None:
         """Raise UsageError for what cannot be measured, before anything is set up."""
@@ -112,9 +114,10 @@ class ReplayBench:
         """Return who takes part."""
         active = {f"{density:g}": self.active(density) for density in self.densities}
         task = ReplayTask(self.units, self.tokens, active, kept_units(self.capacity, self.units), self.seed)
+        plugins = [str(file) for file in plugin_files()]
         return [
-            Candidate.calling(NATIVE, native_replay, task=task, policies=self.policies),
-            Candidate.calling(NUMPY, numpy_replay, task=task, policies=self.policies[:1]),
+            Candidate.calling(NATIVE, native_replay, task=task, policies=self.policies, plugins=plugins),
+            Candidate.calling(NUMPY, numpy_replay, task=task, policies=self.policies[:1], plugins=plugins),
             Candidate.calling(LIBCACHESIM, libcachesim_replay, task=task, policies=self.policies),
         ]
 

@@ -11,10 +11,12 @@ from dipc.memory.lowering import active_units, lower
 from dipc.native.call import opened
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline
+from dipc.registry import plugin_files
 from dipc.studies.bench.candidate import Candidate, CandidateLost
 from dipc.studies.bench.candidates.replay_model import CASE, replay_sites
 from dipc.studies.bench.contest import Rules, untimed_answers
 from dipc.studies.bench.machine import Machine, describe_machine
+from dipc.studies.bench.options import ReplayOptions
 
 TIMEOUT_S = 24 * 3600.0
 POOL_TOKENS = 512
@@ -68,8 +70,8 @@ class ModelReplayBench:
     tokens: int
     cases: tuple[tuple[str, float], ...]
     threads: int
-    passes: str = "dip"
-    seed: int = 0
+    passes: str = ReplayOptions.passes
+    seed: int = ReplayOptions.seed
     pool: int = POOL_TOKENS
 
     def check(self) -> None:
@@ -101,6 +103,7 @@ class ModelReplayBench:
             threads=self.threads,
             pool_tokens=self.pool,
             seed=self.seed,
+            plugins=[str(file) for file in plugin_files()],
         )
         try:
             wall_s, peak_bytes, *hits = untimed_answers(candidate, Rules(threads=1, timeout_s=TIMEOUT_S))[CASE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -18,9 +19,10 @@ from dipc.errors import BadFile, UsageError
 from dipc.ops.glu import reference as glu
 from dipc.report.bench_kernels import kernels_tables
 from dipc.studies.bench.candidate import Candidate, CandidateLost
-from dipc.studies.bench.candidates.export_model import bytes_per_token
+from dipc.studies.bench.candidates.decode import ModelFacts, decode
+from dipc.studies.bench.candidates.export_model import bytes_per_token, export_random_model
 from dipc.studies.bench.candidates.mlp import MlpTask, case_name, make_mlp, matrix_bytes, reference_outputs
-from dipc.studies.bench.candidates.pipelines import onnx_pipeline
+from dipc.studies.bench.candidates.pipelines import decode_pipeline
 from dipc.studies.bench.candidates.random_model import random_model
 from dipc.studies.bench.contest import Rules, run_interleaved, untimed_answers
 from dipc.studies.bench.decode import LLAMA_3_2_1B, DecodeBench, DecodeRow
@@ -77,6 +79,18 @@ def test_a_candidate_that_fails_does_not_lose_the_others() -> None:
     assert failures["absent"].reason == "MissingDependency: nothing here; install it"
     assert failures["raises_later"].case == "bad" and failures["raises_later"].reason == "ValueError: a problem"
     assert failures["dies"].case is None and failures["dies"].reason == "exit code 7: last words"
+
+
+def test_a_candidate_that_dies_before_its_first_turn_is_listed_once() -> None:
+    found = run_interleaved([candidate("dies_at_once"), candidate("talker")], RULES)
+    assert set(found.timings) == {("talker", "sleep")}
+    (failure,) = found.failures
+    assert (failure.candidate, failure.case, failure.reason) == ("dies_at_once", None, "exit code 7: last words")
+
+
+def test_what_a_candidate_leaves_is_removed() -> None:
+    folder = Path(bytes(map(int, untimed_answers(candidate("leaves_a_file"), RULES)["folder"])).decode())
+    assert folder.name.startswith("dipc-bench-") and not folder.exists()
 
 
 def test_a_candidate_that_hangs_is_ended() -> None:
@@ -202,6 +216,8 @@ def test_bad_options_of_bench(cli: Cli) -> None:
     cli("bench", "decode", "--passes", "dense,dipp").fails(2, "dipp")
     cli("bench", "decode", "--config", "none.json").fails(2, "none.json")
     cli("bench", "decode", "--seed", 2**64).fails(2, "--seed")
+    cli("bench", "decode", "--backend", "cost").fails(2, "the backend cost runs no program")
+    cli("bench", "eval", "--backend", "none").fails(2, "no backend named 'none'")
 
 
 def test_bytes_per_token_of_a_program() -> None:
@@ -218,9 +234,25 @@ def test_bytes_per_token_of_a_program() -> None:
 
 
 def test_pipelines_of_the_contest() -> None:
-    assert onnx_pipeline("dense", "float32") == "outline-glu"
-    assert onnx_pipeline("dense", "int4{group=32}") == "outline-glu,int4{group=32 axis=inputs}"
-    assert onnx_pipeline("dip{density=0.25}", "int4{group=32}") == "dip{density=0.25},int4{group=32},pack"
+    assert decode_pipeline("dense", "float32") == "outline-glu"
+    assert decode_pipeline("dense", "int4{group=32}") == "outline-glu,int4{group=32 axis=inputs}"
+    assert decode_pipeline("dip{density=0.25}", "int4{group=32}") == "dip{density=0.25},int4{group=32},pack"
+    assert decode_pipeline("dip{density=0.25}", "int4{group=32}", "eager") == "dip{density=0.25},int4{group=32}"
+
+
+def test_a_backend_that_opens_no_export_runs_the_program(tmp_path: Path) -> None:
+    config = tmp_path / "small.json"
+    config.write_text(json.dumps({**SIZES, "model_type": "llama"}), encoding="utf-8")
+    folder, asked = tmp_path / "made", {"seed": 0, "backend": "eager", "plugins": []}
+    export_random_model(config=str(config), passes="dip{density=0.5}", format="float32", folder=str(folder), **asked)
+    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "program"]
+    assert ModelFacts.read(folder).pipeline == "dip{density=0.5}"
+    before = torch.get_num_threads()
+    cases = decode(folder=str(folder), prompt=8, threads=before + 1, kernels=True, **asked)
+    assert torch.get_num_threads() == before + 1
+    assert cases["token"].call(0) is None and cases["token"].bytes_read == ModelFacts.read(folder).bytes_per_token
+    del cases
+    assert torch.get_num_threads() == before
 
 
 def test_what_the_bytes_allow_and_what_was_reached() -> None:
@@ -282,7 +314,8 @@ def test_kept_models_of_configs_of_one_name_are_told_apart(tmp_path: Path) -> No
         config.write_text(json.dumps({"num_hidden_layers": layers}), encoding="utf-8")
         models = ExportedModels(config, "int4", 0, (), tmp_path, Rules(1))
         folders.add(models.folder("dense"))
-    assert len(folders) == 2
+    folders.add(dataclasses.replace(models, backend="eager").folder("dense"))
+    assert len(folders) == 3
 
 
 @pytest.mark.nightly

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dipc.api import capture, compile, perplexity
 from dipc.backends.eager import EagerSession
@@ -47,12 +49,24 @@ def test_a_model_with_a_tokenizer_reads_the_sample_text() -> None:
     assert answer is not None and answer[0] == perplexity(session, seq_len=32, max_tokens=64).perplexity
 
 
+def test_another_backend_measures_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    config = tmp_path / "tiny" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES}))
+    asked = {"model": str(config), "passes": "dip", "plugins": [], "seq_len": 20, "max_tokens": 40, "seed": 0}
+    eager, onnx = (measure_perplexity(**asked, threads=1, backend=b)[CASE].call(0) for b in ("eager", "onnx"))
+    assert eager is not None and onnx is not None
+    assert onnx.tolist() == pytest.approx(eager.tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("bench", "message"),
     [
         (EvalBench(model="nothing-there"), "no model 'nothing-there'"),
         (EvalBench(passes=("dense", "nothing")), "nothing"),
         (EvalBench(max_tokens=1), "max_tokens is 1"),
+        (EvalBench(backend="cost"), "the backend cost runs no program"),
     ],
 )
 def test_what_is_refused_before_anything_is_built(bench: EvalBench, message: str) -> None:
@@ -72,4 +86,14 @@ def test_how_it_is_told() -> None:
     assert (document["kind"], told["passes"], told["time_by_dense"]["value"]) == ("bench-eval", "dip", 1.2)
     assert told["tokens_per_second"] == pytest.approx(100 / 1.2) and math.isclose(told["perplexity"], 44.0)
     json.dumps(document, allow_nan=False)
-    assert eval_tables(result)
+    assert "backend" not in document["settings"] and _text(result).startswith("perplexity of demo in torch")
+    chosen = dataclasses.replace(result, bench=EvalBench(backend="onnx"))
+    assert eval_dict(chosen)["settings"]["backend"] == "onnx"
+    assert _text(chosen).startswith("perplexity of demo in ONNX Runtime")
+
+
+def _text(result: EvalBenchResult) -> str:
+    screen = Console(width=200)
+    with screen.capture() as shown:
+        screen.print(*eval_tables(result))
+    return shown.get()

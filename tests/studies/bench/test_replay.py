@@ -11,6 +11,7 @@ import pytest
 
 from dipc import native
 from dipc.errors import UsageError
+from dipc.registry import REGISTRIES
 from dipc.report.bench_replay import model_replay_dict, model_replay_tables, replay_dict, replay_tables
 from dipc.studies.bench.candidates.random_masks import make_masks
 from dipc.studies.bench.candidates.replay import (
@@ -126,6 +127,19 @@ def test_how_a_model_s_replay_is_told() -> None:
     assert document["hit_rates"][1] == {"policy": "lru", "capacity": 0.25, "hit_rate": 0.6}
     json.dumps(document, allow_nan=False)
     assert model_replay_tables(result)
+
+
+@needs_library
+def test_a_policy_of_a_plugin_is_replayed(tmp_path: Path) -> None:
+    file = tmp_path / "newest.py"
+    file.write_text(
+        "from dipc.cache.policy import Policy\n\n\nclass Newest(Policy):\n    def key(self, freq, last_used):\n"
+        "        return last_used * 0\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in REGISTRIES:
+            patch.setattr(registry, "added", dict(registry.added))
+        assert set(numpy_replay(TASK, ["newest"], [str(file)])) == {"newest, density 0.25"}
 
 
 def test_what_the_command_refuses(cli: Cli) -> None:

@@ -22,6 +22,8 @@ class Case:
     """The number of times that one call does what is measured; its time is divided by it."""
     bytes_read: float = 0.0
     """Bytes of weights that one of them has to read from memory."""
+    kept: object = None
+    """Something that has to live as long as the case, such as the context of a session."""
 
 
 Cases = Mapping[str, Case]

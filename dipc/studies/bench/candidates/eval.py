@@ -1,25 +1,26 @@
-"""Perplexity: one program in torch reads the same text again and again."""
+"""Perplexity: one program, run by a backend, reads the same text again and again."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipc import native
-from dipc.backends.eager import EagerSession
+from dipc.backends import RunOptions, get_backend
 from dipc.evaluation.perplexity import perplexity
 from dipc.frontend.hugging_face import capture, find_model
 from dipc.ir.program import Program
 from dipc.options import TextSpec
 from dipc.pipeline.runner import run_pipeline
-from dipc.registry import load_installed_plugins, load_plugin
 from dipc.studies.bench.candidates.case import Case, Cases
-from dipc.studies.bench.candidates.pipelines import torch_pipeline
+from dipc.studies.bench.candidates.pipelines import eval_pipeline
+from dipc.studies.bench.candidates.plugins import load_plugins
 from dipc.studies.bench.candidates.random_model import random_model
+from dipc.studies.bench.options import EvalOptions
 from dipc.text import Text
 
 CASE = "perplexity"
@@ -39,25 +40,34 @@ class NumberTokenizer:
         """Return the text of ids."""
         return "".join(f"{i} " for i in ids)
 
+    def save_pretrained(self, folder: str) -> None:
+        """Write nothing: there is nothing to know."""
+
 
 def measure_perplexity(
-    *, model: str, passes: str, seq_len: int | None, max_tokens: int, seed: int, threads: int, plugins: Sequence[str]
+    *,
+    model: str,
+    passes: str,
+    seq_len: int | None,
+    max_tokens: int,
+    seed: int,
+    threads: int,
+    plugins: Sequence[str],
+    backend: str = EvalOptions.backend,
 ) -> Cases:
     """Set up a model on the sample text; of a config.json, with random weights, on random tokens."""
-    load_installed_plugins()
-    for file in plugins:
-        load_plugin(Path(file))
-    if native.library() is not None:
-        native.set_threads(threads)
+    load_plugins(plugins)
+    runs, runner = get_backend(backend, "run"), RunOptions(backend, threads=threads)
     program, text = _open(model, max_tokens, seed)
     windows = TextSpec(seq_len, max_tokens)
-    session = EagerSession(run_pipeline(program, torch_pipeline(passes)).program)
+    compiled, context = run_pipeline(program, eval_pipeline(passes)).program, ExitStack()
+    session = context.enter_context(runs.open(runs.prepare(compiled, runner), runner))
 
     def call(number: int) -> NDArray[np.float64]:
         score = perplexity(session, text, windows=windows)
         return np.array([score.perplexity, score.tokens, score.seq_len])
 
-    return {CASE: Case(call)}
+    return {CASE: Case(call, kept=context)}
 
 
 def _open(model: str, max_tokens: int, seed: int) -> tuple[Program, Text | None]:

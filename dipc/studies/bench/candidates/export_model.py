@@ -1,36 +1,42 @@
-"""A model of random weights, compiled and exported for the contest of decoding. Nothing here is timed."""
+"""A model of random weights, compiled and written for the contest of decoding. Nothing here is timed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from dipc.backends.onnx.export import export
+from dipc.artifact.writer import save
+from dipc.backends import get_backend
 from dipc.frontend.hugging_face import capture
 from dipc.ir.program import Program
 from dipc.memory.lowering import active_units, lower
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import parse_pipeline
-from dipc.registry import load_installed_plugins, load_plugin
 from dipc.studies.bench.candidates.case import Cases
-from dipc.studies.bench.candidates.decode import ModelFacts, onnx_folder
-from dipc.studies.bench.candidates.pipelines import onnx_pipeline
+from dipc.studies.bench.candidates.decode import ModelFacts, export_folder, program_folder
+from dipc.studies.bench.candidates.pipelines import decode_pipeline
+from dipc.studies.bench.candidates.plugins import load_plugins
 from dipc.studies.bench.candidates.random_model import random_model
+from dipc.studies.bench.options import DecodeOptions
 
 
 def export_random_model(
-    *, config: str, passes: str, format: str, seed: int, folder: str, plugins: Sequence[str]
+    *,
+    config: str,
+    passes: str,
+    format: str,
+    seed: int,
+    folder: str,
+    plugins: Sequence[str],
+    backend: str = DecodeOptions.backend,
 ) -> Cases:
-    """Export the random model of a config to a folder, with what a report says of it; there are no cases."""
-    load_installed_plugins()
-    for file in plugins:
-        load_plugin(Path(file))
+    """Write the random model of a config to a folder, with what a report says of it; there are no cases."""
+    load_plugins(plugins)
     program = capture(random_model(Path(config), seed), name=Path(config).stem)
-    pipeline = onnx_pipeline(passes, format)
+    pipeline = decode_pipeline(passes, format, backend)
     compiled = run_pipeline(program, parse_pipeline(pipeline)).program
     Path(folder).mkdir(parents=True, exist_ok=True)
-    exported = onnx_folder(Path(folder))
-    export(compiled, exported, pipeline=pipeline)
+    written = _write(compiled, Path(folder), backend, pipeline)
     facts = ModelFacts(
         program.parameter_count,
         program.info.layers,
@@ -38,10 +44,22 @@ def export_random_model(
         program.info.vocab,
         pipeline,
         bytes_per_token(compiled),
-        sum(file.stat().st_size for file in exported.iterdir()),
+        sum(file.stat().st_size for file in written.rglob("*") if file.is_file()),
     )
     facts.write(Path(folder))
     return {}
+
+
+def _write(program: Program, folder: Path, backend: str, pipeline: str) -> Path:
+    """Export a program where its backend opens such an export, else keep it, and return the folder of what runs."""
+    exported, runs = export_folder(folder, backend), get_backend(backend, "run")
+    if "export" in runs.abilities():
+        get_backend(backend, "export").export(program, exported, pipeline=pipeline)
+        if runs.recognises(exported):
+            return exported
+    # Without the dense program beside it: nothing here is compared with that.
+    save(program.replace(dense=None), program_folder(folder))
+    return program_folder(folder)
 
 
 def bytes_per_token(program: Program) -> float:

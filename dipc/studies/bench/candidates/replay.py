@@ -22,6 +22,7 @@ from dipc.errors import MissingDependency
 from dipc.memory.trace import Packed, accesses_by_unit
 from dipc.native.call import opened
 from dipc.studies.bench.candidates.case import Case, Cases
+from dipc.studies.bench.candidates.plugins import load_files
 from dipc.studies.bench.candidates.random_masks import make_masks
 
 TOGETHER = "all at once"
@@ -56,9 +57,10 @@ def case_name(policy: str, density: str) -> str:
     return f"{policy}, density {density}"
 
 
-def native_replay(task: ReplayTask, policies: Sequence[str]) -> Cases:
+def native_replay(task: ReplayTask, policies: Sequence[str], plugins: Sequence[str] = ()) -> Cases:
     """Set up `replay_site` on the native library: each policy, and all at once with 1/2, 1 and 3/2 of the capacity."""
     opened()
+    load_files(plugins)
     cases = _by_policy(task, policies)
     together = [(policy, task.capacity * halves // 2) for policy in policies for halves in (1, 2, 3)]
     for density, packed_TB in task.traces().items():
@@ -66,9 +68,10 @@ def native_replay(task: ReplayTask, policies: Sequence[str]) -> Cases:
     return cases
 
 
-def numpy_replay(task: ReplayTask, policies: Sequence[str]) -> Cases:
+def numpy_replay(task: ReplayTask, policies: Sequence[str], plugins: Sequence[str] = ()) -> Cases:
     """Set up `replay_site` as it is where no library was built."""
     os.environ["DIPC_NATIVE"] = "0"
+    load_files(plugins)
     return _by_policy(task, policies)
 
 

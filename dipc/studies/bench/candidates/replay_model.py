@@ -18,6 +18,7 @@ from dipc import native
 from dipc.cache.policy import get_policy
 from dipc.memory.trace import Packed, accesses_by_unit
 from dipc.studies.bench.candidates.case import Case, Cases
+from dipc.studies.bench.candidates.plugins import load_files
 from dipc.studies.bench.candidates.random_masks import make_masks
 
 CASE = "model"
@@ -31,11 +32,13 @@ def replay_sites(
     threads: int,
     pool_tokens: int,
     seed: int,
+    plugins: Sequence[str] = (),
 ) -> Cases:
     """Set up all sites, each with its units and how many of them a token touches, with caches of shares of the units.
 
     The answer: seconds, the process's largest memory in bytes, and the hits of each cache.
     """
+    load_files(plugins)
 
     def call(number: int) -> NDArray[np.float64]:
         start = time.perf_counter()

@@ -1,0 +1,22 @@
+"""The backends that run programs, in the contests that let one be chosen."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from dipc.backends import BACKENDS, get_backend
+from dipc.errors import MissingDependency
+
+
+def check_backend(name: str) -> None:
+    """Raise UnknownName or UsageError for no backend that runs programs.
+
+    A package that it lacks is left to the candidates, whose failures say so.
+    """
+    with suppress(MissingDependency):
+        get_backend(name, "run")
+
+
+def runtime_of(name: str) -> str:
+    """Return what a backend runs programs in, as a title says it."""
+    return BACKENDS.get(name).runtime or f"the backend {name}"
