@@ -31,7 +31,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure the speed on this machine,
 
 
 class Bench(Protocol[Found]):
-    """What holds a contest."""
+    """The rules of a contest."""
 
     def run(self, rules: Rules, progress: Progress = ...) -> Found:
         """Return the result."""
