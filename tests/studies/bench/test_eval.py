@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -31,7 +32,7 @@ def test_a_process_measures_what_perplexity_gives(tmp_path: Path) -> None:
     config = tmp_path / "tiny" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES}))
-    more = {"seq_len": 20, "max_tokens": 50, "seed": 0, "threads": 1}
+    more: dict[str, Any] = {"seq_len": 20, "max_tokens": 50, "seed": 0, "threads": 1}
     dense, dip = (
         measure_perplexity(model=str(config), passes=p, plugins=[], **more)[CASE].call(0)
         for p in ("dense", "dip{density=0.3}")
@@ -54,7 +55,7 @@ def test_another_backend_measures_the_same(tmp_path: Path) -> None:
     config = tmp_path / "tiny" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES}))
-    asked = {"model": str(config), "passes": "dip", "plugins": [], "seq_len": 20, "max_tokens": 40, "seed": 0}
+    asked: dict[str, Any] = {"model": str(config), "passes": "dip", "plugins": [], "seq_len": 20, "max_tokens": 40, "seed": 0}
     eager, onnx = (measure_perplexity(**asked, threads=1, backend=b)[CASE].call(0) for b in ("eager", "onnx"))
     assert eager is not None and onnx is not None
     assert onnx.tolist() == pytest.approx(eager.tolist(), rel=1e-4)
