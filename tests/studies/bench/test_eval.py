@@ -55,7 +55,14 @@ def test_another_backend_measures_the_same(tmp_path: Path) -> None:
     config = tmp_path / "tiny" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES}))
-    asked: dict[str, Any] = {"model": str(config), "passes": "dip", "plugins": [], "seq_len": 20, "max_tokens": 40, "seed": 0}
+    asked: dict[str, Any] = {
+        "model": str(config),
+        "passes": "dip",
+        "plugins": [],
+        "seq_len": 20,
+        "max_tokens": 40,
+        "seed": 0,
+    }
     eager, onnx = (measure_perplexity(**asked, threads=1, backend=b)[CASE].call(0) for b in ("eager", "onnx"))
     assert eager is not None and onnx is not None
     assert onnx.tolist() == pytest.approx(eager.tolist(), rel=1e-4)
