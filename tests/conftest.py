@@ -1,23 +1,21 @@
-"""What every test shares: one thread, the command line, and a small model on disk."""
+"""What every test shares: one thread, the command line, and a small model on disk.
+
+Torch and all that needs it are imported where they are used: the process that hands tests out to others runs none.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 pytest.register_assert_rewrite("kit")
 
 from dipc.cli import main  # noqa: E402
-from kit.command_line import CONTEXT, WORDS, Cli, byte_tokenizer  # noqa: E402
-from kit.tiny_models import tiny_model  # noqa: E402
-from kit.tracing import captures_share_exports  # noqa: E402
-
-# The models are tiny: a second thread costs more than it brings.
-torch.set_num_threads(1)
+from kit.command_line import Cli  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,14 +24,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
+    if not (marked := [item for item in items if item.get_closest_marker("cuda")]):
+        return
+    import torch
+
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="needs a GPU: torch sees no CUDA device here"))
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU: torch sees no CUDA device here"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_exports() -> Iterator[None]:
+def _quick_models() -> Iterator[None]:
+    """Run tiny models in one thread, as a second costs more than it brings, and export each architecture once."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    from kit.tracing import captures_share_exports
+
+    torch.set_num_threads(1)
     with captures_share_exports():
         yield
 
@@ -48,6 +58,9 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> C
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small model that reads bytes."""
+    from kit.byte_text import CONTEXT, byte_tokenizer
+    from kit.tiny_models import tiny_model
+
     folder = tmp_path_factory.mktemp("models") / "tiny"
     made: Any = tiny_model(vocab_size=257, max_position_embeddings=CONTEXT, eos_token_id=0, bos_token_id=None)
     made.save_pretrained(folder)
@@ -66,6 +79,8 @@ def out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     """A file of words."""
+    from kit.byte_text import WORDS
+
     file = tmp_path / "words.txt"
     file.write_text(WORDS * 4, encoding="utf-8")
     return file

@@ -10,7 +10,8 @@ import pytest
 from dipc import api
 from dipc.calibration.file import Calibration
 from dipc.cli import main
-from kit.command_line import WORDS, Cli
+from kit.byte_text import WORDS
+from kit.command_line import Cli
 
 QUICK = ("--parts", "thresholds,sensitivity,predictors", "--hidden", "8", "--epochs", "1")
 

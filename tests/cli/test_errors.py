@@ -10,7 +10,8 @@ import pytest
 
 from dipc.cli import main
 from dipc.errors import VerificationFailed
-from kit.command_line import CONTEXT, Cli
+from kit.byte_text import CONTEXT
+from kit.command_line import Cli
 
 
 @pytest.mark.parametrize(

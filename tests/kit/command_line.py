@@ -1,4 +1,4 @@
-"""A way to run the command line, and the words and tokenizer of the small model that it is run on."""
+"""A way to run the command line in this process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from dipc.cli import main
-
-WORDS = "The city council met on Tuesday and voted for a new bridge over the river. "
-CONTEXT = 64
 
 
 @dataclass
@@ -52,13 +47,3 @@ class Cli:
         code = main([str(a) for a in arguments])
         out, err = self.capfd.readouterr()
         return Result(code, out, err)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, and an end."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {"<end>": 0, **{letter: i + 1 for i, letter in enumerate(alphabet)}}
-    tokenizer = Tokenizer(models.BPE(vocab, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", model_max_length=CONTEXT)

@@ -21,7 +21,7 @@ from dipc.pipeline.runner import Compiled, run_pipeline
 from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.pipeline.text import parse_pipeline
 from dipc.text import encode
-from kit.command_line import CONTEXT, byte_tokenizer
+from kit.byte_text import CONTEXT, byte_tokenizer
 from kit.runs import relative
 from kit.tiny_models import outlined, random_ids, tiny_llama, tiny_model
 

@@ -24,7 +24,7 @@ from dipc.report.estimate import estimate_dict
 from dipc.report.explain import verdicts
 from dipc.report.passes import attributes, options, summary
 from dipc.report.score import score_dict
-from kit.command_line import CONTEXT, WORDS, byte_tokenizer
+from kit.byte_text import CONTEXT, WORDS, byte_tokenizer
 from kit.tiny_models import tiny_llama
 
 

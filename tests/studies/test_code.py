@@ -16,7 +16,7 @@ from dipc.studies.engine import code
 from dipc.studies.engine.code import code_of, core_digest
 from dipc.studies.study.executor import StudyExecutor
 from dipc.studies.study.measure import StudyRun, measure
-from kit.command_line import WORDS
+from kit.byte_text import WORDS
 
 OPTIONS: dict[str, Any] = {"densities": (0.5,), "dram": ("90%",), "context": 0, "text": Text("words", WORDS), "step": 0}
 

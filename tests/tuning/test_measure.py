@@ -27,7 +27,7 @@ from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.jacobian import SensitivityStudy
 from dipc.tuning.magnitudes import Histogram
 from dipc.tuning.predictors import train_predictors
-from kit.command_line import WORDS, byte_tokenizer
+from kit.byte_text import WORDS, byte_tokenizer
 from kit.tiny_models import one_glu, outlined, random_ids, tiny_llama, tiny_model
 
 TEXT = " ".join(f"{i} {WORDS}" for i in range(40))

@@ -20,7 +20,7 @@ from dipc.studies.compare import Comparison, measure
 from dipc.studies.compare.result import Accuracy
 from dipc.studies.compare.store import COMPARISON
 from dipc.studies.engine.folder import Folder
-from kit.command_line import WORDS
+from kit.byte_text import WORDS
 
 TEXT = Text("words", WORDS * 2)
 

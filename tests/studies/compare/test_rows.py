@@ -21,7 +21,7 @@ from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.studies.compare.measure import bytes_read
 from dipc.studies.engine.dense_session import CachedDenseSession
 from dipc.studies.method_rows import choose, known, unaware_form
-from kit.command_line import byte_tokenizer
+from kit.byte_text import byte_tokenizer
 from kit.tiny_models import outlined, random_ids
 
 

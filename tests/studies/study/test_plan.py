@@ -14,7 +14,8 @@ from dipc.errors import UsageError
 from dipc.ir.program import Program
 from dipc.ir.selections import cache_aware
 from dipc.text import Text
-from kit.command_line import WORDS, Cli
+from kit.byte_text import WORDS
+from kit.command_line import Cli
 
 OPTIONS: dict[str, Any] = {
     "densities": (0.9, 0.6),

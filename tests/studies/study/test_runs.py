@@ -24,7 +24,7 @@ from dipc.studies.engine.run import RunFailure
 from dipc.studies.study.executor import StudyExecutor, StudySetup
 from dipc.studies.study.measure import DENSE_RUN, StudyRun
 from dipc.text import Text
-from kit.command_line import WORDS
+from kit.byte_text import WORDS
 
 TEXT = Text("words", WORDS * 4)
 OPTIONS: dict[str, Any] = {

@@ -22,7 +22,7 @@ from dipc.tuning.lora.distillation import Course, Training, compare, dense_logit
 from dipc.tuning.lora.finetune import Finetuned
 from dipc.tuning.lora.trainable import Adapted, Trainable, divergence
 from dipc.tuning.lora.trained_adapters import TrainedAdapters
-from kit.command_line import WORDS, byte_tokenizer
+from kit.byte_text import WORDS, byte_tokenizer
 from kit.handmade_calibration import calibration_of, saved
 from kit.runs import relative
 from kit.tiny_models import one_glu, random_ids, tiny_model
