@@ -130,7 +130,3 @@ Device = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="Of torch: auto (a GPU where there is one), cpu, cuda or cuda:N."),
 ]
-SeqLen = Annotated[
-    int | None,
-    typer.Option("--seq-len", metavar="N", min=2, help="Tokens of a window; by default the context, at most 2048."),
-]
