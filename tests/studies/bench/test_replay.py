@@ -130,7 +130,8 @@ def test_how_a_model_s_replay_is_told() -> None:
 
 
 @needs_library
-def test_a_policy_of_a_plugin_is_replayed(tmp_path: Path) -> None:
+def test_a_policy_of_a_plugin_is_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPC_NATIVE", "1")  # and back, whatever the process sets
     file = tmp_path / "newest.py"
     file.write_text(
         "from dipc.cache.policy import Policy\n\n\nclass Newest(Policy):\n    def key(self, freq, last_used):\n"
