@@ -15,6 +15,7 @@ import pytest
 pytest.register_assert_rewrite("kit")
 
 from dipc.cli import main  # noqa: E402
+from dipc.registry import REGISTRIES  # noqa: E402
 from kit.command_line import Cli  # noqa: E402
 
 
@@ -46,6 +47,15 @@ def _quick_models() -> Iterator[None]:
     torch.set_num_threads(1)
     with captures_share_exports():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_plugins() -> Iterator[None]:
+    """What the tests of a file plug in is gone after them."""
+    before = {id(registry): dict(registry.added) for registry in REGISTRIES}
+    yield
+    for registry in REGISTRIES:  # A kind that was first imported meanwhile had nothing.
+        registry.added = before.get(id(registry), {})
 
 
 @pytest.fixture
