@@ -1,4 +1,4 @@
-"""Errors that a user can meet, each with its exit code: the message says what, where and what to do."""
+"""Errors and warnings that a user can meet: the message says what, where and what to do, an error has an exit code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ class DipcError(Exception):
     """Base of every error a user can cause; the command line prints its one line and exits with `exit_code`."""
 
     exit_code = 1
+
+
+class DipcWarning(UserWarning):
+    """Something that can be used as it is and is probably not what was meant; the command line prints its one line."""
 
 
 class UsageError(DipcError):

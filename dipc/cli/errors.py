@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from dipc.cli.terminal import settings
-from dipc.errors import DipcError
+from dipc.errors import DipcError, DipcWarning
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -115,10 +115,26 @@ def _quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", DipcWarning)
+            warnings.showwarning = _print_once(warnings.showwarning)
             logging.disable(logging.WARNING)
             yield
     finally:
         logging.disable(before)
+
+
+def _print_once(others: Callable[..., None]) -> Callable[..., None]:
+    """Print our own warnings, each once and in a line of its own, and leave the rest to `others`."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, DipcWarning):
+            others(message, category, *where, **more)
+        elif str(message) not in seen:
+            seen.add(str(message))
+            print(f"dipc: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    return show
 
 
 def _broken_pipe() -> int:

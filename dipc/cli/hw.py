@@ -57,15 +57,19 @@ def validate(
 ) -> None:
     """Check a device file; every problem is named with its line."""
     from dipc.documents import document
-    from dipc.hardware.find import validate_device
+    from dipc.hardware.device_file import read_device
 
-    problems = validate_device(file)
+    _, problems, doubts = read_device(file)
     if output.json:
-        show_json(document("validation", file=file, valid=not problems, problems=problems))
+        show_json(document("validation", file=file, valid=not problems, problems=problems, warnings=doubts))
     else:
-        for problem in problems:
-            typer.echo(problem)
+        for line in [*problems, *(f"warning: {doubt}" for doubt in doubts)]:
+            typer.echo(line)
     if problems:
-        raise BadFile(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed on stdout")
+        raise BadFile(f"{file}: {_count(problems, 'problem')}, listed on stdout")
     if not output.json:
-        typer.echo(f"{file}: right")
+        typer.echo(f"{file}: right" + (f", with {_count(doubts, 'warning')}" if doubts else ""))
+
+
+def _count(lines: list[str], what: str) -> str:
+    return f"{len(lines)} {what}{'s' if len(lines) > 1 else ''}"

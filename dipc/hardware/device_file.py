@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from dipc.errors import UsageError
 from dipc.hardware.device import Device, Dram, Energy
+from dipc.hardware.doubts import doubts
 from dipc.hardware.figure_file import read_figure
 from dipc.hardware.flash_file import read_flash
 from dipc.hardware.strict_yaml import Entry, Reader
 from dipc.quantities import format_bytes, parse_bandwidth, parse_bytes, parse_energy
 
 
-def read_device(path: str) -> tuple[Device | None, list[str]]:
-    """The device in the file at `path`, or None and one line for each of the file's problems.
+class DeviceFile(NamedTuple):
+    """A device file as it was read."""
+
+    device: Device | None
+    """None where there are problems."""
+    problems: list[str]
+    """One line each, in the order of the file."""
+    doubts: list[str]
+    """Likewise: figures that are right by themselves and can hardly be meant. None of them keeps a file from use."""
+
+
+def read_device(path: str) -> DeviceFile:
+    """The device in the file at `path`, and what is wrong or doubtful in it.
 
     Raises UsageError if there is no such file.
     """
@@ -21,7 +34,11 @@ def read_device(path: str) -> tuple[Device | None, list[str]]:
     root = reader.compose()
     device = None if root is None else _device(reader, root)
     problems = reader.problems()
-    return (None, problems) if problems else (device, problems)
+    if device is None or problems:
+        return DeviceFile(None, problems, [])
+    for key, what in doubts(device):
+        reader.doubt(key, what)
+    return DeviceFile(device, problems, reader.doubts())
 
 
 def _device(reader: Reader, root: Entry) -> Device | None:

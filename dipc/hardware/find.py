@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
-from dipc.errors import BadFile, UsageError
+from dipc.errors import BadFile, DipcWarning, UsageError
 from dipc.hardware.device import Device
 from dipc.hardware.device_file import read_device
+from dipc.hardware.doubts import doubts
 from dipc.quantities import parse_bandwidth, parse_bytes
 from dipc.registry import FileRegistry, register_kind
 
@@ -19,12 +21,15 @@ DEVICES = register_kind(FileRegistry("device", Path(__file__).parents[1] / "hwmo
 def load_device(name_or_path: str | Path) -> Device:
     """The device of that name, or the one in that file (a path, or text that ends in .yaml or has a separator).
 
-    Raises UnknownName, UsageError if there is no such file, and BadFile naming line and key of its first problem.
+    Warns of figures that can hardly be meant, a DipcWarning for each. Raises UnknownName, UsageError if there is no
+    such file, and BadFile naming line and key of its first problem.
     """
     path = str(name_or_path) if _is_path(name_or_path) else str(device_path(str(name_or_path)))
-    device, problems = read_device(path)
+    device, problems, doubts = read_device(path)
     if device is None:
         raise BadFile(problems[0])
+    for doubt in doubts:
+        warnings.warn(doubt, DipcWarning, stacklevel=2)
     return device
 
 
@@ -42,11 +47,16 @@ def device_for(hardware: str | Path | Device, dram: str | None, flash: str | Non
     device = hardware if isinstance(hardware, Device) else load_device(hardware)
     if dram is not None:
         device = device.with_dram_available(_share_of(dram, model_bytes) if "%" in dram else parse_bytes(dram))
-    return device if flash is None else device.with_flash_bandwidth(parse_bandwidth(flash))
+    if flash is not None:
+        device = device.with_flash_bandwidth(parse_bandwidth(flash))
+        for key, what in doubts(device):
+            if key in ("dram.bandwidth", "flash.bandwidth"):
+                warnings.warn(f"{device.name} with flash {flash}: {key}: {what}", DipcWarning, stacklevel=2)
+    return device
 
 
 def _share_of(text: str, model_bytes: float) -> int:
-    number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    number = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*%\s*", text)
     if number is None or float(number[1]) == 0:
         raise UsageError(f'{text!r} is no amount of DRAM; write a size such as "4 GB" or a share of the model, 50%')
     return round(float(number[1]) / 100 * model_bytes)
@@ -57,7 +67,7 @@ def validate_device(path: str | Path) -> list[str]:
 
     Raises UsageError if there is no such file.
     """
-    return read_device(str(path))[1]
+    return read_device(str(path)).problems
 
 
 def device_names() -> list[str]:

@@ -33,15 +33,28 @@ class Reader:
 
     path: str
     _found: list[tuple[int, str]] = field(default_factory=list)
+    _doubts: list[tuple[int, str]] = field(default_factory=list)
+    _lines: dict[str, int] = field(default_factory=dict)
 
     def report(self, line: int, key: str, what: str) -> None:
         """Note one problem: `what` is wrong with `key`, and what to write instead."""
-        prefix = f"{key}: " if key else ""
-        self._found.append((line, f"{self.path}:{line}: {prefix}{what}"))
+        self._found.append((line, self._text(line, key, what)))
+
+    def doubt(self, key: str, what: str) -> None:
+        """Note one thing that can hardly be meant, at the line of `key`: the file can be used all the same."""
+        line = self._lines.get(f"{key}.value") or self._lines.get(key, 1)
+        self._doubts.append((line, self._text(line, key, what)))
 
     def problems(self) -> list[str]:
         """One line for each problem, in the order of the file."""
-        return [text for _, text in sorted(self._found, key=lambda problem: problem[0])]
+        return _in_order(self._found)
+
+    def doubts(self) -> list[str]:
+        """One line for each doubt, in the order of the file."""
+        return _in_order(self._doubts)
+
+    def _text(self, line: int, key: str, what: str) -> str:
+        return f"{self.path}:{line}: {key}: {what}" if key else f"{self.path}:{line}: {what}"
 
     def compose(self) -> Entry | None:
         """The whole file, or None where it cannot be read as YAML (which is then reported).
@@ -94,6 +107,7 @@ class Reader:
                 self.report(line, key, f"unknown key; {guess}")
             else:
                 found[name] = Entry(key, line, value_node)
+                self._lines[key] = line
         for name in required:
             if name not in found and name not in meant:
                 key = f"{entry.key}.{name}" if entry.key else name
@@ -142,6 +156,10 @@ class Reader:
         except UnicodeDecodeError as error:
             self.report(data[: error.start].count(b"\n") + 1, "", "not UTF-8 text; save the file as UTF-8")
             return None
+
+
+def _in_order(found: list[tuple[int, str]]) -> list[str]:
+    return [text for _, text in sorted(found, key=lambda item: item[0])]
 
 
 def _key_name(value: object) -> str:

@@ -208,6 +208,19 @@ def test_hw(cli: Cli, tmp_path: Path) -> None:
     assert json.loads(cli("hw", "validate", bad, "--json").out)["valid"] is False
 
 
+def test_hw_warns_of_what_can_hardly_be_meant(cli: Cli, tmp_path: Path) -> None:
+    file = Path(next(d["file"] for d in cli("hw", "list", "--json").json()["devices"] if d["name"] == "a18"))
+    slow = tmp_path / "a18.yaml"
+    slow.write_text(file.read_text(encoding="utf-8").replace("60 GB/s", "60 MB/s"), encoding="utf-8")
+    doubt = "dram.bandwidth: 60 MB/s is slower than the flash, 1 GB/s; check both, and their units"
+    found = cli("hw", "validate", slow)
+    assert (found.code, found.err) == (0, "")
+    assert found.out == f"warning: {slow}:14: {doubt}\n{slow}: right, with 1 warning\n"
+    assert cli("hw", "validate", slow, "--json").json()["warnings"] == [f"{slow}:14: {doubt}"]
+    shown = cli("hw", "show", slow)
+    assert (shown.code, shown.err) == (0, f"dipc: warning: {slow}:14: {doubt}\n")
+
+
 def test_env(cli: Cli) -> None:
     check_table(cli("env"), "torch", "native library", "processor", "plug-ins")
     assert cli("env", "--json").json()["python"].startswith("3.")

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipc.errors import BadFile
-from dipc.hardware.find import load_device, validate_device
+from dipc.errors import BadFile, DipcWarning
+from dipc.hardware.device_file import read_device
+from dipc.hardware.find import device_for, load_device, validate_device
 
 GOOD = """\
 name: x
@@ -49,7 +50,18 @@ NEEDS = "needs name, description, dram, flash and overlap"
 ERRORS = {
     "bare number": ("4 GiB", "4", '6: dram.available: "4" has no unit; write "4 GB" or "4 GiB"'),
     "bare bandwidth": ("60 GB/s", "60", '9: dram.bandwidth: "60" has no unit; write "60 GB/s" or "60 GiB/s"'),
-    "bare chunk": ("1 KiB", "1024", '12: flash.bandwidth[0].chunk: "1024" has no unit; write "1024 GB" or "1024 GiB"'),
+    "bare chunk": (
+        "1 KiB",
+        "1024",
+        '12: flash.bandwidth[0].chunk: "1024" has no unit; write B, kB, MB, GB, TB, KiB, MiB, GiB or TiB after it',
+    ),
+    "bits": ("60 GB/s", "480 Gb/s", '9: dram.bandwidth: "480 Gb/s" has the unknown unit "Gb/s"; write "60 GB/s"'),
+    "no byte": ("4 GiB", "4096M", '6: dram.available: "4096M" has the unknown unit "M"; write "4096 MB"'),
+    "comma": (
+        "60 GB/s, source",
+        "'60,5 GB/s', source",
+        '9: dram.bandwidth: "60,5 GB/s" is not a bandwidth; write "60.5 GB/s"',
+    ),
     "size for bandwidth": ("60 GB/s", "60 GB", '9: dram.bandwidth: "60 GB" has the unknown unit "GB"; write "60 GB/s"'),
     "zero": ("8 GB", "0 GB", '4: dram.capacity: "0 GB" must be greater than zero'),
     "negative": ("500 MB/s", "-500 MB/s", '13: flash.bandwidth[1].bandwidth: "-500 MB/s" must be greater than zero'),
@@ -169,7 +181,7 @@ ERRORS = {
         "overlap:",
         "energy:\n  dram: {value: 40, source: ours, kind: assumed}\n"
         "  flash: {value: 90 pJ/B, source: ours, kind: assumed}\noverlap:",
-        '15: energy.dram: "40" is no energy per byte; write "40 pJ/B", "5 pJ/bit" or "0.04 J/GB"',
+        '15: energy.dram: "40" is no energy per byte; write it as in "40 pJ/B", "5 pJ/bit" or "0.04 J/GB"',
     ),
     "energy of one only": (
         "overlap:",
@@ -259,3 +271,54 @@ def test_any_edit_of_a_file_loads_or_is_reported(
     assert all(problem.startswith(f"{path}:") and len(problem.splitlines()) == 1 for problem in problems)
     if not problems:
         load_device(path)
+
+
+ENERGY = """\
+energy:
+  dram: {value: 40 pJ/B, source: a paper, kind: paper}
+  flash: {value: 400 pJ/B, source: a paper, kind: paper}
+"""
+# What can hardly be meant: (what is replaced in GOOD with ENERGY, by what, the line it must give)
+DOUBTS = {
+    "slow dram": (
+        "60 GB/s",
+        "400 MB/s",
+        "9: dram.bandwidth: 400 MB/s is slower than the flash, 500 MB/s; check both, and their units",
+    ),
+    "no rate": ("60 GB/s", "60 B/s", "9: dram.bandwidth: 60 B/s is no rate that DRAM has; check its unit"),
+    "tiny dram": ("4 GiB", "4 B", "6: dram.available: 4 B is no size that DRAM has; check its unit"),
+    "huge dram": ("8 GB", "8000 TB", "4: dram.capacity: 8000 TB is no size that DRAM has; check its unit"),
+    "late": (
+        CURVE,
+        curve("1 KiB, bandwidth: 100 B/s", "64 MiB, bandwidth: 6 MB/s"),
+        "12: flash.bandwidth[0].bandwidth: at 100 B/s a read of 4 KiB takes 40.96 s; check the unit",
+    ),
+    "cheap flash": (
+        "400 pJ/B",
+        "4 pJ/B",
+        "17: energy.flash: 4 pJ/B is less than of DRAM, 40 pJ/B; check both, and their units",
+    ),
+    "energy": ("400 pJ/B", "400 J/B", "17: energy.flash: 4e+14 pJ/B is no energy that a read takes; check its unit"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "doubt"), DOUBTS.values(), ids=DOUBTS)
+def test_what_can_hardly_be_meant_is_a_warning_and_no_problem(here: Path, old: str, new: str, doubt: str) -> None:
+    good = GOOD + ENERGY
+    assert old in good
+    (here / "x.yaml").write_text(good.replace(old, new, 1), encoding="utf-8")
+    device, problems, doubts = read_device("x.yaml")
+    assert (device is not None, problems, doubts) == (True, [], [f"x.yaml:{doubt}"])
+    with pytest.warns(DipcWarning) as caught:
+        assert load_device("x.yaml") == device
+    assert [str(warning.message) for warning in caught] == doubts
+
+
+def test_a_flash_that_is_asked_for_and_faster_than_the_dram_is_a_warning(here: Path) -> None:
+    (here / "x.yaml").write_text(GOOD, encoding="utf-8")
+    with pytest.warns(DipcWarning) as caught:
+        device = device_for("x.yaml", None, "80 GB/s", 0)
+    assert device.flash_bandwidth(4096) == 80e9
+    assert [str(warning.message) for warning in caught] == [
+        "x with flash 80 GB/s: dram.bandwidth: 60 GB/s is slower than the flash, 80 GB/s; check both, and their units"
+    ]
