@@ -13,6 +13,8 @@ into the Python source of a compiled graph (node names, weight names, keywords) 
      "inputs": [{"name": "input_ids", "kind": "tokens", "dtype": "int64", "shape": [1, "seq"], "fill": 0}, ...],
      "outputs": ["logits", ...]}
 
+A port of a layer with a sliding window also has its "window".
+
 What JSON lacks is an object with one key: `{"node": name}`, `{"tuple": [...]}`, `{"float": "inf"}`,
 `{"dtype": "float32"}`, `{"device": "cpu"}`, `{"layout": "strided"}`, `{"memory_format": "contiguous_format"}`.
 """
@@ -32,7 +34,7 @@ from torch import fx
 from dipc.artifact.graph_names import check_weight_names, resolve_target, target_text
 from dipc.documents import JsonObject, first_problem
 from dipc.errors import BadFile, DipcError, UnsupportedModel
-from dipc.ir.program import Port, PortKind, Program, TensorType
+from dipc.ir.program import PAST, Port, PortKind, Program, TensorType
 
 MAX_NODES = 1_000_000
 MAX_DEPTH = 8
@@ -62,6 +64,7 @@ class _Port(_Strict):
     dtype: str
     shape: list[int | str]
     fill: bool | int | float = 0
+    window: int | None = None
 
 
 class _Graph(_Strict):
@@ -79,11 +82,13 @@ def graph_to_json(program: Program) -> JsonObject:
         nodes = [_encode_node(node) for node in program.graph.nodes]
     except BadFile as error:
         raise UnsupportedModel(f"{program.info.name} cannot be saved: {error}") from error
-    inputs = [
-        {"name": p.name, "kind": p.kind, "dtype": p.type.dtype, "shape": list(p.type.shape), "fill": p.fill}
-        for p in program.inputs
-    ]
-    return {"nodes": nodes, "inputs": inputs, "outputs": list(program.outputs)}
+    return {"nodes": nodes, "inputs": [_encode_port(p) for p in program.inputs], "outputs": list(program.outputs)}
+
+
+def _encode_port(port: Port) -> JsonObject:
+    shape: list[object] = list(port.type.shape)
+    item: JsonObject = {"name": port.name, "kind": port.kind, "dtype": port.type.dtype, "shape": shape}
+    return item | {"fill": port.fill} | ({} if port.window is None else {"window": port.window})
 
 
 def graph_from_json(data: Mapping[str, object]) -> tuple[fx.Graph, tuple[Port, ...], tuple[str, ...]]:
@@ -244,7 +249,10 @@ def _device(text: str) -> torch.device:
 
 
 def _port(item: _Port) -> Port:
-    plain = all(s in ("seq", "past") if isinstance(s, str) else 0 <= s <= MAX_INT for s in item.shape)
+    plain = all(s in ("seq", *PAST) if isinstance(s, str) else 0 <= s <= MAX_INT for s in item.shape)
     if not plain or not isinstance(getattr(torch, item.dtype, None), torch.dtype):
         raise BadFile(f"input {item.name[:80]!r}: its type cannot be read")
-    return Port(item.name, item.kind, TensorType(item.dtype, tuple(item.shape)), item.fill)
+    port = Port(item.name, item.kind, TensorType(item.dtype, tuple(item.shape)), item.fill, item.window)
+    if port.window is not None and (port.past_axis is None or not 1 < port.window <= MAX_INT):
+        raise BadFile(f"input {item.name[:80]!r}: its window of {port.window} positions cannot be")
+    return port

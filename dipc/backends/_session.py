@@ -5,7 +5,7 @@ Shape legend: T tokens of a call, V vocabulary, U units of a site.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -55,20 +55,8 @@ class Rewindable(Protocol):
         """Forget the tokens from `position` on.
 
         False, and nothing is forgotten, where more than a KV cache is carried: a weight cache does not say what it was.
+        Nor does a sliding window, of tokens before the last call.
         """
-
-
-def rewound(
-    values: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int | str]], seen: int, position: int
-) -> dict[str, Tensor] | None:
-    """Carried values as they were after `position` of `seen` tokens, by their symbolic shapes; None if unknown."""
-    earlier = {}
-    for name, value in values.items():
-        axis = shapes[name].index("past") if "past" in shapes[name] else None
-        if axis is None or value.shape[axis] != seen:
-            return None
-        earlier[name] = value.narrow(axis, 0, position)
-    return earlier
 
 
 def check_call(count: int, position: int, context: int) -> None:

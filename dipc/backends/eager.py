@@ -13,7 +13,8 @@ from torch import Tensor, fx
 
 from dipc import native
 from dipc.backends._backend import Backend, RunOptions
-from dipc.backends._session import Session, Step, check_call, rewound
+from dipc.backends._kv_cache import Past, rewound
+from dipc.backends._session import Session, Step, check_call
 from dipc.errors import UsageError
 from dipc.ir.identity import Identity
 from dipc.ir.placement import device_of, place
@@ -105,6 +106,7 @@ class EagerSession:
         self._sites = selections(program) if record else {}
         self._device = device_of(program)
         self._module = _module_with(program, list(self._sites.values()))
+        self._pasts = {p.name: Past(p.past_axis, p.window) for p in program.carried}
         self._values: dict[str, Tensor] = {}
         self._position = 0
         self.reset()
@@ -123,8 +125,7 @@ class EagerSession:
 
     def rewind(self, position: int) -> bool:
         """Forget the tokens from `position` on; False, with nothing forgotten, where a weight cache is carried."""
-        shapes = {p.name: p.type.shape for p in self.program.carried}
-        values = rewound(self._values, shapes, self._position, position)
+        values = rewound(self._values, self._pasts, self._position, position)
         if values is None:
             return False
         self._values, self._position = values, position
@@ -154,11 +155,10 @@ class EagerSession:
             "positions": torch.arange(self._position, self._position + count, device=self._device).unsqueeze(0),
             "dense": torch.full((1, count), dense, device=self._device),
         }
-        results = self._module(
-            *(self._values[p.name] if p.name in self._values else given[p.kind] for p in self.program.inputs)
-        )
+        fed = {name: self._pasts[name].fed(value) for name, value in self._values.items()}
+        results = self._module(*(fed[p.name] if p.name in fed else given[p.kind] for p in self.program.inputs))
         for name, value in zip(self.program.outputs[1:], results[1 : len(self.program.outputs)], strict=True):
-            self._values[name] = value
+            self._values[name] = self._pasts[name].kept(value, count)
         self._position += count
         masks = {s: m.select(0, 0) for s, m in zip(self._sites, results[len(self.program.outputs) :], strict=True)}
         return Step(results[0].select(0, 0).float(), masks)

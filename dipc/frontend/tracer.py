@@ -21,7 +21,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from dipc.errors import UnsupportedModel
+from dipc.errors import UnsupportedModel, VerificationFailed
 from dipc.ir.program import ModelInfo, Port, Program, TensorType, is_buffer
 from dipc.ir.verify import verify_structure
 
@@ -74,9 +74,25 @@ def _meta_twin(model: nn.Module) -> nn.Module:
 
 
 def trace(source: Source) -> Program:
-    """Trace a model into a Program. UnsupportedModel if it is no decoder, or the exporter cannot follow it."""
-    from transformers import DynamicCache
+    """Trace a model into a Program. UnsupportedModel if it is no decoder, or the exporter cannot follow it.
+
+    Layers with a sliding window keep the window alone (`kv_cache`), and everything where that cannot be traced.
+    """
+    from dipc.frontend.kv_cache import masks_by_window, window_of
+
+    window = window_of(source.config)
+    if window is not None:
+        with contextlib.suppress(UnsupportedModel, VerificationFailed):
+            program = _trace(source, window)
+            if masks_by_window(program):
+                return program
+    return _trace(source, None)
+
+
+def _trace(source: Source, window: int | None) -> Program:
     from transformers.exporters import DynamoConfig, DynamoExporter
+
+    from dipc.frontend.kv_cache import cache_to_trace
 
     on_meta = next(source.model.parameters()).device.type == "meta"
     twin = (source.model if on_meta else _meta_twin(source.model)).eval()
@@ -85,9 +101,7 @@ def trace(source: Source) -> Program:
             seen = twin(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=True).get("past_key_values")
             if not getattr(seen, "layers", None):
                 raise UnsupportedModel(f"{source.name} keeps no KV cache: it is no decoder-only language model")
-            cache = DynamicCache()
-            for index, layer in enumerate(seen.layers):
-                cache.update(layer.keys, layer.values, index)
+            cache = cache_to_trace(seen, window)
             inputs = {
                 "input_ids": torch.ones(1, 4, dtype=torch.long),
                 "position_ids": torch.arange(5, 9)[None],
@@ -111,6 +125,8 @@ def trace(source: Source) -> Program:
 
 def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Program:
     """Lift the exported graph's weights to `get_attr` nodes under one canonical name each, and name its ports."""
+    from dipc.frontend.kv_cache import windows_of_ports
+
     real: dict[str, torch.Tensor] = dict(source.model.named_parameters(remove_duplicate=False))
     buffers: dict[str, torch.Tensor] = dict(source.model.named_buffers(remove_duplicate=False))
     canonical: dict[int, str] = {}
@@ -119,7 +135,7 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
     real |= buffers
     signature = exported.graph_signature
     kinds = {spec.arg.name: spec for spec in signature.input_specs}
-    kv_names = _kv_names(inputs["past_key_values"])
+    kv_names, windows = _kv_names(inputs["past_key_values"]), windows_of_ports(inputs["past_key_values"])
 
     graph, env = fx.Graph(), {}
     weights: dict[str, torch.Tensor] = {}
@@ -135,7 +151,7 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
                 attributes[name] = graph.get_attr(name)
             env[node] = attributes[name]
         elif node.op == "placeholder":
-            port = _port(node, len(ports), kv_names)
+            port = _port(node, len(ports), kv_names, windows)
             ports.append(port)
             env[node] = graph.placeholder(port.name)
         elif node.op == "output":
@@ -173,14 +189,16 @@ def _kv_names(cache: Any) -> list[str]:
     return [names[id(leaf)] for leaf in tree_leaves(cache) if id(leaf) in names]
 
 
-def _port(node: fx.Node, index: int, kv_names: list[str]) -> Port:
+def _port(node: fx.Node, index: int, kv_names: list[str], windows: Mapping[str, int]) -> Port:
     value = node.meta["val"]
     dtype = str(value.dtype).removeprefix("torch.")
     if index < 2:
         name, kind = (("input_ids", "tokens"), ("position_ids", "positions"))[index]
         return Port(name, kind, TensorType(dtype, (1, "seq")))  # type: ignore[arg-type]
-    shape = tuple("past" if i == 2 else int(s) for i, s in enumerate(value.shape))
-    return Port(kv_names[index - 2], "kv", TensorType(dtype, shape))
+    from dipc.frontend.kv_cache import kv_port
+
+    name = kv_names[index - 2]
+    return kv_port(name, dtype, value.shape, windows.get(name))
 
 
 def _no_op(node: fx.Node) -> Any:

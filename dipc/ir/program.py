@@ -4,7 +4,8 @@ The graph is flat and functional. Its weights are `get_attr` nodes under their o
 ports below; its outputs are the logits and the next value of every carried port. Programs are values: a pass returns a
 new one, and weights are shared between programs rather than copied.
 
-Shape legend: `seq` tokens in this call, `past` tokens already in the KV cache. The batch is always one sequence: cache
+Shape legend: `seq` tokens in this call, `past` tokens already in the KV cache, `past_window` those of them that a layer
+with a sliding window still keeps. The batch is always one sequence: cache
 state belongs to a sequence of tokens, and token generation on a device has one.
 """
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
 
+PAST = ("past", "past_window")
+"""Symbols of a shape that count positions before this call."""
 PortKind = Literal["tokens", "positions", "dense", "kv", "state"]
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """dtype as torch spells it, without `torch.`, and shape, whose entries are ints or the symbols `seq` and `past`."""
+    """dtype as torch spells it, without `torch.`, and shape, whose entries are ints, `seq` or a symbol of `PAST`."""
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -51,6 +54,13 @@ class Port:
     kind: PortKind
     type: TensorType
     fill: float | int | bool = 0
+    window: int | None = None
+    """Positions that its layer attends to, the newest among them: whoever runs the program may drop the others."""
+
+    @property
+    def past_axis(self) -> int | None:
+        """The dimension of its shape that counts past positions; None if there is none."""
+        return next((i for i, extent in enumerate(self.type.shape) if extent in PAST), None)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Check that a program fits together, and find its symbolic shapes: two runs on the meta device.
 
-A call with (seq, past) = (7, 101) and one with (11, 211) compute no numbers, only shapes, so they verify every
-operator's arguments in milliseconds. A dimension that is the same in both is a constant; one that is not is the sum of
-`seq` and `past` that explains both.
+A call with (seq, past, past_window) = (7, 101, 53) and one with (11, 211, 83) compute no numbers, only shapes, so they
+verify every operator's arguments in milliseconds. A dimension that is the same in both is a constant; one that is not
+is the sum of `seq` and `past` or `past_window` that explains both.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
 from dipc.errors import VerificationFailed
-from dipc.ir.program import Port, Program, TensorType
+from dipc.ir.program import PAST, Port, Program, TensorType
 
-PROBES = ({"seq": 7, "past": 101}, {"seq": 11, "past": 211})
-SYMBOLS = {(p["seq"], q["seq"]): "seq" for p, q in [PROBES]}
-SYMBOLS |= {(p["past"], q["past"]): "past" for p, q in [PROBES]}
-SYMBOLS |= {(p["seq"] + p["past"], q["seq"] + q["past"]): "seq+past" for p, q in [PROBES]}
+PROBES = ({"seq": 7, "past": 101, "past_window": 53}, {"seq": 11, "past": 211, "past_window": 83})
+SYMBOLS = {tuple(p[s] for p in PROBES): s for s in ("seq", *PAST)}
+SYMBOLS |= {tuple(p["seq"] + p[s] for p in PROBES): f"seq+{s}" for s in PAST}
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -31,9 +30,9 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def empty_port(port: Port, seq: int, past: int, device: str = "cpu") -> torch.Tensor:
-    """The port's starting value, with the symbols of its shape set."""
-    sizes = {"seq": seq, "past": past}
+def empty_port(port: Port, seq: int, past: int, device: str = "cpu", past_window: int | None = None) -> torch.Tensor:
+    """The port's starting value, with the symbols of its shape set; `past_window` is `past` unless it is given."""
+    sizes = {"seq": seq, "past": past, "past_window": past if past_window is None else past_window}
     shape = [sizes[s] if isinstance(s, str) else s for s in port.type.shape]
     return torch.full(shape, port.fill, dtype=torch_dtype(port.type.dtype), device=device)
 
@@ -107,6 +106,6 @@ def verify_structure(program: Program) -> None:
         raise VerificationFailed(f"{len(output.args[0])} outputs where {len(program.outputs)} are declared")
     for name, node in zip(program.outputs[1:], output.args[0][1:], strict=True):
         port, got = program.port(name), node.meta["type"]
-        grown = TensorType(port.type.dtype, tuple("seq+past" if s == "past" else s for s in port.type.shape))
+        grown = TensorType(port.type.dtype, tuple(f"seq+{s}" if s in PAST else s for s in port.type.shape))
         if got not in (port.type, grown):
             raise VerificationFailed(f"output {name} is {got}, but the port it becomes is {port.type}")

@@ -43,7 +43,7 @@ def allocate(traffic: TrafficProgram, dram_bytes: float, context: int) -> Alloca
     """
     if context < 0:
         raise UsageError(f"context is {context}; give a number of positions of at least 0")
-    kv_bytes = traffic.kv_bytes_per_position * context
+    kv_bytes = traffic.kv_bytes(context)
     needed = traffic.resident_bytes + kv_bytes
     if not needed <= dram_bytes:
         raise UsageError(_does_not_fit(traffic, dram_bytes, kv_bytes, context))

@@ -14,10 +14,10 @@ import torch
 
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.ir.operator import Read
-from dipc.ir.program import Mlp, Program, is_buffer
+from dipc.ir.program import Mlp, Port, Program, is_buffer
 from dipc.ir.selections import expected_units, reads_of, selections, site_name
 from dipc.ir.weight_parts import pruned_values, values_per_entry, weight_of
-from dipc.memory.traffic import Site, TrafficProgram
+from dipc.memory.traffic import KvWindow, Site, TrafficProgram
 
 
 def active_units(program: Program) -> dict[str, int]:
@@ -51,7 +51,7 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
     unread = sum(map(stored.size_bytes, sorted(_looked_up(program) & apart)))
     kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
     made = tuple(_site(name, reads, stored) for name, reads in sites.items())
-    return TrafficProgram(resident, made, kv, program.info.name, unread)
+    return TrafficProgram(resident, made, kv, program.info.name, unread, _windows(program))
 
 
 def mean_bits(program: Program, bits_per_weight: float | None = None) -> float:
@@ -146,6 +146,18 @@ def _looked_up(program: Program) -> set[str]:
         weights = {str(a.target) for a in node.all_input_nodes if a.op == "get_attr"}
         (tables if node.target is torch.ops.aten.embedding.default else others).update(weights)
     return tables - others
+
+
+def _windows(program: Program) -> tuple[KvWindow, ...]:
+    """The windows of the KV cache, with what they are of; keys and values are two ports of a layer."""
+    found: dict[int, list[Port]] = {}
+    for port in program.inputs:
+        if port.kind == "kv" and port.window is not None:
+            found.setdefault(port.window, []).append(port)
+    return tuple(
+        KvWindow(window, len(ports) // 2, sum(_position_bytes(p.type.shape) for p in ports))
+        for window, ports in sorted(found.items())
+    )
 
 
 def _position_bytes(shape: tuple[int | str, ...]) -> float:

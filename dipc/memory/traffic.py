@@ -57,6 +57,17 @@ class Site:
 
 
 @dataclass(frozen=True)
+class KvWindow:
+    """Layers whose KV cache keeps a window of the positions."""
+
+    positions: int
+    """The most that are kept, the newest among them."""
+    layers: int
+    bytes_per_position: float
+    """Of all these layers together."""
+
+
+@dataclass(frozen=True)
 class TrafficProgram:
     """A program as the cost backend sees it."""
 
@@ -65,11 +76,13 @@ class TrafficProgram:
     sites: tuple[Site, ...]
     """Everything else: the MLP matrices."""
     kv_bytes_per_position: float
-    """KV cache of all layers for one position."""
+    """KV cache of all layers for one position, as long as none has left a layer's window."""
     label: str
     """The name in messages: the model's name."""
     resident_unread_bytes: float = 0.0
     """The part of `resident_bytes` that takes space but is not read per token, such as an untied embedding table."""
+    kv_windows: tuple[KvWindow, ...] = ()
+    """The layers that keep a window of the positions only; their bytes are among `kv_bytes_per_position`."""
 
     def __post_init__(self) -> None:
         names = [site.name for site in self.sites]
@@ -87,3 +100,8 @@ class TrafficProgram:
     def total_bytes(self) -> float:
         """Bytes of the model, without a KV cache."""
         return self.resident_bytes + self.mlp_bytes
+
+    def kv_bytes(self, context: int) -> float:
+        """Bytes of the KV cache after `context` positions: in a layer with a window at most so many of them."""
+        dropped = sum(w.bytes_per_position * max(0, context - w.positions) for w in self.kv_windows)
+        return self.kv_bytes_per_position * context - dropped

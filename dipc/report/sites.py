@@ -67,6 +67,7 @@ def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = N
             "mlp_bytes": traffic.mlp_bytes,
             "resident_bytes": traffic.resident_bytes,
             "kv_bytes_per_position": traffic.kv_bytes_per_position,
+            "kv_windows": traffic.kv_windows,
             "bits_per_weight": mean_bits(program),
             "density": program_density(program),
         },
@@ -82,7 +83,7 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
     totals = [
         ("all sites (the MLPs)", format_bytes(traffic.mlp_bytes)),
         ("resident (all else)", format_bytes(traffic.resident_bytes)),
-        ("KV cache", f"{format_bytes(traffic.kv_bytes_per_position)} per position"),
+        ("KV cache", _kv_cache(traffic)),
         ("density of the MLPs", share(program_density(program))),
     ]
     return stack(
@@ -91,6 +92,16 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
         table("sites", columns if aware else columns[:-1], _grouped(rows, aware)),
         facts("totals", totals),
     )
+
+
+def _kv_cache(traffic: TrafficProgram) -> str:
+    """Bytes per position, and of how many positions where layers have a window."""
+    parts = [
+        f"{format_bytes(w.bytes_per_position)} of them in {w.layers} layer{'s' if w.layers > 1 else ''} that "
+        f"keep{'' if w.layers > 1 else 's'} {w.positions:,} positions"
+        for w in traffic.kv_windows
+    ]
+    return ", ".join([f"{format_bytes(traffic.kv_bytes_per_position)} per position", *parts])
 
 
 def _model_facts(program: Program) -> list[tuple[str, str]]:

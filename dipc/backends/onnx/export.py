@@ -28,8 +28,8 @@ from dipc.ir.verify import empty_port
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Sizes of `seq` and `past` to trace with: any but 0 and 1, which torch.export takes for constants.
-_EXAMPLE = (4, 5)
+# Sizes to trace with: any but 0 and 1, which torch.export takes for constants.
+_SEQ, _PAST, _PAST_WINDOW = 4, 5, 3
 
 
 def export(
@@ -85,7 +85,7 @@ def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tupl
 
 
 def _translate(program: Program, module: torch.nn.Module, inputs: list[str], outputs: list[str]) -> ir.Model:
-    arguments = tuple(empty_port(p, *_EXAMPLE) for p in program.inputs)
+    arguments = tuple(empty_port(p, _SEQ, _PAST, past_window=_PAST_WINDOW) for p in program.inputs)
     dynamic = tuple(
         {i: torch.export.Dim.AUTO for i, extent in enumerate(p.type.shape) if isinstance(extent, str)}
         for p in program.inputs

@@ -3,8 +3,8 @@
 dipc.model, dipc.digest, dipc.context            the model it was made from, and the most tokens it takes
 dipc.method, dipc.options, dipc.density, dipc.scope   the sparsification
 dipc.carried    JSON list: what goes from a call's outputs into the next call's inputs; each with `input`, `output`,
-                `dtype` as numpy spells it (or bfloat16), `shape` (with "past" and "seq" as symbols) and `fill`, its
-                value before the first call
+                `dtype` as numpy spells it (or bfloat16), `shape` (with "seq", "past" and "past_window" as symbols),
+                `fill`, its value before the first call, and perhaps `window`, positions that its layer attends to
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from dipc.documents import first_problem
 from dipc.errors import BadFile, MissingDependency
 from dipc.ir.identity import Identity
-from dipc.ir.program import Method
+from dipc.ir.program import PAST, Method
 
 DOMAIN = "ai.dipc"
 _Fill = bool | int | float
@@ -34,13 +34,19 @@ class Carried(BaseModel):
     input: str
     output: str
     dtype: Literal["bool", "int64", "float32", "float16", "bfloat16"]
-    shape: tuple[int | Literal["past", "seq"], ...]
+    shape: tuple[int | Literal["past", "past_window", "seq"], ...]
     fill: _Fill
+    window: Annotated[int, Field(ge=2)] | None = None
+
+    @property
+    def past_axis(self) -> int | None:
+        """The dimension that counts past positions; None if there is none."""
+        return next((i for i, extent in enumerate(self.shape) if extent in PAST), None)
 
     @property
     def is_kv(self) -> bool:
         """Return whether it grows with the text, as a KV cache does."""
-        return "past" in self.shape
+        return self.past_axis is not None
 
     def start(self) -> Tensor:
         """Its value before the first call."""
@@ -68,7 +74,7 @@ class Metadata(BaseModel):
 
     def to_map(self) -> dict[str, str]:
         """As the key-value pairs of an ONNX file."""
-        fields = json.loads(self.model_dump_json())
+        fields = json.loads(self.model_dump_json(exclude_none=True))
         return {f"dipc.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
 
 

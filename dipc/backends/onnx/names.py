@@ -65,6 +65,7 @@ def carried(program: Program) -> tuple[Carried, ...]:
             dtype=port.type.dtype,  # type: ignore[arg-type]
             shape=port.type.shape,  # type: ignore[arg-type]
             fill=bool(port.fill) if port.type.dtype == "bool" else port.fill,
+            window=port.window,
         )
         for port in program.carried
     )

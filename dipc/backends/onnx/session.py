@@ -19,7 +19,8 @@ from torch.utils.dlpack import from_dlpack
 
 from dipc.artifact.reader import read_tokenizer
 from dipc.backends._backend import Kernels
-from dipc.backends._session import Step, check_call, rewound
+from dipc.backends._kv_cache import Past, rewound
+from dipc.backends._session import Step, check_call
 from dipc.backends.onnx.metadata import Metadata, read_metadata, with_masks
 from dipc.backends.onnx.runtime import MODEL, load_problem, onnxruntime_module, register_kernels
 from dipc.errors import BadFile, UsageError
@@ -74,6 +75,7 @@ class OnnxSession:
         self.identity = self.metadata.identity(backend, tokenizer or _tokenizer(self.path.parent))
         self._asked = [port.name for port in self._session.get_inputs()]
         self._results = ["logits", *(c.output for c in self.metadata.carried), *self._sites.values()]
+        self._pasts = {c.input: Past(c.past_axis, c.window) for c in self.metadata.carried}
         self._values: dict[str, Tensor] = {}
         self._position = 0
         self.reset()
@@ -92,8 +94,7 @@ class OnnxSession:
 
     def rewind(self, position: int) -> bool:
         """Forget the tokens from `position` on; False, with nothing forgotten, where a weight cache is carried."""
-        shapes = {c.input: c.shape for c in self.metadata.carried}
-        values = rewound(self._values, shapes, self._position, position)
+        values = rewound(self._values, self._pasts, self._position, position)
         if values is None:
             return False
         self._values, self._position = values, position
@@ -118,14 +119,14 @@ class OnnxSession:
         count = len(ids_T)
         check_call(count, self._position, self.identity.context)
         given = {
-            **self._values,
+            **{name: self._pasts[name].fed(value) for name, value in self._values.items()},
             "input_ids": ids_T[None],
             "position_ids": torch.arange(self._position, self._position + count)[None],
             "dense": torch.full((1, count), dense),
         }
         logits, *others = self._run({name: given[name] for name in self._asked})
         kept, masks = others[: len(self._values)], others[len(self._values) :]
-        self._values = dict(zip(self._values, kept, strict=True))
+        self._values = {n: self._pasts[n].kept(value, count) for n, value in zip(self._values, kept, strict=True)}
         self._position += count
         return Step(logits[0].float(), {site: mask[0] for site, mask in zip(self._sites, masks, strict=True)})
 
