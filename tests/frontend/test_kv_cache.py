@@ -14,7 +14,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from dipc.api import Program, capture, compile, load, save
 from dipc.backends.eager import EagerSession
+from dipc.errors import VerificationFailed
 from dipc.frontend.kv_cache import window_of
+from dipc.ir.verify import verify_structure
 from kit.runs import relative
 from kit.tiny_models import SIZES, random_ids, tiny_model
 
@@ -120,6 +122,28 @@ def test_a_method_keeps_the_windows() -> None:
     with torch.no_grad():
         expected = gemma3()[0](ids[None]).logits[0].float()
     assert relative(torch.cat([session.step(p).logits for p in ids.split(9)]), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("what", ["masks_by_window", "verify_structure"])
+def test_what_cannot_be_traced_with_a_window_keeps_everything(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """A model that does not mask by its window, and one whose masks do not fit a second length."""
+
+    def check(program: Program) -> None:
+        verify_structure(program)
+        if "w" in kept(program):
+            raise VerificationFailed("no second length")
+
+    monkeypatch.setattr("dipc.frontend.kv_cache.masks_by_window", lambda _: what != "masks_by_window")
+    if what == "verify_structure":
+        monkeypatch.setattr("dipc.frontend.tracer.verify_structure", check)
+    model, ids = tiny_model("mistral", sliding_window=WINDOW), random_ids(40)
+    program = capture(model)
+    assert kept(program) == "ff"
+    with torch.no_grad():
+        expected = model(ids[None]).logits[0].float()
+    session = EagerSession(program)
+    assert relative(torch.cat([session.step(p).logits for p in ids.split(7)]), expected) <= TOLERANCE
+    assert session.state("past_0_key").shape[2] == 40 and session.rewind(3)
 
 
 @pytest.mark.parametrize(

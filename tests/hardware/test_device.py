@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dipc.errors import BadFile, UnknownName, UsageError
 from dipc.hardware.device import Device, Dram
 from dipc.hardware.figure import Figure, Kind
-from dipc.hardware.find import DEVICES, device_names, device_path, load_device, validate_device
+from dipc.hardware.find import DEVICES, device_for, device_names, device_path, load_device, validate_device
 from dipc.hardware.flash_curve import Access, Flash, FlashPoint
 
 GOOD = """\
@@ -279,3 +279,9 @@ def test_importing_hardware_loads_neither_torch_nor_yaml() -> None:
     code = "import sys, dipc.hardware.device; print(sorted({'torch', 'ruamel.yaml'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dram", ["9" * 400 + "%", "0%", "50,5%", "-5%", "\u0665%", "%"])
+def test_a_share_of_the_model_that_is_none(dram: str) -> None:
+    with pytest.raises(UsageError, match="is no amount of DRAM; write a size"):
+        device_for("a18", dram, None, 1e9)

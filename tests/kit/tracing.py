@@ -33,12 +33,12 @@ def captures_share_exports() -> Iterator[None]:
 
 
 def _once(export: Any) -> Any:
-    def remembered(self: Any, model: nn.Module, *args: Any, **options: Any) -> Any:
+    def remembered(self: Any, model: nn.Module, inputs: Any, **options: Any) -> Any:
         if any("forward" in vars(module) for module in model.modules()):
-            return export(self, model, *args, **options)
-        key = _architecture(model)
+            return export(self, model, inputs, **options)
+        key = _architecture(model), tuple(type(layer) for layer in inputs["past_key_values"].layers)
         if key not in _EXPORTED:
-            _EXPORTED[key] = export(self, model, *args, **options)
+            _EXPORTED[key] = export(self, model, inputs, **options)
         return _EXPORTED[key]
 
     return remembered

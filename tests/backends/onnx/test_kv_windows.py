@@ -1,4 +1,4 @@
-"""Sliding windows in ONNX Runtime: the session drops what has left a window, and callers that drop nothing are right."""
+"""Sliding windows in ONNX Runtime: the session drops what has left a window; who drops nothing is right too."""
 
 from __future__ import annotations
 
