@@ -42,8 +42,8 @@ def json_bytes(content: Mapping[str, object]) -> bytes:
     return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(raw: bytes, where: object) -> JsonObject:
-    """Return a JSON object from bytes; BadFile, with `where` in front, for everything else."""
+def read_json(raw: bytes | str, where: object) -> JsonObject:
+    """Return a JSON object from bytes or text; BadFile, with `where` in front, for everything else."""
     try:
         data = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

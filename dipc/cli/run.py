@@ -31,8 +31,11 @@ def command(
     The text goes to stdout as it is written, a summary to stderr.
     """
     from dipc import api
+    from dipc.text import normalized
 
     running, runner = open_running(target, runner, common.capture)
+    # A prompt is often a file's content, put there by the shell.
+    prompt = normalized(prompt)
     made = api.generate(running, prompt, sampling=sampling, runner=runner, on_text=None if common.json else _stream)
     if common.json:
         return show_json(_document(made))

@@ -6,7 +6,8 @@ FOLDER/hellaswag/hellaswag_val*.{txt,txt.bz2}    HellaSwag: six lines a question
                                                  four endings
 FOLDER/hellaswag/hellaswag_{val,train}*.jsonl    HellaSwag as its authors publish it
 
-FOLDER may also be the folder of one of the two. Data are held in memory; nothing is cached on disk.
+They are read as all text is (`dipc.text.reading`). FOLDER may also be the folder of one of the two. Data are held in
+memory; nothing is cached on disk.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dipc.documents import read_json
 from dipc.errors import BadFile, UsageError
+from dipc.text import check_characters, decode_text
 
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]
 LETTERS = "ABCD"
+_FIELDS: dict[str, Any] = {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": list, "label": (int, str)}
 HEADER = ["question", "choice0", "choice1", "choice2", "choice3", "answer"]
 
 
@@ -51,7 +55,7 @@ class LocalData:
 
     @property
     def digest(self) -> str:
-        """The digest of the files read so far: the first 16 hex digits of the SHA-256 over theirs."""
+        """The digest of the texts read so far: the first 16 hex digits of the SHA-256 over theirs."""
         return hashlib.sha256("".join(self._read[name] for name in sorted(self._read)).encode()).hexdigest()[:16]
 
     def splits(self, path: str, name: str | None) -> Splits:
@@ -94,13 +98,16 @@ class LocalData:
     def _text(self, file: Path) -> str:
         try:
             content = file.read_bytes()
-            self._read[str(file.relative_to(self.folder))] = hashlib.sha256(content).hexdigest()
-            return (bz2.decompress(content) if file.suffix == ".bz2" else content).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadFile(f"{file}: not UTF-8 text (byte {error.start})") from None
+            content = bz2.decompress(content) if file.suffix == ".bz2" else content
         except (OSError, ValueError, EOFError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadFile(f"{file}: cannot be read: {reason}") from None
+        try:
+            text = decode_text(content)
+        except ValueError as error:
+            raise BadFile(f"{file}: {error}") from None
+        self._read[str(file.relative_to(self.folder))] = hashlib.sha256(text.encode()).hexdigest()
+        return text
 
 
 def mmlu_rows(file: Path, text: str) -> Iterator[Row]:
@@ -160,17 +167,31 @@ def _split_context(context: str) -> tuple[str, str]:
 
 def hellaswag_objects(file: Path, text: str) -> Iterator[Row]:
     """Questions of the authors' file, one JSON object a line."""
-    wanted: dict[str, Any] = {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": list, "label": (int, str)}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadFile(f"{file}:{number}: no JSON: {error}") from None
-        wrong = [key for key, kind in wanted.items() if not isinstance(row, dict) or not isinstance(row.get(key), kind)]
-        if wrong:
-            raise BadFile(f"{file}:{number}: no {wrong[0]}, or not of its type")
-        if str(row["label"]) not in {"0", "1", "2", "3"} or len(row["endings"]) != 4:
-            raise BadFile(f"{file}:{number}: four endings and a label from 0 to 3 are wanted")
-        yield {key: str(row[key]) if key == "label" else row[key] for key in wanted}
+    count = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            count += 1
+            yield _question(read_json(line, f"{file}:{number}"), f"{file}:{number}")
+    if not count:
+        raise BadFile(f"{file}: there is no question in it")
+
+
+def _question(row: Row, where: str) -> Row:
+    """The fields of a question. BadFile where one is absent or no such thing."""
+    for key, kind in _FIELDS.items():
+        if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
+            raise BadFile(f"{where}: no {key}, or not of its type ({_shown(row.get(key))})")
+    endings, label = row["endings"], str(row["label"])
+    if len(endings) != 4 or not all(isinstance(text, str) for text in endings) or label not in {"0", "1", "2", "3"}:
+        shown = f"{_shown(endings)} and {_shown(row['label'])}"
+        raise BadFile(f"{where}: four endings and a label from 0 to 3 are wanted, not {shown}")
+    try:
+        for text in (row["activity_label"], row["ctx_a"], row["ctx_b"], *endings):
+            check_characters(text, where)
+    except UsageError as error:
+        raise BadFile(str(error)) from None
+    return {key: label if key == "label" else row[key] for key in _FIELDS}
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)[:80]

@@ -74,7 +74,7 @@ def test_the_digest_is_of_what_was_read(folder: Path, tmp_path: Path) -> None:
         ("hellaswag/hellaswag_val_full.txt.bz2", b"no bz2", "cannot be read: Invalid data stream"),
         ("hellaswag/hellaswag_val_full.txt.bz2", None, "there is no hellaswag_val"),
         ("hellaswag/hellaswag_val.jsonl", "{}\n", "hellaswag_val.jsonl:1: no activity_label"),
-        ("hellaswag/hellaswag_val.jsonl", "x\n", "hellaswag_val.jsonl:1: no JSON"),
+        ("hellaswag/hellaswag_val.jsonl", "x\n", "hellaswag_val.jsonl:1: not valid JSON"),
         ("hellaswag/hellaswag_val.jsonl", hellaswag_json().replace('"label": 0', '"label": 7'), "label from 0 to 3"),
     ],
 )

@@ -1,14 +1,13 @@
-"""Text to measure on, and how it becomes windows of tokens.
+"""How a text becomes tokens, and windows of them.
 
 Shape legend: T tokens of a window.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,14 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dipc.errors import UsageError
+from dipc.errors import BadFile, UsageError
+from dipc.text.reading import Text, check_characters
 
 Ints = npt.NDArray[np.int64]
-SAMPLE = Path(__file__).parent / "demo" / "sample.txt"
 
 
 class Tokenized(Protocol):
-    """The reader of a text: a model's name for messages, its context in tokens, and its tokenizer, None without one."""
+    """The reader of a text: a model's name for messages, its context and vocabulary in tokens, and its tokenizer."""
 
     @property
     def name(self) -> str:
@@ -34,44 +33,12 @@ class Tokenized(Protocol):
         """The most tokens of a sequence."""
 
     @property
-    def tokenizer(self) -> Any:
-        """The one of transformers that came with the model."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """Text to measure on: its name, and a digest that says which text a result belongs to."""
-
-    name: str
-    text: str
+    def vocab(self) -> int:
+        """Tokens that the model knows, 0 where that is not known."""
 
     @property
-    def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
-
-
-def read_text(path: Path) -> Text:
-    """A UTF-8 text file. UsageError if it is absent, empty or something else."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    if not text.strip():
-        raise UsageError(f"{path}: the file is empty; perplexity needs text")
-    return Text(path.name, text)
-
-
-def sample_text() -> Text:
-    """The text that comes with dipc."""
-    return Text("the sample text of dipc", SAMPLE.read_text(encoding="utf-8"))
-
-
-def as_text(given: Text | str | None) -> Text | None:
-    """Return a text as it is, or a string as a text without a name of its own."""
-    return Text("text", given) if isinstance(given, str) else given
+    def tokenizer(self) -> Any:
+        """The one of transformers that came with the model; None without one."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +89,14 @@ def tokens_of(model: Tokenized, text: Text, max_tokens: int | None = None) -> To
 
     Raises:
         UsageError: no tokenizer, or nothing to predict in the text.
+        BadFile: the tokenizer makes a token that the model does not have.
     """
     tokenizer = tokenizer_of(model)
     if max_tokens is not None and max_tokens < 2:
         raise UsageError(f"max_tokens is {max_tokens}; it must be at least 2")
     ids_T, ends_T = encode(tokenizer, text.text, max_tokens)
     lead = [t for t in tokenizer("a", verbose=False)["input_ids"][:1] if t == tokenizer.bos_token_id]
+    check_vocabulary(model, [*lead, int(ids_T.max())] if len(ids_T) else lead)
     found = Tokens(text.name, ids_T, ends_T, torch.tensor(lead, dtype=torch.long))
     if found.room < 2:
         raise UsageError(f"{text.name}: {len(ids_T)} tokens leave nothing to predict; give more text")
@@ -142,6 +111,7 @@ def windows(model: Tokenized, text: Text, seq_len: int, max_tokens: int | None, 
 
     Raises:
         UsageError: no tokenizer, a window longer than the context, or nothing to predict in the text.
+        BadFile: the tokenizer makes a token that the model does not have.
     """
     tokenizer_of(model)
     if not 2 <= seq_len <= model.context:
@@ -176,6 +146,35 @@ def encode(tokenizer: Any, text: str, max_tokens: int | None) -> tuple[Tensor, I
         ends = np.cumsum([len(tokenizer.decode([token]).encode()) for token in encoded["input_ids"]])
         ends = (ends * len(text.encode()) / max(1, ends[-1] if len(ends) else 1))[:max_tokens]
     return torch.tensor(ids, dtype=torch.long), ends.astype(np.int64)
+
+
+def token_ids(model: Tokenized, text: str, where: str, **options: Any) -> list[int]:
+    """Return a short text's token ids, with those that the tokenizer adds; options are for the tokenizer.
+
+    Args:
+        model: what is to read them.
+        text: such as a prompt.
+        where: the text's name for messages.
+        options: such as `add_special_tokens`.
+
+    Raises:
+        UsageError: no tokenizer, or a character that is none.
+        BadFile: the tokenizer makes a token that the model does not have.
+    """
+    check_characters(text, where)
+    ids: list[int] = tokenizer_of(model)(text, verbose=False, **options)["input_ids"]
+    check_vocabulary(model, ids)
+    return ids
+
+
+def check_vocabulary(model: Tokenized, ids: Sequence[int]) -> None:
+    """BadFile where a token is beyond the model's vocabulary; a vocabulary larger than the tokenizer's is fine."""
+    most = max(ids, default=0)
+    if model.vocab and most >= model.vocab:
+        raise BadFile(
+            f"{model.name}: its tokenizer makes token {most} of the text, and the model knows {model.vocab} tokens "
+            f"(0 to {model.vocab - 1}); put the tokenizer beside it that it was trained with"
+        )
 
 
 def tokenizer_of(model: Tokenized) -> Any:
