@@ -26,7 +26,9 @@ class Model:
         if library is not None:
             options.register_custom_ops_library(str(library))
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.carried = json.loads(self.session.get_modelmeta().custom_metadata_map["dipc.carried"])
+        about = self.session.get_modelmeta().custom_metadata_map
+        self.carried = json.loads(about["dipc.carried"])
+        self.ends = set(json.loads(about.get("dipc.eos_ids", "[]")))
         self.inputs = {port.name for port in self.session.get_inputs()}
         self.values = {c["input"]: np.full(shape(c), c["fill"], c["dtype"]) for c in self.carried}
         self.position = 0
@@ -52,7 +54,7 @@ def shape(carried: dict[str, Any]) -> list[int]:
 
 
 def end_token(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The token at which the model stops."""
+    """The token at which a text ends for the tokenizer; the model may have more."""
     token = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
     found: int | None = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token or "")
     return found
@@ -67,10 +69,11 @@ def main() -> None:
     parser.add_argument("--library", type=Path)
     args = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(args.folder / "tokenizer.json"))
-    model, end = Model(args.folder / "model.onnx", args.library), end_token(args.folder, tokenizer)
+    model = Model(args.folder / "model.onnx", args.library)
+    ends = model.ends | {end_token(args.folder, tokenizer)}
     new: list[int] = []
     logits = model.step(tokenizer.encode(args.prompt).ids, dense=True)
-    while len(new) < args.max_new_tokens and (token := int(logits.argmax())) != end:
+    while len(new) < args.max_new_tokens and (token := int(logits.argmax())) not in ends:
         new.append(token)
         logits = model.step([token], dense=False)
     print(tokenizer.decode(new, skip_special_tokens=False))

@@ -50,6 +50,8 @@ class Manifest(BaseModel):
     def to_bytes(self) -> bytes:
         """The file: indented JSON that ends in the sha256 of everything before it."""
         data = self.model_dump(mode="json", by_alias=True)
+        if not self.model.eos_ids:
+            del data["model"]["eos_ids"]  # as in artifacts that were written before there were any
         return _json({**data, "sha256": hashlib.sha256(_json(data)).hexdigest()})
 
 

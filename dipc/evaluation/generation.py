@@ -14,7 +14,7 @@ from dipc.errors import UsageError
 from dipc.evaluation.sampling import SamplingOptions
 from dipc.ir.identity import Identity
 from dipc.ir.program import Method, Program
-from dipc.text import tokenizer_of
+from dipc.text import token_ids
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def generate(
 
     Raises:
         UsageError: no weights, no tokenizer, an empty prompt or one that fills the context.
+        BadFile: the tokenizer makes a token that the model does not have.
     """
     writer = _Writer(sampling, torch.Generator().manual_seed(sampling.seed), on_text)
     if not isinstance(model, Program):
@@ -72,7 +73,7 @@ def generate(
 
 
 def _prompt_ids(model: Identity, prompt: str) -> list[int]:
-    ids: list[int] = tokenizer_of(model)(prompt, verbose=False)["input_ids"]
+    ids = token_ids(model, prompt, "the prompt")
     if not ids:
         raise UsageError("the prompt is empty; give some text")
     if len(ids) >= model.context:
@@ -90,13 +91,14 @@ class _Writer:
 
     def write(self, session: Session, prompt: str, ids: list[int]) -> Generation:
         """Feed the prompt, then a token at a time."""
-        model, new = session.identity, []
+        model = session.identity
+        new: list[int] = []
         shown, start = "", time.perf_counter()
         logits = session.step(ids, dense=True).logits[-1]
         prefill = time.perf_counter() - start
         while True:
             token = _choose(logits, self.sampling.temperature, self.generator)
-            if token == model.tokenizer.eos_token_id:
+            if token in model.end_tokens:
                 break
             new.append(token)
             text = model.tokenizer.decode(new)

@@ -15,6 +15,7 @@ from torch import nn
 
 from dipc.documents import JsonObject
 from dipc.errors import BadFile, UnsupportedModel, UsageError
+from dipc.frontend.generation_config import check_generation_config
 from dipc.frontend.tracer import Source, first_line, quiet, trace
 from dipc.ir.program import Program
 
@@ -136,6 +137,7 @@ def _from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code
             ) from error
         raise _load_error(name, error) from error
     _require_decoder(config, name)
+    check_generation_config(where)
     stored = _config_dtype(config) or torch.float32
     compute = getattr(torch, dtype) if dtype != "auto" else torch.float32 if stored == torch.float16 else stored
     try:

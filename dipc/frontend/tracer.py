@@ -22,6 +22,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dipc.errors import UnsupportedModel, VerificationFailed
+from dipc.frontend.generation_config import eos_ids
 from dipc.ir.program import ModelInfo, Port, Program, TensorType, is_buffer
 from dipc.ir.verify import verify_structure
 
@@ -173,6 +174,7 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
         weight_bits=source.stored_bits,
         digest=_digest(source.config, weights),
         has_weights=all(w.device.type != "meta" for w in weights.values()),
+        eos_ids=eos_ids(source.model),
     )
     program = Program(graph, weights, tuple(ports), outputs, info, tokenizer=source.tokenizer)
     verify_structure(program)

@@ -23,6 +23,14 @@ class Identity:
     tokenizer: Any = field(default=None, compare=False)
     vocab: int = field(default=0, compare=False)
     """Of the model; 0 where it is not known."""
+    eos_ids: tuple[int, ...] = field(default=(), compare=False)
+    """Tokens that end a text, as the model's own files say."""
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a text: the model's, and its tokenizer's where that has another."""
+        own = getattr(self.tokenizer, "eos_token_id", None)
+        return self.eos_ids if own is None or own in self.eos_ids else (*self.eos_ids, int(own))
 
     @property
     def usual_context(self) -> int:
@@ -33,4 +41,5 @@ class Identity:
     def of(cls, program: Program, backend: str) -> Identity:
         """A program's."""
         info = program.info
-        return cls(info.name, info.digest, info.context, program.method, backend, program.tokenizer, info.vocab)
+        about = (info.name, info.digest, info.context, program.method, backend)
+        return cls(*about, program.tokenizer, info.vocab, info.eos_ids)

@@ -101,6 +101,8 @@ class ModelInfo:
     weight_bits: float
     digest: str
     has_weights: bool
+    eos_ids: tuple[int, ...] = ()
+    """Tokens that end a text, where the model's files say which."""
 
     @property
     def usual_context(self) -> int:

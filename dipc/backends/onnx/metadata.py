@@ -2,6 +2,7 @@
 
 dipc.model, dipc.digest, dipc.context            the model it was made from, and the most tokens it takes
 dipc.method, dipc.options, dipc.density, dipc.scope   the sparsification
+dipc.eos_ids    JSON list: the tokens that end a text, any of them; those of the tokenizer do too
 dipc.carried    JSON list: what goes from a call's outputs into the next call's inputs; each with `input`, `output`,
                 `dtype` as numpy spells it (or bfloat16), `shape` (with "seq", "past" and "past_window" as symbols),
                 `fill`, its value before the first call, and perhaps `window`, positions that its layer attends to
@@ -65,12 +66,13 @@ class Metadata(BaseModel):
     options: str
     density: float
     scope: str
+    eos_ids: tuple[int, ...] = ()
     carried: tuple[Carried, ...]
 
-    def identity(self, backend: str, tokenizer: Any) -> Identity:
-        """The model that runs, as results name it."""
+    def identity(self, backend: str, tokenizer: Any, vocab: int = 0) -> Identity:
+        """The model that runs, as results name it; `vocab` is 0 where it is not known."""
         method = Method(self.method, self.density, self.scope, self.options)
-        return Identity(self.model, self.digest, self.context, method, backend, tokenizer)
+        return Identity(self.model, self.digest, self.context, method, backend, tokenizer, vocab, self.eos_ids)
 
     def to_map(self) -> dict[str, str]:
         """As the key-value pairs of an ONNX file."""
@@ -91,8 +93,11 @@ def read_metadata(path: Path, pairs: Mapping[str, str]) -> Metadata:
     if "dipc.carried" not in pairs:
         raise BadFile(f"{path}: was not exported by dipc (its metadata has no dipc.carried)")
     found: dict[str, Any] = {name: pairs.get(f"dipc.{name}") for name in Metadata.model_fields}
-    where = "carried: "
+    where = "eos_ids: "
     try:
+        # Exports of an earlier dipc name no end tokens.
+        found["eos_ids"] = TypeAdapter(tuple[int, ...]).validate_json(pairs.get("dipc.eos_ids", "[]"))
+        where = "carried: "
         found["carried"] = TypeAdapter(tuple[Carried, ...]).validate_json(pairs["dipc.carried"])
         where = ""
         return Metadata(**found)

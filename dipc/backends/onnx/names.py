@@ -83,6 +83,7 @@ def metadata(program: Program, pipeline: str) -> dict[str, str]:
         options=method.options,
         density=method.density,
         scope=method.scope,
+        eos_ids=info.eos_ids,
         carried=carried(program),
     )
     made_by = {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")}

@@ -72,7 +72,8 @@ class OnnxSession:
         self.metadata: Metadata = read_metadata(self.path, self._session.get_modelmeta().custom_metadata_map)
         _check_inputs(self.path, self._session, self.metadata)
         backend = "onnx-bodies" if library is None else "onnx-kernels"
-        self.identity = self.metadata.identity(backend, tokenizer or _tokenizer(self.path.parent))
+        found = tokenizer or _tokenizer(self.path.parent)
+        self.identity = self.metadata.identity(backend, found, _vocabulary(self._session))
         self._asked = [port.name for port in self._session.get_inputs()]
         self._results = ["logits", *(c.output for c in self.metadata.carried), *self._sites.values()]
         self._pasts = {c.input: Past(c.past_axis, c.window) for c in self.metadata.carried}
@@ -173,6 +174,12 @@ def _check_inputs(path: Path, session: onnxruntime.InferenceSession, metadata: M
     strange = sorted(inputs - known) + sorted({"logits", *(c.output for c in metadata.carried)} - outputs)
     if strange:
         raise BadFile(f"{path}: {strange[0]} does not fit what it says it carries; it was changed after the export")
+
+
+def _vocabulary(session: onnxruntime.InferenceSession) -> int:
+    """The logits of a token, one for each that the model knows; 0 where the file does not say."""
+    logits = next(port for port in session.get_outputs() if port.name == "logits")
+    return logits.shape[-1] if logits.shape and isinstance(logits.shape[-1], int) else 0
 
 
 def _tokenizer(folder: Path) -> Any:

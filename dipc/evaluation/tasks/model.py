@@ -33,7 +33,7 @@ from torch import Tensor
 
 from dipc.backends._session import Rewindable, Session
 from dipc.errors import UsageError
-from dipc.text import tokenizer_of
+from dipc.text import check_vocabulary, token_ids, tokenizer_of
 
 Progress = Callable[[int, int], None]
 _Kept = tuple[int, bool]
@@ -65,12 +65,20 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
-        return int(self.tokenizer.eos_token_id)
+        """The token that ends a text: the tokenizer's, else the model's first. UsageError if neither has one."""
+        own, model = self.tokenizer.eos_token_id, self.session.identity
+        if own is None and not model.eos_ids:
+            raise UsageError(f"{model.name}: neither the model nor its tokenizer says which token ends a text")
+        return int(model.eos_ids[0] if own is None else own)
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that stands in for an empty context."""
+        """The token that stands in for an empty context. BadFile where the model does not have it."""
+        check_vocabulary(self.session.identity, [self._first_token])
+        return self._first_token
+
+    @property
+    def _first_token(self) -> int:
         first = self.tokenizer.bos_token_id
         return self.eot_token_id if first is None else int(first)
 
@@ -79,11 +87,10 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         return self._ids(string, add_special_tokens)
 
     def _encode_text(self, string: str, special: bool | None) -> list[int]:
-        if special is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+        if special is None and has_bos_prefix(string, self.tokenizer.decode(self._first_token)):
             special = False
         options = {} if special is None else {"add_special_tokens": special}
-        ids: list[int] = self.tokenizer(string, verbose=False, **options)["input_ids"]
-        return ids
+        return token_ids(self.session.identity, string, "the task's text", **options)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-probability in nats of each continuation, and whether greedy decoding would give it."""
@@ -179,10 +186,10 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         text = ""
         while len(new) < most and not any(stop in text for stop in until if stop):
             token = int(logits_V.argmax())
-            if token == self.eot_token_id:
-                break
             new.append(token)
             text = self.tokenizer.decode(new, skip_special_tokens=True)
+            if token in self.session.identity.end_tokens:
+                break
             if len(new) < most:
                 logits_V = self.session.step([token]).logits[-1]
         cut: str = postprocess_generated_text(text, until, None)
