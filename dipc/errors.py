@@ -53,6 +53,10 @@ class VerificationFailed(DipcError):
     exit_code = 4
 
 
+class NotFinite(VerificationFailed):
+    """A model computes NaN or infinity, so that it has no figures; the message names where first."""
+
+
 class BadFile(DipcError):
     """A recipe, hardware, trace or artifact file that cannot be used as it is."""
 

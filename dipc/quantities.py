@@ -226,6 +226,14 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}".rstrip(".")
 
 
+def perplexity_of(nll: float, tokens: int) -> float:
+    """exp of the mean negative log-likelihood in nats; infinite where that is more than a float holds."""
+    try:
+        return math.exp(nll / tokens)
+    except OverflowError:
+        return math.inf
+
+
 def share(value: float | None) -> str:
     """A density with three significant digits and no zeros at its end: "0.5", "1"; "-" for None."""
     return NONE if value is None else f"{value:.3g}"

@@ -11,6 +11,7 @@ import torch
 from dipc.backends import RunOptions, get_backend
 from dipc.backends._session import Session
 from dipc.errors import UsageError
+from dipc.evaluation.finite import check_logits
 from dipc.evaluation.sampling import SamplingOptions
 from dipc.ir.identity import Identity
 from dipc.ir.program import Method, Program
@@ -60,6 +61,7 @@ def generate(
     Raises:
         UsageError: no weights, no tokenizer, an empty prompt or one that fills the context.
         BadFile: the tokenizer makes a token that the model does not have.
+        NotFinite: the model computes NaN or infinity.
     """
     writer = _Writer(sampling, torch.Generator().manual_seed(sampling.seed), on_text)
     if not isinstance(model, Program):
@@ -97,6 +99,7 @@ class _Writer:
         logits = session.step(ids, dense=True).logits[-1]
         prefill = time.perf_counter() - start
         while True:
+            check_logits(session, [*ids, *new], logits[None])
             token = _choose(logits, self.sampling.temperature, self.generator)
             if token in model.end_tokens:
                 break
@@ -128,7 +131,9 @@ class _Writer:
         )
 
 
-def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    return int(torch.multinomial(torch.softmax(logits.cpu() / temperature, -1), 1, generator=generator))
+def _choose(logits_V: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
+    """The likeliest token, or one that is drawn. A temperature so low that logits overflow leaves the likeliest."""
+    scaled_V = logits_V.cpu() / temperature if temperature else logits_V
+    if temperature == 0 or not bool(scaled_V.max().isfinite()):
+        return int(logits_V.argmax())
+    return int(torch.multinomial(torch.softmax(scaled_V, -1), 1, generator=generator))

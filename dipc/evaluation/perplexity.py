@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from dipc.backends import RunOptions, get_backend
 from dipc.backends._session import Session
 from dipc.errors import UsageError
+from dipc.evaluation.finite import check_logits
 from dipc.evaluation.recorder import MaskRecorder
 from dipc.evaluation.scoring import ScoringOptions
 from dipc.evaluation.windows import Piece, WindowPlan, plan_windows
@@ -30,7 +31,9 @@ from dipc.ir.program import Method, Program
 from dipc.ir.selections import cache_aware
 from dipc.memory.trace import Trace
 from dipc.options import TextSpec
+from dipc.quantities import perplexity_of
 from dipc.text import Text
+from dipc.tuning.divergence import kl_divergence
 
 _CHUNK_LOGITS = 2**20
 """Logits are looked at in chunks that stay near the processor."""
@@ -110,6 +113,8 @@ def evaluate(
 
     Raises:
         UsageError: a protocol that does not fit the program or the text, or nothing to predict in the text.
+        BadFile: the tokenizer makes a token that the model does not have.
+        NotFinite: a model computes NaN or infinity; a perplexity may be infinite all the same.
     """
     plan = plan_windows(Identity.of(program, runner.backend), text, windows, scoring)
     if record and plan.protocol.overlaps:
@@ -126,7 +131,7 @@ def evaluate(
         own = sums.score(plan, sparse.identity)
     return Score(
         **vars(own),
-        dense_perplexity=sums.perplexity_of(sums.dense_nll),
+        dense_perplexity=perplexity_of(sums.dense_nll, sums.count),
         dense_bits_per_byte=sums.bits_per_byte_of(sums.dense_nll),
         kl_to_dense=sums.divergence / sums.count,
         density=recorder.density,
@@ -161,6 +166,11 @@ def _feed(
             if beside is not None:
                 expected_PV = beside.step(piece.ids).logits
             sums.add(piece, step.logits, expected_PV)
+            if not sums.finite:
+                check_logits(sparse, piece.until, step.logits)
+                other = dense if beside is None else beside
+                if other is not None and expected_PV is not None:
+                    check_logits(other, piece.until, expected_PV)
 
 
 def perplexity(
@@ -182,6 +192,8 @@ def perplexity(
 
     Raises:
         UsageError: a protocol that does not fit the model or the text, or nothing to predict in the text.
+        BadFile: the tokenizer makes a token that the model does not have.
+        NotFinite: the model computes NaN or infinity; its perplexity may be infinite all the same.
     """
     plan = plan_windows(session.identity, text, windows, scoring)
     sums = _Sums()
@@ -189,7 +201,10 @@ def perplexity(
     for window in plan.each(progress):
         session.new_sequence()
         for piece in plan.pieces(window):
-            sums.add(piece, session.step(piece.ids, dense=piece.dense).logits)
+            logits_PV = session.step(piece.ids, dense=piece.dense).logits
+            sums.add(piece, logits_PV)
+            if not sums.finite:
+                check_logits(session, piece.until, logits_PV)
     return sums.score(plan, session.identity)
 
 
@@ -233,13 +248,14 @@ class _Sums:
                 log_q, log_p = log_softmax(guesses[part], -1), log_softmax(expected[part].to(guesses.device), -1)
                 right = truths[part, None]
                 nll, dense = (-float(log.gather(-1, right).sum()) for log in (log_q, log_p))
-                self.divergence += float((log_p.exp() * (log_p - log_q)).sum())
+                self.divergence += kl_divergence(log_p, log_q, log_p.exp())
             self.nll += nll
             self.dense_nll += dense
 
-    def perplexity_of(self, nll: float) -> float:
-        """Per token."""
-        return math.exp(nll / self.count)
+    @property
+    def finite(self) -> bool:
+        """Return whether all sums are numbers so far."""
+        return math.isfinite(self.nll) and math.isfinite(self.dense_nll) and math.isfinite(self.divergence)
 
     def bits_per_byte_of(self, nll: float) -> float:
         """Return the bits per byte of the text."""
@@ -267,6 +283,6 @@ class _Sums:
             sparse_scored=0.0 if dense else self.sparse_count / self.count,
             sparse_tokens="none" if dense else protocol.sparse_text,
             scored_tokens=protocol.scored_text,
-            perplexity=self.perplexity_of(self.nll),
+            perplexity=perplexity_of(self.nll, self.count),
             bits_per_byte=self.bits_per_byte_of(self.nll),
         )

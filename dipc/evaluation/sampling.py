@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -23,5 +24,7 @@ class SamplingOptions(Options):
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-        if self.temperature < 0:
-            raise UsageError(f"temperature is {self.temperature:g}; it must be 0 (the likeliest token) or above")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(
+                f"temperature is {self.temperature:g}; it must be 0 (the likeliest token) or a number above"
+            )

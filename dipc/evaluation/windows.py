@@ -15,7 +15,7 @@ from dipc.evaluation.protocol import Protocol, choose_protocol
 from dipc.evaluation.scoring import ScoringOptions
 from dipc.ir.identity import Identity
 from dipc.options import TextSpec
-from dipc.text import Text, Window, sample_text, tokens_of
+from dipc.text import Text, Window, as_text, sample_text, tokens_of
 
 MOST_LOGITS = 2**26
 """A window is fed in pieces of at most so many logits: 256 MiB, or 512 tokens of a vocabulary of 128 thousand."""
@@ -33,6 +33,11 @@ class Piece:
     ids: Tensor
     dense: bool
     first_scored: int
+
+    @property
+    def until(self) -> Tensor:
+        """The window's tokens up to this piece's last."""
+        return self.window.ids[: self.start + len(self.ids)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def plan_windows(
         UsageError: a protocol that does not fit the model or the text, or nothing to predict in the text.
     """
     seq_len, max_tokens, tokens_per_call = windows.seq_len, windows.max_tokens, scoring.tokens_per_call
-    text = sample_text() if text is None else Text("text", text) if isinstance(text, str) else text
+    text = as_text(text) or sample_text()
     if tokens_per_call is not None and tokens_per_call < 1:
         raise UsageError(f"tokens_per_call is {tokens_per_call}; it must be at least 1")
     context = model.context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -43,6 +44,6 @@ def finetuned_tables(result: Finetuned) -> list[Group]:
 
 
 def _recovered(result: Finetuned) -> float | None:
-    """Share of the perplexity lost that the adapters win back; None where none was lost."""
-    lost = result.before.perplexity - result.dense.perplexity
-    return (result.before.perplexity - result.after.perplexity) / lost if lost > 0 else None
+    """Share of the perplexity lost that the adapters win back; None where none was lost, or more than can be said."""
+    dense, before, after = (quality.perplexity for quality in (result.dense, result.before, result.after))
+    return (before - after) / (before - dense) if dense < before < math.inf else None

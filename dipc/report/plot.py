@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ def _draw(figure: Figure, found: Comparison) -> None:
     assert dense is not None
     lines = {label: line for label, line in _lines(found.rows).items() if line}
     ceiling = HOPELESS * dense.perplexity
-    seen = [y for line in lines.values() for _, y in line if y <= ceiling] or [dense.perplexity]
+    seen = [y for line in lines.values() for _, y in line if y <= ceiling] + [dense.perplexity]
+    seen = [y for y in seen if math.isfinite(y)] or [1.0]
     families = list(dict.fromkeys(_family(label) for label in lines))
     markers = {label: _MARKERS[place % len(_MARKERS)] for place, label in enumerate(lines)}
     # From the top of the plot to its bottom, so that the eye finds a line where its name stands.
@@ -93,7 +95,7 @@ def _draw(figure: Figure, found: Comparison) -> None:
     axes.axhline(
         dense.perplexity, color="black", linestyle="--", linewidth=1, label=f"dense, {number(dense.perplexity)}"
     )
-    low, high = min(*seen, dense.perplexity), max(*seen, dense.perplexity)
+    low, high = min(seen), max(seen)
     if high > _LOG_FROM * low:
         _logarithmic(axes)
     room = max((high / low) ** 0.06, 1.01)
@@ -147,6 +149,7 @@ def _title(found: Comparison) -> str:
 
 
 def _note(figure: Figure, lines: Mapping[str, Line], ceiling: float) -> None:
-    away = [f"{label} {number(y)} at {x:.2g}" for label, line in lines.items() for x, y in line if not y <= ceiling]
+    beyond = [(label, x, y) for label, line in lines.items() for x, y in line if not y <= ceiling or math.isinf(y)]
+    away = [f"{label} {number(y)} at {x:.2g}" for label, x, y in beyond]
     if away:
         figure.supxlabel(f"above the axis: {', '.join(away)}", fontsize=8, color="#555555", wrap=True)

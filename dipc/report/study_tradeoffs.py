@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -112,7 +113,7 @@ def _traded(
     away = [p for group in groups for p in group if p.perplexity is not None and not view.on_axis(p)]
     joined = _JOINED if view.has_perplexity else _FASTEST
     dense = view.study.dense_perplexity
-    rules = (Rule("x", dense, "dense"),) if view.has_perplexity and dense is not None else ()
+    rules = (Rule("x", dense, "dense"),) if view.has_perplexity and dense is not None and math.isfinite(dense) else ()
     y = Axis(SPEED, plain, from_zero=True)
     return Chart(file, title, f"{caption} {joined}".strip(), x, y, shown, rules, _beyond(away))
 

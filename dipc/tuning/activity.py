@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import linear
 
+from dipc.ir.finite import not_finite
 from dipc.ir.operator import argument
 from dipc.ir.placement import device_of
 from dipc.ir.program import Mlp, Program
@@ -67,11 +68,13 @@ class Watcher(fx.Interpreter):
 
     @torch.no_grad()
     def read(self, ids_T: Tensor) -> None:
-        """Run one window by itself."""
+        """Run one window by itself. NotFinite where NaN or infinity comes out of the last MLP."""
         device = device_of(self._program)
         given = {"tokens": ids_T[None].to(device), "positions": torch.arange(len(ids_T), device=device)[None]}
         ports = self._program.inputs
-        self.run(*(given.get(p.kind, empty_port(p, len(ids_T), 0, str(device))) for p in ports))
+        outputs = self.run(*(given.get(p.kind, empty_port(p, len(ids_T), 0, str(device))) for p in ports))
+        if not bool(outputs[-1].isfinite().all()):
+            raise not_finite(self._program, ids_T)
 
     def run_node(self, n: fx.Node) -> Any:
         """Take `glu` nodes apart; all others as they are."""

@@ -8,6 +8,7 @@ Shape legend: N windows, T tokens of a window, V vocabulary, G densities of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,14 @@ from torch.nn.functional import log_softmax
 from dipc.calibration.density_allocation import SITES, DensityAllocation, DensityPoint, fit
 from dipc.errors import UsageError
 from dipc.ir import operators
+from dipc.ir.finite import not_finite
 from dipc.ir.operator import argument
 from dipc.ir.program import Program
 from dipc.ir.selections import kept_units
 from dipc.ir.verify import empty_port
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import make_pass
+from dipc.tuning.divergence import kl_divergence
 
 GRID = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 """Densities at which single sites are measured; it reaches low, as some sites can do with almost nothing."""
@@ -106,13 +109,20 @@ class Sweep(fx.Interpreter):
 
     @torch.no_grad()
     def divergences(self) -> Iterator[tuple[Key, float]]:
-        """Every measurement with its divergence from dense, in nats summed over the window's tokens."""
+        """Every measurement with its divergence from dense, in nats summed over the window's tokens.
+
+        Raises:
+            NotFinite: the model computes NaN or infinity.
+        """
         start = self._start()
         log_p_TV = self._finish(start, 0, {})
         weight_TV = log_p_TV.exp()
 
         def divergence(log_q_TV: Tensor) -> float:
-            return max(0.0, float((weight_TV * (log_p_TV - log_q_TV)).sum()))
+            found = kl_divergence(log_p_TV, log_q_TV, weight_TV)
+            if not math.isfinite(found):
+                raise not_finite(self._program, self._ids_T)
+            return max(0.0, found)
 
         for pair in PAIRS:
             densities = {f"{p}.{site}": rho for p in self._prefixes for site, rho in zip(SITES, pair, strict=True)}

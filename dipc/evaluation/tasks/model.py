@@ -20,6 +20,7 @@ Shape legend: T tokens of an input, C tokens of a continuation, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from dipc.backends._session import Rewindable, Session
 from dipc.errors import UsageError
+from dipc.evaluation.finite import broken, check_logits
 from dipc.text import check_vocabulary, token_ids, tokenizer_of
 
 Progress = Callable[[int, int], None]
@@ -143,7 +145,10 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         log_CV = self._log_probabilities(context, continuation)
         answer_C = torch.tensor(continuation, device=log_CV.device)
         greedy = bool((log_CV.argmax(-1) == answer_C).all())
-        return float(log_CV.gather(1, answer_C[:, None]).sum()), greedy
+        found = float(log_CV.gather(1, answer_C[:, None]).sum())
+        if math.isnan(found):
+            raise broken(self.session, (context + continuation)[-(limit + 1) : -1])
+        return found, greedy
 
     def _log_probabilities(self, context: list[int], continuation: list[int]) -> Tensor:
         """[C, V]: of what stands at each place of the continuation. What does not fit is cut from the left."""
@@ -185,6 +190,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]
         new: list[int] = []
         text = ""
         while len(new) < most and not any(stop in text for stop in until if stop):
+            check_logits(self.session, [*ids, *new], logits_V[None])
             token = int(logits_V.argmax())
             new.append(token)
             text = self.tokenizer.decode(new, skip_special_tokens=True)

@@ -5,6 +5,7 @@ A finding is data; `dipc.report.comparison_findings` words it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -102,7 +103,7 @@ def _oracle(found: Comparison) -> Iterator[Finding]:
             continue
         rivals = [r for r in found.block(row.density) if r.kind in ("method", "static") and r.figures is not None]
         best = min(rivals, key=lambda r: r.figures.perplexity, default=None)  # type: ignore[union-attr]
-        if best is None or best.figures is None:
+        if best is None or best.figures is None or _both_infinite(row.figures, best.figures):
             continue
         place = Beside(row.density, row.figures, best.figures)
         places[row.figures.perplexity < best.figures.perplexity].append((place, best.label))
@@ -156,9 +157,13 @@ def _overheads(found: Comparison, labels: Sequence[str]) -> Iterator[Finding]:
 
 
 def _places(found: Comparison, left: str, right: str) -> Iterator[Beside]:
-    """Yield the densities at which two rows have figures."""
+    """Yield the densities at which two rows have figures that can be told apart."""
     for density in found.densities:
         rows = {row.label: row.figures for row in found.block(density)}
         a, b = rows.get(left), rows.get(right)
-        if density is not None and a is not None and b is not None:
+        if density is not None and a is not None and b is not None and not _both_infinite(a, b):
             yield Beside(density, a, b)
+
+
+def _both_infinite(a: Figures, b: Figures) -> bool:
+    return math.isinf(a.perplexity) and math.isinf(b.perplexity)

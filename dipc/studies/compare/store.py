@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from dipc.files import file_lock
 from dipc.ir.program import Program
 from dipc.pipeline.pass_ import Pass
@@ -120,7 +122,7 @@ class RowStore:
     def accuracies(self, run: RowRun, task: str) -> dict[str, Accuracy] | None:
         """Return the accuracies of a run on a task, if they were measured."""
         held = self.folder.read(f"{run.label}, {task}", self._task_cell(run, task))
-        return None if held is None else {name: Accuracy(**score) for name, score in held.items()}
+        return None if held is None else TypeAdapter(dict[str, Accuracy]).validate_python(held)
 
     def keep_accuracies(self, run: RowRun, task: str, found: Mapping[str, Accuracy]) -> None:
         """Keep the accuracies of a run on a task."""

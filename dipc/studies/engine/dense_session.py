@@ -6,11 +6,15 @@ Shape legend: T tokens of a window, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dipc.backends._session import Session, Step
+
+if TYPE_CHECKING:
+    from dipc.ir.program import Program
 
 CACHED_BYTES = 2 << 30
 
@@ -27,6 +31,11 @@ class CachedDenseSession:
         self.session, self.identity, self.position = session, session.identity, 0
         self._room = most_bytes
         self._kept: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def program(self) -> Program | None:
+        """The program behind the session, where there is one."""
+        return getattr(self.session, "program", None)
 
     def reset(self) -> None:
         """Each call is a sequence of its own already."""

@@ -15,6 +15,8 @@ import hashlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from dipc.documents import JsonObject
 from dipc.errors import BadFile
 from dipc.files import file_lock
@@ -51,8 +53,8 @@ class StudyStore:
         if held is None:
             return None
         try:
-            found = Measured(**held)
-        except TypeError as error:
+            found = TypeAdapter(Measured).validate_python(held)  # JSON holds a perplexity that is infinite by its name
+        except ValidationError as error:
             raise BadFile(f"{self._file(run)}: not what a run gave; remove it, and the run is made again") from error
         return found if not found.traced or self._trace(run).is_file() else None
 

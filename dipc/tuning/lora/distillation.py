@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from dipc.errors import NotFinite
+from dipc.ir.finite import first_not_finite, not_finite
 from dipc.ir.program import Program
+from dipc.quantities import perplexity_of
 from dipc.tuning.lora.trainable import Trainable, arguments, divergence
 
 WARM_UP = 0.05
@@ -75,13 +78,22 @@ class Training:
         self._optimizer = torch.optim.AdamW(self.parameters, lr=course.learning_rate, weight_decay=0.0)
 
     def step(self) -> float:
-        """One iteration; its loss, KL(dense || sparse) in nats per token, before the update."""
+        """One iteration; its loss, KL(dense || sparse) in nats per token, before the update.
+
+        Raises:
+            NotFinite: the dense model computes NaN or infinity, or the training went astray.
+        """
         iteration, loss = len(self.losses), 0.0
         for index in self._order[iteration].tolist():
             ids_T = self.windows[index]
             part = divergence(dense_logits(self.dense, ids_T), self.sparse.logits(ids_T)) / self.course.batch
             part.backward()
             loss += float(part.detach())
+        if not math.isfinite(loss):
+            raise _blame(self.dense, [self.windows[i] for i in self._order[iteration].tolist()]) or NotFinite(
+                f"iteration {iteration + 1}: the loss is not finite; lower the learning rate "
+                f"(it is {self.course.learning_rate:g})"
+            )
         torch.nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
         for group in self._optimizer.param_groups:
             group["lr"] = self.course.rate(iteration)
@@ -121,16 +133,24 @@ class Quality:
 
 @torch.no_grad()
 def compare(dense: Program, others: Sequence[Trainable], windows: Sequence[Tensor]) -> list[Quality]:
-    """The quality of the dense program and of each of the others."""
+    """The quality of the dense program and of each of the others. NotFinite where one computes NaN."""
     losses, divergences = [0.0] * (len(others) + 1), [0.0] * (len(others) + 1)
     for ids_T in windows:
         dense_TV = dense_logits(dense, ids_T)
         for i, logits_TV in enumerate((dense_TV, *(other.logits(ids_T) for other in others))):
             losses[i] += float(cross_entropy(logits_TV[:-1].float(), ids_T[1:], reduction="sum"))
             divergences[i] += float(divergence(dense_TV, logits_TV)) * len(ids_T)
+            if math.isnan(losses[i] + divergences[i]):
+                raise _blame(dense, [ids_T]) or NotFinite("on the text that was held out, the loss is not finite")
     tokens = sum(len(ids_T) for ids_T in windows)
     guessed = tokens - len(windows)
-    return [Quality(math.exp(n / guessed), d / tokens) for n, d in zip(losses, divergences, strict=True)]
+    return [Quality(perplexity_of(n, guessed), d / tokens) for n, d in zip(losses, divergences, strict=True)]
+
+
+def _blame(dense: Program, windows: Sequence[Tensor]) -> NotFinite | None:
+    """Return the error of the dense model, if it is the one whose values are not finite on some windows."""
+    guilty = (ids_T for ids_T in windows if first_not_finite(dense, ids_T) is not None)
+    return next((not_finite(dense, ids_T) for ids_T in guilty), None)
 
 
 @torch.no_grad()
