@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,11 +33,15 @@ class Match:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Why a place was not matched: a reason for people, the module it is in, the node where matching stopped."""
+    """Why a place was not matched: a reason for people, the module it is in, the node where matching stopped.
+
+    `matched` is how many nodes of the pattern had been found by then: of several patterns, the most is the nearest.
+    """
 
     reason: str
     where: str
     node: str = ""
+    matched: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" + (f" (at %{self.node})" if self.node else "")
@@ -50,7 +54,7 @@ class _Failure:
     matched: int
 
     def mismatch(self) -> Mismatch:
-        return Mismatch(self.reason, str(self.node.meta.get("module", "")), self.node.name)
+        return Mismatch(self.reason, str(self.node.meta.get("module", "")), self.node.name, self.matched)
 
 
 class Pattern:
@@ -73,7 +77,7 @@ class Pattern:
         for body in nodes:
             outside = [u for u in body.users if u not in nodes]
             if body is not node and outside:
-                return _Failure(f"its result is also used by %{outside[0].name}", body, 0).mismatch()
+                return _Failure(f"its result is also used by %{outside[0].name}", body, len(nodes)).mismatch()
         return Match(node, bound, nodes)
 
 

@@ -7,9 +7,11 @@ pattern per activation. Every method starts from the `glu` nodes and needs to kn
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,22 +21,47 @@ from dipc.ir.pattern import Match, Mismatch, Pattern
 from dipc.ir.program import Mlp, Program
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.glu import OPERATOR as GLU
+from dipc.passes._near_glu import near_glu
 from dipc.pipeline.pass_ import Pass, PassResult
 
-LINEAR = torch.ops.aten.linear.default
-MUL = torch.ops.aten.mul.Tensor
+ATEN = torch.ops.aten
+LINEAR = ATEN.linear.default
+MUL = ATEN.mul.Tensor
 GATES = tuple(target for target, _ in ACTIVATIONS.values())
+_PRODUCT = 2  # nodes of a pattern down to the product, which many a linear follows that is no MLP's
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "experts")
 
 
-def _pattern(activation: str) -> Pattern:
-    act, options = ACTIVATIONS[activation]
+def _gelu_new(x: Any) -> Any:
+    cubic = ATEN.add.Tensor(x, MUL(ATEN.pow.Tensor_Scalar(x, 3.0), 0.044715))
+    return MUL(MUL(x, 0.5), ATEN.add.Tensor(ATEN.tanh.default(MUL(cubic, math.sqrt(2.0 / math.pi))), 1.0))
 
+
+def _gelu_fast(x: Any) -> Any:
+    inner = MUL(MUL(x, 0.7978845608), ATEN.add.Tensor(MUL(MUL(x, 0.044715), x), 1.0))
+    return MUL(MUL(x, 0.5), ATEN.add.Tensor(ATEN.tanh.default(inner), 1.0))
+
+
+def _gelu_python(x: Any) -> Any:
+    return MUL(MUL(x, 0.5), ATEN.add.Tensor(ATEN.erf.default(ATEN.div.Tensor(x, math.sqrt(2.0))), 1.0))
+
+
+SPELLED = (("gelu_tanh", _gelu_new), ("gelu_tanh", _gelu_fast), ("gelu", _gelu_python))
+"""Activations that a model's code spells out, with the name of the one operator that computes the same."""
+
+
+def _pattern(activate: Callable[[Any], Any]) -> Pattern:
     def gated_mlp(x: Any, gate: Any, up: Any, down: Any, bias_gate: Any, bias_up: Any, bias_down: Any) -> Any:
-        hidden = MUL(act(LINEAR(x, gate, bias_gate), **options), LINEAR(x, up, bias_up))
+        hidden = MUL(activate(LINEAR(x, gate, bias_gate)), LINEAR(x, up, bias_up))
         return LINEAR(hidden, down, bias_down)
 
     return Pattern(gated_mlp)
+
+
+def _patterns() -> list[tuple[str, Pattern]]:
+    """Each with the name of its activation."""
+    called = [(name, _pattern(partial(target, **options))) for name, (target, options) in ACTIVATIONS.items()]
+    return [*called, *((name, _pattern(spelled)) for name, spelled in SPELLED)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +76,7 @@ class OutlineGlu(Pass):
         """Rewrite all gated MLPs; modules that look like an MLP and are none are listed with the reason."""
         graph, weights = program.edit(), dict(program.weights)
         split_fused(graph, weights)
-        patterns = {name: _pattern(name) for name in ACTIVATIONS}
+        patterns = _patterns()
         mlps: list[Mlp] = []
         failures: dict[str, Mismatch] = {}
         for node in list(graph.nodes):
@@ -58,8 +85,9 @@ class OutlineGlu(Pass):
             found = _first_match(patterns, node)
             where = mlp_path(str(node.meta.get("module", "")))
             if isinstance(found, Mismatch):
-                if where:
-                    failures[where] = Mismatch(found.reason, where, found.node)
+                known = failures[where].matched if where in failures else _PRODUCT
+                if where and found.matched > known:
+                    failures[where] = Mismatch(found.reason, where, found.node, found.matched)
             else:
                 mlps.append(_outline(graph, found[1], found[0], where, mlps, weights))
         done = {m.name.partition("#")[0] for m in mlps}
@@ -84,9 +112,8 @@ def _placed(mlps: list[Mlp]) -> list[Mlp]:
 
 def split_fused(graph: fx.Graph, weights: dict[str, Tensor]) -> None:
     """Phi-3 and GLM compute gate and up in one linear and cut the result in two: cut the weight instead."""
-    aten = torch.ops.aten
     for cut in list(graph.nodes):
-        if cut.op != "call_function" or cut.target not in (aten.chunk.default, aten.split.Tensor):
+        if cut.op != "call_function" or cut.target not in (ATEN.chunk.default, ATEN.split.Tensor):
             continue
         fused = cut.args[0]
         parts = {u.args[1]: u for u in cut.users if u.op == "call_function" and "getitem" in str(u.target)}
@@ -97,7 +124,7 @@ def split_fused(graph: fx.Graph, weights: dict[str, Tensor]) -> None:
         if not any(user.target in GATES for part in parts.values() for user in part.users):
             continue
         rows = weights[fused.args[1].target].shape[0]
-        if cut.args[1] != (2 if cut.target is aten.chunk.default else rows // 2) or rows % 2:
+        if cut.args[1] != (2 if cut.target is ATEN.chunk.default else rows // 2) or rows % 2:
             continue
         for index, label in enumerate(("gate_proj", "up_proj")):
             with graph.inserting_before(fused):
@@ -129,18 +156,21 @@ def _after_product(node: fx.Node) -> bool:
     return isinstance(source, fx.Node) and source.op == "call_function" and source.target is MUL
 
 
-def _first_match(patterns: dict[str, Pattern], node: fx.Node) -> tuple[str, Match] | Mismatch:
-    result: Mismatch | None = None
-    for name, pattern in patterns.items():
+def _first_match(patterns: list[tuple[str, Pattern]], node: fx.Node) -> tuple[str, Match] | Mismatch:
+    """The first pattern that is there; else why the nearest, of those with an operator for the activation, is not."""
+    nearest = near_glu(node)
+    for number, (name, pattern) in enumerate(patterns):
         found = pattern.match(node)
         if isinstance(found, Match):
             weights = [found.bound[k] for k in ("gate", "up", "down")]
             if all(isinstance(w, fx.Node) and w.op == "get_attr" for w in weights):
                 return name, found
-            found = Mismatch("a weight is computed by the graph", str(node.meta.get("module", "")), node.name)
-        result = result or found
-    assert result is not None
-    return result
+            where = str(node.meta.get("module", ""))
+            found = Mismatch("a weight is computed by the graph", where, node.name, len(found.nodes))
+        if number < len(ACTIVATIONS) and (nearest is None or found.matched > nearest.matched):
+            nearest = found
+    assert nearest is not None
+    return nearest
 
 
 def _outline(
