@@ -1,4 +1,4 @@
-"""What a session keeps of a KV cache between two calls: all positions, or those that a sliding window still reaches.
+"""The KV cache that a session keeps between two calls: all positions, or those that a sliding window still reaches.
 
 A call needs the W - 1 positions before it of a layer whose window is W. A session keeps as many more as the last call
 had tokens, at most W - 1, so that these can be taken back; after calls of one token it has W positions.

@@ -119,7 +119,7 @@ class EagerSession:
     def new_sequence(self) -> None:
         """Forget the text but keep the weight cache warm, as a device does between two prompts."""
         for port in self.program.carried:
-            if port.kind == "kv":
+            if port.kind in ("kv", "recurrent"):
                 self._values[port.name] = empty_port(port, 0, 0, str(self._device))
         self._position = 0
 

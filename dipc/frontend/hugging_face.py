@@ -15,6 +15,7 @@ from torch import nn
 
 from dipc.documents import JsonObject
 from dipc.errors import BadFile, UnsupportedModel, UsageError
+from dipc.frontend.configs import read_configuration
 from dipc.frontend.generation_config import check_generation_config
 from dipc.frontend.tracer import Source, first_line, quiet, trace
 from dipc.ir.program import Program
@@ -100,11 +101,11 @@ def _open(model: str, dtype: str, trust_remote_code: bool) -> Source:
 
 
 def _from_config(path: Path) -> Source:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
         # False, not left out: transformers would ask at a terminal whether to run code that the config names.
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = read_configuration(path, trust_remote_code=False)
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsupportedModel(
@@ -125,11 +126,11 @@ def _from_config(path: Path) -> Source:
 
 
 def _from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code: bool) -> Source:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+            config = read_configuration(where, trust_remote_code=trust_remote_code)
     except Exception as error:
         if not isinstance(where, Path) and "trust_remote_code" not in str(error):
             raise UsageError(
@@ -142,7 +143,9 @@ def _from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code
     compute = getattr(torch, dtype) if dtype != "auto" else torch.float32 if stored == torch.float16 else stored
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=compute, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_pretrained(
+                where, config=config, dtype=compute, trust_remote_code=trust_remote_code
+            )
     except Exception as error:
         raise _load_error(name, error) from error
     try:

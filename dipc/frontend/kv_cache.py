@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from dipc.ir.program import Port, Program, TensorType
+from dipc.ir.program import Program
 
 PAST, PAST_WINDOW = 5, 3
 """Positions to trace with; different ones, so that the two lengths stay apart."""
@@ -50,46 +49,7 @@ def window_of(config: Any) -> int | None:
     return found.pop() if len(found) == 1 and 1 < max(found) < context else None
 
 
-def cache_to_trace(seen: Any, window: int | None) -> DynamicCache:
-    """A cache to trace a model with.
-
-    Args:
-        seen: the model's own after a call; keys and values [1, heads, positions, head_dim] in each of its layers.
-        window: gives the sliding layers a length of their own; None: all have one.
-    """
-    cache = DynamicCache()
-    for index, layer in enumerate(seen.layers):
-        slides = window is not None and type(layer) is DynamicSlidingWindowLayer
-        cache.layers.append(WindowLayer(window) if window is not None and slides else DynamicLayer())
-        positions = PAST_WINDOW if slides else PAST
-        cache.update(_resized(layer.keys, positions), _resized(layer.values, positions), index)
-    return cache
-
-
-def windows_of_ports(cache: Any) -> dict[str, int]:
-    """Port of a sliding layer -> its window."""
-    return {
-        f"past_{index}_{what}": layer.window
-        for index, layer in enumerate(cache.layers)
-        if isinstance(layer, WindowLayer)
-        for what in ("key", "value")
-    }
-
-
 def masks_by_window(program: Program) -> bool:
     """Return whether the graph names the window of its ports, as a mask by it does: else all that is given is read."""
     windows = {port.window for port in program.inputs if port.window is not None}
     return windows <= {abs(a) for node in program.graph.nodes for a in node.args if type(a) is int}
-
-
-def kv_port(name: str, dtype: str, shape: torch.Size, window: int | None) -> Port:
-    """The port of keys or values [1, heads, positions, head_dim]."""
-    past = "past" if window is None else "past_window"
-    return Port(
-        name, "kv", TensorType(dtype, tuple(past if i == 2 else int(s) for i, s in enumerate(shape))), window=window
-    )
-
-
-def _resized(tensor: torch.Tensor, positions: int) -> torch.Tensor:
-    batch, heads, _, size = tensor.shape
-    return tensor.new_empty(batch, heads, positions, size)

@@ -19,10 +19,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from dipc.errors import UnsupportedModel, VerificationFailed
+from dipc.frontend.carried import Carried, example_cache
+from dipc.frontend.functional import functional, passed_on, results
 from dipc.frontend.generation_config import eos_ids
+from dipc.frontend.recurrences import in_closed_form, is_closed
+from dipc.frontend.rope import follow_length, longest_context
 from dipc.ir.program import ModelInfo, Port, Program, TensorType, is_buffer
 from dipc.ir.verify import verify_structure
 
@@ -64,14 +68,30 @@ def quiet() -> Iterator[None]:
                 says.enable_progress_bar()
 
 
-def _meta_twin(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters and buffers are on the meta device: the memo hands deepcopy the replacements."""
+def _twin(model: nn.Module, *, on_meta: bool) -> nn.Module:
+    """A deep copy for tracing: its parameters take no memory of their own, and are on the meta device where asked."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        memo[id(parameter)] = (
+            nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False) if on_meta else parameter
+        )
     for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta") if on_meta else buffer.clone()
+    twin = copy.deepcopy(model, memo).eval()
+    for module in twin.modules():
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            # It looks for the padding token among the ids, whose values a trace does not have.
+            vars(module)["warn_if_padding_and_no_attention_mask"] = lambda *_: None
+    return twin
+
+
+@dataclass(frozen=True)
+class _Export:
+    """A trace: the exported program, what it carries, and the values of buffers that tracing added."""
+
+    program: Any
+    carried: list[Carried]
+    added: dict[str, torch.Tensor]
 
 
 def trace(source: Source) -> Program:
@@ -83,7 +103,7 @@ def trace(source: Source) -> Program:
 
     window = window_of(source.config)
     if window is not None:
-        with contextlib.suppress(UnsupportedModel, VerificationFailed):
+        with contextlib.suppress(UnsupportedModel):
             program = _trace(source, window)
             if masks_by_window(program):
                 return program
@@ -91,52 +111,75 @@ def trace(source: Source) -> Program:
 
 
 def _trace(source: Source, window: int | None) -> Program:
-    from transformers.exporters import DynamoConfig, DynamoExporter
-
-    from dipc.frontend.kv_cache import cache_to_trace
-
-    on_meta = next(source.model.parameters()).device.type == "meta"
-    twin = (source.model if on_meta else _meta_twin(source.model)).eval()
+    what = f"{source.name} ({source.config.model_type})"
     try:
-        with quiet(), torch.device("meta"), torch.no_grad():
-            seen = twin(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=True).get("past_key_values")
-            if not getattr(seen, "layers", None):
-                raise UnsupportedModel(f"{source.name} keeps no KV cache: it is no decoder-only language model")
-            cache = cache_to_trace(seen, window)
-            inputs = {
-                "input_ids": torch.ones(1, 4, dtype=torch.long),
-                "position_ids": torch.arange(5, 9)[None],
-                "past_key_values": cache,
-            }
-            auto = torch.export.Dim.AUTO
-            dynamic = {"input_ids": {1: auto}, "position_ids": {1: auto}}
-            shapes = dynamic | {"past_key_values": [{2: auto}] * (2 * len(cache.layers))}
-            exporter: Any = DynamoExporter()  # typed for PreTrainedModel; any transformers module will do
-            exported = exporter.export(twin, inputs, config=DynamoConfig(dynamic=True, dynamic_shapes=shapes))
+        export = _export(source, what, window, on_meta=True)
+        if _has_weights(source) and _lost(export):
+            export = _export(source, what, window, on_meta=False)
+        with quiet():
+            return _program(source, export)
     except UnsupportedModel:
         raise
     except Exception as error:
-        what = f"{source.name} ({source.config.model_type})"
         if any(hasattr(source.config, n) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
             raise UnsupportedModel(f"{what} is a mixture of experts, which dipc cannot capture") from error
-        raise UnsupportedModel(f"{what} cannot be captured: {first_line(error)}") from error
-    with quiet():
-        return _program(source, exported.program, inputs)
+        raise UnsupportedModel(f"{what} cannot be captured: {_reason(error)}") from error
 
 
-def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Program:
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Tensor.item()" in text or "data-dependent" in text or "GuardOnDataDependent" in text:
+        return "its code decides by values of tensors, which a trace does not have"
+    if isinstance(error, VerificationFailed):
+        return f"its code computes with the number of tokens, so a trace holds for one number ({first_line(error)})"
+    return f"torch.export cannot follow its code ({first_line(error)})"
+
+
+def _has_weights(source: Source) -> bool:
+    return next(source.model.parameters()).device.type != "meta"
+
+
+def _lost(export: _Export) -> bool:
+    """Return whether the graph reads a constant that the model made while it ran on the meta device, without values."""
+    kinds = export.program.graph_signature.input_specs
+    names = {spec.target for spec in kinds if spec.kind.name == "CONSTANT_TENSOR"} - export.added.keys()
+    return any(export.program.constants[name].device.type == "meta" for name in names)
+
+
+def _export(source: Source, what: str, window: int | None, *, on_meta: bool) -> _Export:
+    from transformers.exporters import DynamoConfig, DynamoExporter
+
+    twin = _twin(source.model, on_meta=on_meta)
+    added = follow_length(twin)
+    device = torch.device("meta") if on_meta else next(twin.parameters()).device
+    with quiet(), device, torch.no_grad(), in_closed_form(twin):
+        seen = twin(input_ids=torch.ones(1, 5, dtype=torch.long), use_cache=True).get("past_key_values")
+        if not getattr(seen, "layers", None):
+            raise UnsupportedModel(f"{source.name} keeps no KV cache: it is no decoder-only language model")
+        cache, carried = example_cache(seen, what, window, closed=is_closed(twin))
+        inputs = {
+            "input_ids": torch.ones(1, 4, dtype=torch.long),
+            "position_ids": torch.arange(5, 9)[None],
+            "past_key_values": cache,
+        }
+        auto = torch.export.Dim.AUTO
+        dynamic = {"input_ids": {1: auto}, "position_ids": {1: auto}}
+        shapes = dynamic | {"past_key_values": [c.dynamic for c in carried]}
+        exporter: Any = DynamoExporter()  # typed for PreTrainedModel; any transformers module will do
+        exported = exporter.export(twin, inputs, config=DynamoConfig(dynamic=True, dynamic_shapes=shapes))
+        return _Export(functional(exported.program), carried, added)
+
+
+def _program(source: Source, export: _Export) -> Program:
     """Lift the exported graph's weights to `get_attr` nodes under one canonical name each, and name its ports."""
-    from dipc.frontend.kv_cache import windows_of_ports
-
+    exported = export.program
     real: dict[str, torch.Tensor] = dict(source.model.named_parameters(remove_duplicate=False))
-    buffers: dict[str, torch.Tensor] = dict(source.model.named_buffers(remove_duplicate=False))
+    buffers: dict[str, torch.Tensor] = dict(source.model.named_buffers(remove_duplicate=False)) | export.added
     canonical: dict[int, str] = {}
     for name, tensor in (*real.items(), *((f"constant.{name}", tensor) for name, tensor in buffers.items())):
         canonical.setdefault(id(tensor), name)
     real |= buffers
-    signature = exported.graph_signature
-    kinds = {spec.arg.name: spec for spec in signature.input_specs}
-    kv_names, windows = _kv_names(inputs["past_key_values"]), windows_of_ports(inputs["past_key_values"])
+    kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
 
     graph, env = fx.Graph(), {}
     weights: dict[str, torch.Tensor] = {}
@@ -152,17 +195,17 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
                 attributes[name] = graph.get_attr(name)
             env[node] = attributes[name]
         elif node.op == "placeholder":
-            port = _port(node, len(ports), kv_names, windows)
+            port = _port(node, len(ports), export.carried)
             ports.append(port)
             env[node] = graph.placeholder(port.name)
         elif node.op == "output":
-            graph.output(tuple(env[a] for a in node.args[0]))
-        elif (same := _no_op(node)) is not None:
+            graph.output(tuple(env[a] for a in results(exported)))
+        elif (same := passed_on(node)) is not None:
             env[node] = env[same] if isinstance(same, fx.Node) else same
         else:
             env[node] = _copy(graph, node, env)
     graph.eliminate_dead_code()
-    outputs = ("logits", *(p.name for p in ports if p.kind == "kv"))
+    outputs = ("logits", *(p.name for p in ports if p.kind in ("kv", "recurrent")))
     config = source.config.get_text_config() if hasattr(source.config, "get_text_config") else source.config
     info = ModelInfo(
         name=source.name,
@@ -170,10 +213,10 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
         layers=int(config.num_hidden_layers),
         d_model=int(config.hidden_size),
         vocab=int(config.vocab_size),
-        context=int(getattr(config, "max_position_embeddings", 0) or 2048),
+        context=longest_context(config),
         weight_bits=source.stored_bits,
         digest=_digest(source.config, weights),
-        has_weights=all(w.device.type != "meta" for w in weights.values()),
+        has_weights=_has_weights(source),
         eos_ids=eos_ids(source.model),
     )
     program = Program(graph, weights, tuple(ports), outputs, info, tokenizer=source.tokenizer)
@@ -181,36 +224,13 @@ def _program(source: Source, exported: Any, inputs: Mapping[str, Any]) -> Progra
     return program
 
 
-def _kv_names(cache: Any) -> list[str]:
-    """Port names in the order in which the exporter flattens the cache: found by identity, not assumed."""
-    names = {
-        id(t): f"past_{i}_{what}"
-        for i, la in enumerate(cache.layers)
-        for what, t in (("key", la.keys), ("value", la.values))
-    }
-    return [names[id(leaf)] for leaf in tree_leaves(cache) if id(leaf) in names]
-
-
-def _port(node: fx.Node, index: int, kv_names: list[str], windows: Mapping[str, int]) -> Port:
+def _port(node: fx.Node, index: int, carried: list[Carried]) -> Port:
     value = node.meta["val"]
-    dtype = str(value.dtype).removeprefix("torch.")
     if index < 2:
         name, kind = (("input_ids", "tokens"), ("position_ids", "positions"))[index]
+        dtype = str(value.dtype).removeprefix("torch.")
         return Port(name, kind, TensorType(dtype, (1, "seq")))  # type: ignore[arg-type]
-    from dipc.frontend.kv_cache import kv_port
-
-    name = kv_names[index - 2]
-    return kv_port(name, dtype, value.shape, windows.get(name))
-
-
-def _no_op(node: fx.Node) -> Any:
-    """The argument that a node passes on unchanged, for nodes that only assert or only matter in training."""
-    aten = torch.ops.aten
-    if node.target in (aten.dropout.default, aten.alias.default, aten.lift_fresh_copy.default):
-        return node.args[0]
-    if node.target is aten._assert_tensor_metadata.default or node.target is aten._assert_scalar.default:
-        return False
-    return None
+    return carried[index - 2].port(value)
 
 
 def _copy(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any]) -> fx.Node:

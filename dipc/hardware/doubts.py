@@ -18,7 +18,7 @@ _JOULES_PER_BYTE = (1e-15, 1e-4)
 
 
 class Doubt(NamedTuple):
-    """What can hardly be meant, in words, and the dotted key of the figure in a device file."""
+    """Figures that can hardly be meant, in words, and the dotted key of the figure in a device file."""
 
     key: str
     what: str

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PAST = ("past", "past_window")
 """Symbols of a shape that count positions before this call."""
-PortKind = Literal["tokens", "positions", "dense", "kv", "state"]
+PortKind = Literal["tokens", "positions", "dense", "kv", "recurrent", "state"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Port:
     """An input of the program besides its weights.
 
     `tokens` i64[1, seq]; `positions` i64[1, seq]; `dense` bool[1, seq] (tokens to leave dense, for `scope=decode`);
-    `kv` and `state` are carried from call to call: they start at `fill` (a KV cache with no past positions) and take
-    the value of the output of the same name.
+    `kv`, `recurrent` and `state` are carried from call to call: they start at `fill` (a KV cache with no past
+    positions) and take the value of the output of the same name. `kv` and `recurrent` (of convolutions, state-space and
+    linear-attention layers) belong to a text and start anew with the next; `state`, of selections, is kept.
     """
 
     name: str
@@ -176,8 +177,8 @@ class Program:
 
     @property
     def carried(self) -> tuple[Port, ...]:
-        """The ports that are carried from call to call: KV cache and selection state."""
-        return tuple(p for p in self.inputs if p.kind in ("kv", "state"))
+        """The ports that are carried from call to call: KV cache, recurrent and selection state."""
+        return tuple(p for p in self.inputs if p.kind in ("kv", "recurrent", "state"))
 
     @property
     def parameter_count(self) -> int:

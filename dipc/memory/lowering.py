@@ -8,6 +8,7 @@ of a weight that was pruned for good has its mean number of kept values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,7 @@ from dipc.errors import UnsupportedModel, UsageError
 from dipc.ir.operator import Read
 from dipc.ir.program import Mlp, Port, Program, is_buffer
 from dipc.ir.selections import expected_units, reads_of, selections, site_name
+from dipc.ir.verify import torch_dtype
 from dipc.ir.weight_parts import pruned_values, values_per_entry, weight_of
 from dipc.memory.traffic import KvWindow, Site, TrafficProgram
 
@@ -49,9 +51,10 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
     apart = {name for name in program.weights if name not in cached and not is_buffer(name)}
     resident = sum(map(stored.size_bytes, sorted(apart)))
     unread = sum(map(stored.size_bytes, sorted(_looked_up(program) & apart)))
-    kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv")
+    windows = _windows(program)
+    kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv") + _states(program)[1]
     made = tuple(_site(name, reads, stored) for name, reads in sites.items())
-    return TrafficProgram(resident, made, kv, program.info.name, unread, _windows(program))
+    return TrafficProgram(resident, made, kv, program.info.name, unread, windows)
 
 
 def mean_bits(program: Program, bits_per_weight: float | None = None) -> float:
@@ -149,15 +152,29 @@ def _looked_up(program: Program) -> set[str]:
 
 
 def _windows(program: Program) -> tuple[KvWindow, ...]:
-    """The windows of the KV cache, with what they are of; keys and values are two ports of a layer."""
+    """The windows of the KV cache, with what they are of; keys and values are two ports of a layer.
+
+    Recurrent states are of one size however long the text is, as a window of one position.
+    """
     found: dict[int, list[Port]] = {}
     for port in program.inputs:
         if port.kind == "kv" and port.window is not None:
             found.setdefault(port.window, []).append(port)
-    return tuple(
-        KvWindow(window, len(ports) // 2, sum(_position_bytes(p.type.shape) for p in ports))
-        for window, ports in sorted(found.items())
+    layers, size_bytes = _states(program)
+    return (
+        *((KvWindow(1, layers, size_bytes),) if layers else ()),
+        *(
+            KvWindow(window, len(ports) // 2, sum(_position_bytes(p.type.shape) for p in ports))
+            for window, ports in sorted(found.items())
+        ),
     )
+
+
+def _states(program: Program) -> tuple[int, float]:
+    """Layers with a recurrent state, and the bytes of all these states."""
+    ports = [p for p in program.inputs if p.kind == "recurrent"]
+    sizes = (math.prod(map(int, p.type.shape)) * torch_dtype(p.type.dtype).itemsize for p in ports)
+    return len({p.name.split("_")[1] for p in ports}), float(sum(sizes))
 
 
 def _position_bytes(shape: tuple[int | str, ...]) -> float:

@@ -45,9 +45,9 @@ class Carried(BaseModel):
         return next((i for i, extent in enumerate(self.shape) if extent in PAST), None)
 
     @property
-    def is_kv(self) -> bool:
-        """Return whether it grows with the text, as a KV cache does."""
-        return self.past_axis is not None
+    def of_text(self) -> bool:
+        """Return whether it belongs to a text, as a KV cache does, and not to the selections."""
+        return not self.input.startswith("past_selection.")
 
     def start(self) -> Tensor:
         """Its value before the first call."""

@@ -2,6 +2,7 @@
 
 - `input_ids`, `position_ids` and `logits`; `dense` where the program's scope is `decode`
 - `past_key_values.0.key` -> `present.0.key`, as Optimum and ONNX Runtime GenAI have it
+- `past_conv.0` -> `present_conv.0`, `past_recurrent.0` -> `present_recurrent.0`: states of recurrent layers
 - `past_selection.0.input.cached` -> `present_selection.0.input.cached`
 """
 
@@ -19,6 +20,7 @@ from dipc.ir.program import Program
 from dipc.version import __version__
 
 _KV = re.compile(r"past_(\d+)_(key|value)")
+_RECURRENT = re.compile(r"past_(\d+)_(conv|recurrent)(?:_(\d+))?")
 
 
 def input_names(program: Program) -> dict[str, str]:
@@ -29,7 +31,9 @@ def input_names(program: Program) -> dict[str, str]:
         kv = _KV.fullmatch(port.name)
         if port.kind == "kv" and kv:
             found[port.name] = f"past_key_values.{kv[1]}.{kv[2]}"
-        elif port.kind in ("kv", "state"):
+        elif port.kind == "recurrent" and (state := _RECURRENT.fullmatch(port.name)):
+            found[port.name] = f"past_{state[2]}." + ".".join(g for g in state.group(1, 3) if g)
+        elif port.kind in ("kv", "recurrent", "state"):
             found[port.name] = f"past_selection.{places.get(port.name, port.name)}"
         else:
             found[port.name] = port.name
@@ -43,7 +47,7 @@ def output_names(program: Program) -> list[str]:
 
 
 def _present(past: str) -> str:
-    return past.replace("past_key_values.", "present.").replace("past_selection.", "present_selection.")
+    return past.replace("past_key_values.", "present.").replace("past_", "present_", 1)
 
 
 def _state_places(program: Program) -> dict[str, str]:

@@ -89,7 +89,7 @@ class OnnxSession:
     def new_sequence(self) -> None:
         """Forget the text but keep the weight cache warm, as a device does between two prompts."""
         for carried in self.metadata.carried:
-            if carried.is_kv:
+            if carried.of_text:
                 self._values[carried.input] = carried.start()
         self._position = 0
 
