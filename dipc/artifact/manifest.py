@@ -52,6 +52,8 @@ class Manifest(BaseModel):
         data = self.model_dump(mode="json", by_alias=True)
         if not self.model.eos_ids:
             del data["model"]["eos_ids"]  # as in artifacts that were written before there were any
+        if not data["model"]["own_bits"]:  # as before there were matrices of their own width
+            del data["model"]["own_bits"]
         return _json({**data, "sha256": hashlib.sha256(_json(data)).hexdigest()})
 
 

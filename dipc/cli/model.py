@@ -13,7 +13,8 @@ def describe_model(model: str, trust_remote_code: bool) -> JsonObject:
         UsageError: there is no such model.
         BadFile: its config.json is missing or no JSON object.
     """
-    from dipc.frontend.hugging_face import find_model, read_config
+    from dipc.frontend.hugging_face import find_model
+    from dipc.frontend.model_json import read_config
 
     where = find_model(model)
     if isinstance(where, str):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,23 +23,28 @@ from torch.utils._pytree import tree_map_only
 
 from dipc.errors import UnsupportedModel, VerificationFailed
 from dipc.frontend.carried import Carried, example_cache
+from dipc.frontend.digest import model_digest
 from dipc.frontend.functional import functional, passed_on, results
 from dipc.frontend.generation_config import eos_ids
 from dipc.frontend.recurrences import in_closed_form, is_closed
 from dipc.frontend.rope import follow_length, longest_context
-from dipc.ir.program import ModelInfo, Port, Program, TensorType, is_buffer
+from dipc.ir.program import ModelInfo, Port, Program, TensorType
 from dipc.ir.verify import verify_structure
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model to trace: a module on any device, with what results have to say of it."""
+    """A model to trace: a module on any device, with what results have to say of it.
+
+    Its weights are stored in `stored_bits` each, on average and with their scales, but for the matrices in `own_bits`.
+    """
 
     model: nn.Module
     config: Any
     name: str
     stored_bits: float
     tokenizer: Any = None
+    own_bits: Mapping[str, float] = field(default_factory=dict)
 
 
 def first_line(error: Exception) -> str:
@@ -215,13 +220,14 @@ def _program(source: Source, export: _Export) -> Program:
         vocab=int(config.vocab_size),
         context=longest_context(config),
         weight_bits=source.stored_bits,
-        digest=_digest(source.config, weights),
+        digest="",
         has_weights=_has_weights(source),
         eos_ids=eos_ids(source.model),
+        own_bits=dict(source.own_bits),
     )
     program = Program(graph, weights, tuple(ports), outputs, info, tokenizer=source.tokenizer)
     verify_structure(program)
-    return program
+    return program.replace(info=dataclasses.replace(info, digest=model_digest(program)))
 
 
 def _port(node: fx.Node, index: int, carried: list[Carried]) -> Port:
@@ -244,15 +250,3 @@ def _copy(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any]) -> fx.Node
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if not path.startswith("_")]
     new.meta = {"module": stack[-1] if stack else ""}
     return new
-
-
-def _digest(config: Any, weights: Mapping[str, torch.Tensor]) -> str:
-    """A fingerprint of the model: its config and, per weight, name, shape, dtype and 4,096 evenly spaced values."""
-    digest = hashlib.sha256(config.to_json_string().encode())
-    for name in sorted(weights):
-        weight = weights[name]
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        if weight.device.type != "meta" and not is_buffer(name):
-            places = torch.linspace(0, weight.numel() - 1, min(weight.numel(), 4096), dtype=torch.float64).long()
-            digest.update(weight.detach().reshape(-1)[places].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -91,7 +91,11 @@ class Mlp:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Where the model came from and what every result about it has to name."""
+    """Where the model came from and what every result about it has to name.
+
+    A weight takes `weight_bits` in the checkpoint, on average and with its scales if it has some; matrices of another
+    width than most have theirs in `own_bits`, by name.
+    """
 
     name: str
     family: str
@@ -104,6 +108,11 @@ class ModelInfo:
     has_weights: bool
     eos_ids: tuple[int, ...] = ()
     """Tokens that end a text, where the model's files say which."""
+    own_bits: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def bits_of(self, weight: str) -> float:
+        """Bits that a value of this weight takes in the checkpoint."""
+        return self.own_bits.get(weight, self.weight_bits)
 
     @property
     def usual_context(self) -> int:

@@ -35,14 +35,14 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
     Args:
         program: with its MLPs outlined (`outline-glu`); an MLP that was not is counted as resident.
         bits_per_weight: price every weight that is not quantised at this width, scales included (INT4 with a 16-bit
-            scale per 64 weights is 4.25); by default at the width of the checkpoint.
+            scale per 64 weights is 4.25); by default each at its width in the checkpoint.
 
     Raises:
         UnsupportedModel: a weight is read by two different masks.
         UsageError: the width is none that a weight can have.
     """
     check_bits(bits_per_weight)
-    stored = _Stored(program, program.info.weight_bits if bits_per_weight is None else bits_per_weight)
+    stored = _Stored(program, bits_per_weight)
     owned = _mlp_reads(program)
     sites: dict[str, list[tuple[Read, Mlp]]] = {}
     for read, mlp in owned.values():
@@ -59,7 +59,7 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
 
 def mean_bits(program: Program, bits_per_weight: float | None = None) -> float:
     """Bits that a parameter takes on average, with the scales and zeros of quantised weights and with their copies."""
-    if not values_per_entry(program.graph):
+    if not values_per_entry(program.graph) and (bits_per_weight is not None or not program.info.own_bits):
         return program.info.weight_bits if bits_per_weight is None else bits_per_weight
     return 8 * lower(program, bits_per_weight).total_bytes / program.parameter_count
 
@@ -73,15 +73,18 @@ def check_bits(bits_per_weight: float | None) -> None:
 class _Stored:
     """The weights of a program as they are stored."""
 
-    def __init__(self, program: Program, bits: float) -> None:
-        self.weights, self.bits, self.held = program.weights, bits, values_per_entry(program.graph)
+    def __init__(self, program: Program, bits: float | None) -> None:
+        self.info, self.weights, self.bits = program.info, program.weights, bits
+        self.held = values_per_entry(program.graph)
         self.pruned = pruned_values(program.graph)
         self.exact = self.held.keys() - self.pruned.values()
 
     def size_bytes(self, name: str) -> float:
-        """Quantised tensors and kept bits have their own size, anything else takes the given bits per weight."""
+        """Quantised tensors and kept bits have their own size, anything else the given bits or the checkpoint's."""
         weight = self.weights[name]
-        return weight.numel() * (float(weight.element_size()) if name in self.exact else self.bits / 8)
+        if name in self.exact:
+            return weight.numel() * float(weight.element_size())
+        return weight.numel() * (self.info.bits_of(name) if self.bits is None else self.bits) / 8
 
     def values(self, name: str) -> int:
         """Values of the weight that a tensor holds."""

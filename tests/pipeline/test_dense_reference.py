@@ -12,7 +12,7 @@ from torch import fx, nn
 from dipc.api import capture, compile, evaluate, load, save
 from dipc.backends.eager import EagerSession
 from dipc.errors import UnsupportedModel, UsageError
-from dipc.frontend.hugging_face import _require_decoder
+from dipc.frontend.decoder import require_decoder
 from dipc.ir.selections import cache_aware
 from dipc.memory.lowering import lower, program_density
 from dipc.passes.dip import Dip
@@ -147,10 +147,10 @@ def test_a_checkpoint_with_its_own_code_is_not_refused_for_its_type() -> None:
         model_type = "foo"
         auto_map = {"AutoModelForCausalLM": "modeling_foo.FooForCausalLM"}  # noqa: RUF012
 
-    _require_decoder(Own(), "foo")
+    require_decoder(Own(), "foo")
     Own.auto_map = {}
     with pytest.raises(UnsupportedModel):
-        _require_decoder(Own(), "foo")
+        require_decoder(Own(), "foo")
 
 
 def test_an_artifact_of_a_family_with_fused_weights_keeps_both_graphs(tmp_path: Path) -> None:

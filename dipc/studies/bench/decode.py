@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipc.errors import BadFile, UsageError
-from dipc.frontend.hugging_face import read_config
+from dipc.frontend.model_json import read_config
 from dipc.studies.bench.backend import check_backend
 from dipc.studies.bench.candidate import Candidate
 from dipc.studies.bench.candidates.decode import CASE, ModelFacts

@@ -49,13 +49,13 @@ def bytes_read(program: Program, captured: Program, trace: Trace | None) -> tupl
     columns, scales and zeros, and the bits that say what was pruned.
     """
     traffic, parts, pruned = lower(program), values_per_entry(program.graph), pruned_values(program.graph)
-    values, width = set(pruned.values()), program.info.weight_bits / 8
+    values = set(pruned.values())
     own = {*captured.weights, *map(adapted_name, captured.weights)}
 
     def size_bytes(name: str) -> float:
         weight = program.weights[name]
         exact = name in parts and name not in values
-        return weight.numel() * (float(weight.element_size()) if exact else width)
+        return weight.numel() * (float(weight.element_size()) if exact else program.info.bits_of(name) / 8)
 
     def is_overhead(name: str) -> bool:
         if name in parts:

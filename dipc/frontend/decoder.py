@@ -1,0 +1,42 @@
+"""What a transformers config says of a model: that it is a decoder, what it computes in, and its structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dipc.errors import UnsupportedModel
+from dipc.frontend.tracer import quiet
+
+
+def require_decoder(config: Any, name: str) -> None:
+    """UnsupportedModel unless the config is of a decoder-only language model; `name` is what messages call it."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    architectures = list(getattr(config, "architectures", None) or [])
+    decoder = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures) or not architectures
+    encoder = getattr(config, "is_encoder_decoder", False) or config.model_type in ("bert", "roberta", "electra")
+    # A checkpoint may bring its own code; whether that is run is decided when it is loaded.
+    known = config.model_type in CAUSAL or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if not decoder or encoder or not known:
+        kind = architectures[0] if architectures else config.model_type
+        raise UnsupportedModel(
+            f"{name}: {kind} is no decoder-only language model; dipc compiles causal language models"
+        )
+
+
+def config_dtype(config: Any) -> torch.dtype | None:
+    """The dtype that a config names; None where it names none."""
+    found = getattr(config, "dtype", None)
+    return getattr(torch, found) if isinstance(found, str) else found
+
+
+def on_meta(config: Any) -> nn.Module:
+    """The model of a config without memory for its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), torch.device("meta"):
+        twin: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return twin

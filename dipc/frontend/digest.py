@@ -1,0 +1,58 @@
+"""The digest of a model: it follows what changes a result, and nothing else.
+
+So it is made of the captured graph, not of the config: `use_cache`, a padding token or the version that wrote a
+checkpoint leave it as it is, and an epsilon, a rotary base or one weight do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+from dipc.ir.program import Program
+
+_SAMPLE = 4096
+
+
+def model_digest(program: Program) -> str:
+    """Return 16 hex digits of a captured program: its graph, context and width, and each weight's form and content.
+
+    Of a weight's content it takes evenly spaced values and a sum over all its bits, at the speed of memory.
+    """
+    info = program.info
+    digest = hashlib.sha256()
+    for port in program.inputs:
+        digest.update(f"{port.name} {port.kind} {port.type} {port.fill}\n".encode())
+    for line in _lines(program.graph):
+        digest.update(f"{line}\n".encode())
+    digest.update(f"{info.context} {info.weight_bits} {sorted(info.own_bits.items())}\n".encode())
+    for name in sorted(program.weights):
+        weight = program.weights[name]
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        if weight.device.type != "meta":
+            digest.update(_content(weight.detach().contiguous().reshape(-1)))
+    return digest.hexdigest()[:16]
+
+
+def _lines(graph: fx.Graph) -> Iterator[str]:
+    """Every node by its number, operator and arguments; nodes' names are the exporter's and say nothing."""
+    numbers: dict[fx.Node, int] = {}
+    for number, node in enumerate(graph.nodes):
+        numbers[node] = number
+        # What a padding token adds to a lookup matters to gradients alone.
+        given = node.args[:2] if node.target is torch.ops.aten.embedding.default else node.args
+        args, kwargs = map_arg((given, node.kwargs), lambda n: f"%{numbers[n]}")
+        yield f"{node.op} {node.target} {args} {kwargs}"
+
+
+def _content(flat: torch.Tensor) -> bytes:
+    places = torch.linspace(0, flat.numel() - 1, min(flat.numel(), _SAMPLE), dtype=torch.float64).long()
+    sample = flat[places.to(flat.device)].float().cpu().numpy().tobytes()
+    raw = flat.view(torch.uint8)
+    whole = raw[: len(raw) // 8 * 8]
+    aligned = whole if whole.storage_offset() % 8 == 0 else whole.clone()
+    return sample + f"{int(aligned.view(torch.int64).sum())}".encode()

@@ -1,0 +1,37 @@
+"""The JSON files of a model, read as leniently as transformers reads them: `Infinity` and doubled keys may be there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dipc.documents import JsonObject
+from dipc.errors import BadFile
+from dipc.files import check_input
+from dipc.frontend.tracer import first_line
+
+MOST_BYTES = 1 << 30
+MOST_CONFIG_BYTES = 1 << 24
+MOST_LAYERS = 10_000
+
+
+def read_object(path: Path, most_bytes: int = MOST_BYTES, kind: str = "damaged") -> JsonObject:
+    """Read a JSON object. BadFile, which says `kind`, for everything else and for what is larger than `most_bytes`."""
+    check_input(path, most_bytes)
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadFile(f"{path}: {kind}: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise BadFile(f"{path}: {kind}: it holds no JSON object")
+    return content
+
+
+def read_config(path: Path) -> JsonObject:
+    """Read a config.json. BadFile if it cannot be read, holds no JSON object, or more layers than can be."""
+    config = read_object(path, MOST_CONFIG_BYTES, "not a model's config.json")
+    for holder in (config, config.get("text_config")):
+        layers = holder.get("num_hidden_layers") if isinstance(holder, dict) else None
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise BadFile(f"{path}: num_hidden_layers is {layers:,}; at most {MOST_LAYERS:,} can be captured")
+    return config
