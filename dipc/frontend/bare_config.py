@@ -11,7 +11,7 @@ from dipc.errors import BadFile, UnsupportedModel
 from dipc.frontend.configs import read_configuration
 from dipc.frontend.decoder import config_dtype, on_meta, require_decoder
 from dipc.frontend.model_json import read_config
-from dipc.frontend.quantization import method_of, priced_tensors, quantization_of, without_quantization
+from dipc.frontend.quantization import linear_bits, method_of, priced_tensors, quantization_of, without_quantization
 from dipc.frontend.stored_width import StoredWidth, stored_width
 from dipc.frontend.tracer import Source, first_line
 
@@ -50,5 +50,9 @@ def from_config(path: Path) -> Source:
     width = StoredWidth(bits)
     if quantization is not None:
         width = stored_width(priced_tensors(str(path), quantization, twin, bits))
-        log.warning("%s: priced as quantised with %s, %.3g bits", path, method_of(quantization), width.bits)
+        method = method_of(quantization)
+        said = (
+            "%s: its quantization_config says how weights are stored: %s, %.4g bits each in linear layers, with scales"
+        )
+        log.warning(said, path, method, linear_bits(method, quantization))
     return Source(twin, config, name, width.bits, own_bits=width.own)

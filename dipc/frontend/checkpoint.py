@@ -81,10 +81,16 @@ def _sharded(index: Path, find: Find) -> dict[str, StoredTensor]:
 
 def _read(path: Path) -> dict[str, StoredTensor]:
     check_input(path)
+    if path.suffix == ".safetensors":
+        try:
+            return dict(_safetensors(path))
+        except (OSError, SafetensorError) as error:
+            raise BadFile(f"{path}: damaged, or no safetensors file: {first_line(error)}") from error
     try:
-        return dict(_safetensors(path) if path.suffix == ".safetensors" else _pickled(path))
+        return dict(_pickled(path))
     except Exception as error:  # What a damaged pickle can make torch raise has no common base.
-        raise BadFile(f"{path}: damaged, or no file of weights: {first_line(error)}") from error
+        why = first_line(error) if isinstance(error, ValueError) else "torch cannot read it"
+        raise BadFile(f"{path}: damaged, or holds more than tensors, which is not unpickled: {why}") from error
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,14 @@ def quantization_of(config: Any) -> dict[str, Any] | None:
     for holder in (config, text):
         for key in ("quantization_config", "compression_config"):
             if (found := getattr(holder, key, None)) is not None:
-                return dict(found) if isinstance(found, Mapping) else dict(found.to_dict())
+                return _as_dict(found)
     return None
+
+
+def _as_dict(found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping) and not hasattr(found, "to_dict"):
+        return {"quant_method": f"{str(found)[:40]!r}"}
+    return dict(found if isinstance(found, Mapping) else found.to_dict())
 
 
 def method_of(quantization: JsonLike) -> str:
@@ -90,15 +97,19 @@ def priced_tensors(name: str, quantization: JsonLike, twin: nn.Module, bits: flo
 
     Raises:
         UnsupportedModel: the config does not say how wide its method makes a weight.
+        BadFile: it names layers by no pattern.
     """
     method = method_of(quantization)
-    width = _linear_bits(method, quantization)
-    if width is None:
+    width = linear_bits(method, quantization)
+    if width is None or not 1 <= width <= 32:
         raise UnsupportedModel(
             f"{name}: its quantization_config ({method}) does not say how many bits a weight takes; give a config "
             "without it, and the width as --bits-per-weight"
         )
-    narrow = {f"{path}.weight" for path in _quantised_layers(quantization, twin)}
+    try:
+        narrow = {f"{path}.weight" for path in _quantised_layers(quantization, twin)}
+    except (re.error, TypeError) as error:
+        raise BadFile(f"{name}: its quantization_config names layers that it cannot mean: {error}") from error
     parameters = {n: stored_as(p) for n, p in twin.named_parameters()}
     return {n: StoredTensor("float", t.shape, width if n in narrow else bits) for n, t in parameters.items()}
 
@@ -118,8 +129,8 @@ def _quantised_layers(quantization: JsonLike, twin: nn.Module) -> list[str]:
     ]
 
 
-def _linear_bits(method: str, given: JsonLike) -> float | None:
-    """Bits per weight of a quantised layer, its scales and zeros included; None where the config does not say."""
+def linear_bits(method: str, given: JsonLike) -> float | None:
+    """Return bits per weight of a quantised layer, scales and zeros included; None where the config does not say."""
     try:
         if method == "fp8":
             block = given.get("weight_block_size", (128, 128))
@@ -168,5 +179,4 @@ def widened_as_loaded(config: Any) -> None:
     """Have transformers widen weights in FP8 on every machine, in place; by itself it does so where there is no GPU."""
     for holder in (config, config.get_text_config() if hasattr(config, "get_text_config") else config):
         if (found := getattr(holder, "quantization_config", None)) is not None:
-            given = dict(found) if isinstance(found, Mapping) else dict(found.to_dict())
-            holder.quantization_config = given | {"dequantize": True}
+            holder.quantization_config = _as_dict(found) | {"dequantize": True}

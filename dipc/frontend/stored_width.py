@@ -18,9 +18,9 @@ class StoredWidth:
     """Bits per value of a model's weights.
 
     Attributes:
-        bits: the mean over all weights but those in `own`, with the scales of a quantised one; norms and biases of
-            another width are in it.
-        own: matrices of another width than most matrices are of, by name (an embedding table beside weights in FP8).
+        bits: of all weights but those in `own`, with the scales of quantised ones shared out among them.
+        own: weights of another width than most matrices are of, by name: an embedding table beside weights in FP8, or
+            norms in float32 beside weights in float16.
     """
 
     bits: float
@@ -32,20 +32,22 @@ def stored_width(tensors: Mapping[str, StoredTensor], names: Container[str] | No
 
     Args:
         tensors: all that is stored; scales count towards the weight whose name they begin with.
-        names: of the model's parameters; a matrix that goes by another name counts towards the mean.
+        names: of the model's parameters; one that is stored under another name counts towards the mean of the rest.
     """
     weights = {n: t for n, t in tensors.items() if t.is_float and not n.endswith(_SCALES)}
     scales = sum(t.bits * t.numel for n, t in tensors.items() if n.endswith(_SCALES))
     matrices = Counter(t.bits for t in weights.values() if len(t.shape) > 1)
-    most = max(matrices, key=lambda bits: (matrices[bits], -bits), default=0.0)
+    if not matrices:
+        return StoredWidth(32.0)
+    most = max(matrices, key=lambda bits: (matrices[bits], -bits))
     own = {
         name: tensor.bits
         for name, tensor in weights.items()
-        if len(tensor.shape) > 1 and tensor.bits != most and (names is None or name in names)
+        if tensor.bits != most and (names is None or name in names)
     }
     rest = [tensor for name, tensor in weights.items() if name not in own]
     count = sum(tensor.numel for tensor in rest)
-    return StoredWidth((sum(t.bits * t.numel for t in rest) + scales) / count if count else 32.0, own)
+    return StoredWidth((sum(t.bits * t.numel for t in rest) + scales) / max(1, count), own)
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str:

@@ -36,7 +36,7 @@ from dipc.ir.verify import verify_structure
 class Source:
     """A model to trace: a module on any device, with what results have to say of it.
 
-    Its weights are stored in `stored_bits` each, on average and with their scales, but for the matrices in `own_bits`.
+    A value of a weight is stored in `stored_bits`, scales included, but for the weights in `own_bits`, by name.
     """
 
     model: nn.Module

@@ -93,8 +93,8 @@ class Mlp:
 class ModelInfo:
     """Where the model came from and what every result about it has to name.
 
-    A weight takes `weight_bits` in the checkpoint, on average and with its scales if it has some; matrices of another
-    width than most have theirs in `own_bits`, by name.
+    A value of a weight takes `weight_bits` in the checkpoint, with its share of scales if there are some; weights of
+    another width than most have theirs in `own_bits`, by name.
     """
 
     name: str

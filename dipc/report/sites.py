@@ -106,7 +106,7 @@ def _kv_cache(traffic: TrafficProgram) -> str:
 
 def _model_facts(program: Program) -> list[tuple[str, str]]:
     info, method = program.info, program.method
-    bits, exact = mean_bits(program), not values_per_entry(program.graph)
+    bits, exact = mean_bits(program), not (values_per_entry(program.graph) or info.own_bits)
     width = f"{bits:g} bits each" if exact else f"{bits:.3g} bits each on average, scales included"
     weights = width if info.has_weights else f"absent; {width}"
     rows = [
