@@ -15,6 +15,8 @@ from dipc.frontend.quantization import linear_bits, method_of, priced_tensors, q
 from dipc.frontend.stored_width import StoredWidth, stored_width
 from dipc.frontend.tracer import Source, first_line
 
+NOTICE = logging.WARNING + 1
+"""The level of what a user is to hear where the warnings of libraries are silenced."""
 log = logging.getLogger("dipc.frontend")
 
 
@@ -51,8 +53,8 @@ def from_config(path: Path) -> Source:
     if quantization is not None:
         width = stored_width(priced_tensors(str(path), quantization, twin, bits))
         method = method_of(quantization)
-        said = (
-            "%s: its quantization_config says how weights are stored: %s, %.4g bits each in linear layers, with scales"
+        each = linear_bits(method, quantization)
+        log.log(
+            NOTICE, "%s: priced by its quantization_config: %s, linear layers %.4g bits a weight", path, method, each
         )
-        log.warning(said, path, method, linear_bits(method, quantization))
     return Source(twin, config, name, width.bits, own_bits=width.own)

@@ -21,7 +21,7 @@ _SAMPLE = 4096
 def model_digest(program: Program) -> str:
     """Return 16 hex digits of a captured program: its graph, context and width, and each weight's form and content.
 
-    Of a weight's content it takes evenly spaced values and a sum over all its bits, at the speed of memory.
+    Of a weight's content it takes evenly spaced values and sums over all its bits, at the speed of memory.
     """
     info = program.info
     digest = hashlib.sha256()
@@ -50,9 +50,12 @@ def _lines(graph: fx.Graph) -> Iterator[str]:
 
 
 def _content(flat: torch.Tensor) -> bytes:
+    """Evenly spaced values, and the sums of all bits as whole numbers by row and by column of a table of them."""
     places = torch.linspace(0, flat.numel() - 1, min(flat.numel(), _SAMPLE), dtype=torch.float64).long()
     sample = flat[places.to(flat.device)].float().cpu().numpy().tobytes()
     raw = flat.view(torch.uint8)
-    whole = raw[: len(raw) // 8 * 8]
-    aligned = whole if whole.storage_offset() % 8 == 0 else whole.clone()
-    return sample + f"{int(aligned.view(torch.int64).sum())}".encode()
+    raw = torch.nn.functional.pad(raw, (0, -len(raw) % 8)) if len(raw) % 8 or raw.storage_offset() % 8 else raw
+    words = raw.view(torch.int64)
+    table, rest = words[: len(words) // _SAMPLE * _SAMPLE].view(-1, _SAMPLE), words[len(words) // _SAMPLE * _SAMPLE :]
+    sums = (table.sum(0), table.sum(1), rest)
+    return sample + b"".join(part.cpu().numpy().tobytes() for part in sums)
