@@ -15,11 +15,13 @@ def require_decoder(config: Any, name: str) -> None:
     """UnsupportedModel unless the config is of a decoder-only language model; `name` is what messages call it."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    architectures = list(getattr(config, "architectures", None) or [])
+    named = getattr(config, "architectures", None)
+    architectures = [a for a in named if isinstance(a, str)] if isinstance(named, (list, tuple)) else []
     decoder = any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in architectures) or not architectures
     encoder = getattr(config, "is_encoder_decoder", False) or config.model_type in ("bert", "roberta", "electra")
     # A checkpoint may bring its own code; whether that is run is decided when it is loaded.
-    known = config.model_type in CAUSAL or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    own = getattr(config, "auto_map", None)
+    known = config.model_type in CAUSAL or (isinstance(own, dict) and "AutoModelForCausalLM" in own)
     if not decoder or encoder or not known:
         kind = architectures[0] if architectures else config.model_type
         raise UnsupportedModel(
@@ -30,7 +32,8 @@ def require_decoder(config: Any, name: str) -> None:
 def config_dtype(config: Any) -> torch.dtype | None:
     """The dtype that a config names; None where it names none."""
     found = getattr(config, "dtype", None)
-    return getattr(torch, found) if isinstance(found, str) else found
+    found = getattr(torch, found, None) if isinstance(found, str) else found
+    return found if isinstance(found, torch.dtype) else None
 
 
 def on_meta(config: Any) -> nn.Module:

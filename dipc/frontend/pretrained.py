@@ -52,13 +52,14 @@ def from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code:
         raise _load_error(name, error) from error
     require_decoder(config, name)
     find = _finder(where, name)
-    tensors = stored_tensors(name, find, getattr(config, "transformers_weights", None))
+    explicit = getattr(config, "transformers_weights", None)
+    tensors = stored_tensors(name, find, explicit if isinstance(explicit, str) else None)
     if (quantization := quantization_of(config)) is not None:
         check_computable(name, quantization, tensors)
         widened_as_loaded(config)
     compute = getattr(torch, dtype) if dtype != "auto" else compute_dtype(main_dtype(tensors), config_dtype(config))
     try:
-        if not getattr(config, "auto_map", None):
+        if not (trust_remote_code and getattr(config, "auto_map", None)):
             check_size(name, _plain_twin(config), tensors)
         options = {"config": config, "dtype": compute, "trust_remote_code": trust_remote_code}
         model, info = load(AutoModelForCausalLM, where, **options)

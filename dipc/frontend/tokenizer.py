@@ -50,7 +50,9 @@ def load_tokenizer(where: Path | str, name: str, find: Find, trust_remote_code: 
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+            tokenizer("a")  # Settings of the wrong kind show when it is used, not when it is made.
+            return tokenizer
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UsageError(

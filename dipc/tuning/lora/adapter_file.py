@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from dipc.documents import JsonObject, read_json
 from dipc.errors import BadFile
+from dipc.files import check_input
 from dipc.frontend.tracer import first_line, quiet
 from dipc.tuning.lora.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton
 
 RECORD_SCHEMA = 1
+_MOST_JSON_BYTES = 1 << 24
 _MATRIX = re.compile(r"base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector(?:\.weight)?)")
 # Fields of a LoraConfig that say where adapters are, how they are scaled, or how they were trained.
 _FOLDABLE = {
@@ -194,6 +196,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
                 f"{folder}: adapter_model.bin is a pickle, which may run code; load it with PEFT and save it anew"
             )
         raise BadFile(f"{folder}: has no {TENSORS}")
+    check_input(where)
     try:
         tensors = load_file(where)
     except (OSError, SafetensorError) as error:
@@ -215,6 +218,7 @@ def _same(own: Tensor, copy: Tensor) -> bool:
 
 
 def _bytes(path: Path) -> bytes:
+    check_input(path, _MOST_JSON_BYTES)
     try:
         return path.read_bytes()
     except OSError as error:
