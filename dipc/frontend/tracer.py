@@ -48,8 +48,9 @@ class Source:
 
 
 def first_line(error: Exception) -> str:
-    """The first non-empty line of an error, for one-line messages."""
+    """The first non-empty line of an error, and the next where it ends in a colon, for one-line messages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines[:2] = [" ".join(lines[:2])] if lines and lines[0].endswith(":") else lines[:2]
     return lines[0].rstrip(".")[:200] if lines else type(error).__name__
 
 
