@@ -19,7 +19,7 @@ _SAMPLE = 4096
 
 
 def model_digest(program: Program) -> str:
-    """Return 16 hex digits of a captured program: its graph, context and width, and each weight's form and content.
+    """Return 16 hex digits of a captured program: its graph, context, width and end tokens, and each weight's form and content.
 
     Of a weight's content it takes evenly spaced values and sums over all its bits, at the speed of memory.
     """
@@ -29,7 +29,7 @@ def model_digest(program: Program) -> str:
         digest.update(f"{port.name} {port.kind} {port.type} {port.fill}\n".encode())
     for line in _lines(program.graph):
         digest.update(f"{line}\n".encode())
-    digest.update(f"{info.context} {info.weight_bits} {sorted(info.own_bits.items())}\n".encode())
+    digest.update(f"{info.context} {info.weight_bits} {sorted(info.own_bits.items())} {info.eos_ids}\n".encode())
     for name in sorted(program.weights):
         weight = program.weights[name]
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from dipc.errors import BadFile, DipcError, UsageError
+from dipc.files import check_input
 from dipc.frontend.checkpoint import Find, stored_tensors
 from dipc.frontend.configs import read_configuration
 from dipc.frontend.decoder import config_dtype, on_meta, require_decoder
+from dipc.frontend.generation_config import check_generation_config
 from dipc.frontend.loading import check_loaded, check_size, load
-from dipc.frontend.model_json import MOST_CONFIG_BYTES, read_config, read_object
+from dipc.frontend.model_json import MOST_CONFIG_BYTES, read_config
 from dipc.frontend.quantization import check_computable, quantization_of, widened_as_loaded, without_quantization
 from dipc.frontend.stored_width import compute_dtype, main_dtype, stored_width
 from dipc.frontend.tokenizer import load_tokenizer
@@ -85,7 +87,8 @@ def _check_folder(folder: Path) -> None:
     read_config(folder / "config.json")
     generation = folder / "generation_config.json"
     if os.path.lexists(generation):
-        read_object(generation, MOST_CONFIG_BYTES)
+        check_input(generation, MOST_CONFIG_BYTES)
+        check_generation_config(folder)
     if os.path.lexists(folder / "adapter_config.json"):
         raise UsageError(
             f"{folder}: holds an adapter (adapter_config.json) beside the model; move it to a folder of its own and "
