@@ -19,7 +19,7 @@ _SAMPLE = 4096
 
 
 def model_digest(program: Program) -> str:
-    """Return 16 hex digits of a captured program: its graph, context, width and end tokens, and each weight's form and content.
+    """Return 16 hex digits of a captured program: graph, context, width, end tokens, each weight's form and content.
 
     Of a weight's content it takes evenly spaced values and sums over all its bits, at the speed of memory.
     """

@@ -43,7 +43,6 @@ def check_generation_config(where: Path | str) -> None:
 
 def _checked(given: Any, where: object) -> tuple[int, ...]:
     ids = [] if given is None else given if isinstance(given, (list, tuple)) else [given]
-    wrong = next((i for i in ids if type(i) is not int), None)
-    if wrong is not None:
-        raise BadFile(f"{where}: eos_token_id holds {wrong!r}, which is no token's number")
+    if wrong := [i for i in ids if type(i) is not int]:
+        raise BadFile(f"{where}: eos_token_id holds {wrong[0]!r}, which is no token's number")
     return tuple(dict.fromkeys(i for i in ids if i >= 0))
