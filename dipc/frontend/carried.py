@@ -1,4 +1,4 @@
-"""The state that a model carries from call to call, as tensors to trace with and as ports: its KV cache and recurrent states.
+"""The state that a model carries from call to call, as tensors to trace with and as ports: KV cache and recurrences.
 
 An attention layer keeps keys and values, one per position. A short convolution keeps its last inputs, and a state-space
 or linear-attention layer a state of one size, whatever the text's length; both start at zero, which is what

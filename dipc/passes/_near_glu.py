@@ -1,4 +1,4 @@
-"""The reason that keeps an MLP that is nearly gated from being outlined, in words: its activation, or what stands in between."""
+"""The reason why an MLP that is nearly gated is not outlined, in words: its activation, or what stands in between."""
 
 from __future__ import annotations
 
