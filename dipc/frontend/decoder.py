@@ -1,4 +1,4 @@
-"""What a transformers config says of a model: that it is a decoder, what it computes in, and its structure."""
+"""A transformers config and what it says of a model: that it is a decoder, what it computes in, and its structure."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def compute_dtype(stored: str, configured: torch.dtype | None) -> torch.dtype:
-    """What weights are computed in unless a user says: bfloat16 and wider as stored, float16 widened to float32.
+    """Return what weights are computed in unless a user says: bfloat16 and wider as stored, float16 widened to float32.
 
     Args:
         stored: the dtype that most are stored in.
