@@ -6,13 +6,16 @@ import contextlib
 import hashlib
 import inspect
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
@@ -22,10 +25,15 @@ if sys.platform != "win32":
     import fcntl
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd|/dev/fd")
+"""Folders of the files that a process has open; a link in one leads to something that may have no name."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name beside its place, then rename it: never half of one under its own name.
+
+    A link stays a link, and what it leads to is replaced. A pipe or a device is no file that could be replaced: it is
+    written to.
 
     Args:
         path: where the file is to be; one that is there is replaced.
@@ -34,13 +42,97 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UsageError: it cannot be written there.
     """
-    part = _beside(path)
-    try:
-        with writing(path):
+    with writing(path):
+        place = _place(path, path)
+        if place is None:
+            _write_through(path, write)
+            return
+        part = _beside(place)
+        try:
             write(part)
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            if place.exists():
+                shutil.copymode(place, part)
+            os.replace(part, place)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def check_output_file(path: Path, *, option: str = "", new: bool = False, inputs: Iterable[object] = ()) -> None:
+    """Check that `write_whole` could write a file, before any work is done for it.
+
+    Args:
+        path: where the file is to be.
+        option: that named it, for messages.
+        new: refuse a file that is there already.
+        inputs: names of files that are read for it; what is none is passed over.
+
+    Raises:
+        UsageError: it could not, or it is one of the files that are read.
+    """
+    name = Path(f"{option} {path}") if option else path
+    with writing(name):
+        place = _place(path, name)
+        if place is None:
+            return
+        if new and place.exists():
+            raise UsageError(f"{name} exists; choose another file or remove it")
+        _check_parent(name, place.parent)
+        given = [str(item) for item in inputs if item is not None and os.path.isfile(str(item))]
+        if place.exists() and any(os.path.samefile(item, place) for item in given):
+            raise UsageError(f"{name}: is read for this as well; choose another file to write")
+
+
+def _check_parent(name: Path, folder: Path) -> None:
+    """UsageError that begins with `name` unless the folder is there and takes files."""
+    with writing(name):
+        if not folder.is_dir():
+            raise UsageError(f"{name}: there is no folder {folder}; create it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{name}: nothing can be written in {folder}; choose another folder")
+
+
+def _place(path: Path, name: Path) -> Path | None:
+    """The place of a file at the end of its links; None for a pipe, a device or an open file, which are written to.
+
+    Raises UsageError that begins with `name` for a folder and for what nothing is written to.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{name}: is a folder; name a file")
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return None
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{name}: is neither a file, a pipe nor a terminal; choose another file")
+    while path.is_symlink():  # no circle: `stat` went through
+        if _DESCRIPTORS.fullmatch(os.path.realpath(path.parent)):
+            return None
+        path = path.parent / os.readlink(path)
+    return path
+
+
+def _write_through(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a pipe, a device or an open file, which take what they are given, without a whole or a half."""
+    with tempfile.TemporaryDirectory(prefix="dipc-") as folder:
+        part = Path(folder) / "part"
+        write(part)
+        with part.open("rb") as content, _stream(path) as stream:
+            shutil.copyfileobj(content, stream)
+
+
+def _stream(path: Path) -> IO[bytes]:
+    """The stream of a pipe or a device; of our own stdout its descriptor, so that what is printed comes after."""
+    for own in (sys.stdout, sys.stderr):
+        try:
+            own.flush()
+            if os.path.samestat(os.fstat(own.fileno()), path.stat()):
+                return os.fdopen(os.dup(own.fileno()), "wb")
+        except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+            continue
+    # Without O_CREAT and O_TRUNC: only what is there is written to, and nothing that it holds is lost.
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb")
 
 
 @contextmanager
@@ -66,15 +158,12 @@ def check_output(path: Path) -> None:
     """UsageError unless a folder can be made at `path`: nothing there, and a folder above that takes files."""
     if os.path.lexists(path):
         raise UsageError(f"{path} exists; choose another folder or remove it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{path}: nothing can be written in {path.parent}; choose another folder")
+    _check_parent(path, path.parent)
 
 
 def _beside(path: Path) -> Path:
-    """Return a hidden name for what is not whole yet, on the same filesystem as its place."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Return a hidden name for what is not whole yet: on the same filesystem as its place, and not too long for it."""
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
@@ -113,7 +202,8 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
         return
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with writing(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             if not _is_at(handle, path):  # the last holder removed what was waited for

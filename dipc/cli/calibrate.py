@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from dipc.cli.options import Device, ModelOptions, TextFile, grouped
 from dipc.cli.target import open_target
 from dipc.cli.terminal import counting, show, show_json
-from dipc.errors import UnknownName, UsageError
+from dipc.errors import UnknownName
 from dipc.options import MOST_SEED, Options, TextSpec
 from dipc.tuning.options import PredictorOptions
 
@@ -50,10 +49,11 @@ def command(
     Writes one file with thresholds, sensitivities, predictors and density allocation. It is for that model and all
     that is compiled of it: `compile --calibration FILE`.
     """
-    check_new_file(out)
     from dipc.calibration.file import PARTS
+    from dipc.files import check_output_file
     from dipc.text import read_text
 
+    check_output_file(out, new=True)
     chosen = PARTS if measured.parts is None else tuple(part.strip() for part in measured.parts.split(","))
     for part in chosen:
         if part not in PARTS:
@@ -95,13 +95,3 @@ def _print(out: Path, made: Calibration, seconds: float, json: bool) -> None:
     show(calibration_tables(made, {"seconds": number(seconds, 3)}))
     typer.echo(f"\nwrote {out} ({format_bytes(size)})")
     return None
-
-
-def check_new_file(file: Path) -> None:
-    """UsageError where a file exists or cannot be written, before any work is done."""
-    if os.path.lexists(file):
-        raise UsageError(f"{file} exists; choose another file or remove it")
-    if not file.parent.is_dir():
-        raise UsageError(f"{file}: there is no folder {file.parent}; create it first")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{file}: nothing can be written in {file.parent}; choose another folder")

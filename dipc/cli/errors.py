@@ -9,12 +9,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import Any
 
 import typer
 
+from dipc.cli.standard_streams import discard_stdout, standard_streams
 from dipc.cli.terminal import settings
 from dipc.errors import DipcError, DipcWarning
 
@@ -37,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from dipc.cli.app import app
 
-    stdout, stderr = sys.stdout, sys.stderr
-    try:
-        code = app(_optional_values(arguments), prog_name="dipc", standalone_mode=False)
-        sys.stdout.flush()
-    except SystemExit:
-        # typer ends so, with its own code and wrapped streams, where nobody reads stdout any more.
-        sys.stdout, sys.stderr = stdout, stderr
-        raise BrokenPipeError from None
+    with standard_streams():
+        stdout = sys.stdout
+        try:
+            code = app(_optional_values(arguments), prog_name="dipc", standalone_mode=False)
+        except SystemExit:
+            # typer ends so, with its own code and wrapped streams, where nobody reads stdout any more.
+            raise BrokenPipeError from None
+        stdout.flush()
     return code if isinstance(code, int) else 0
 
 
@@ -79,9 +80,10 @@ def _finish(command: Callable[[], int]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    if settings.debug:
-        traceback.print_exc()
-    print(f"dipc: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # where nobody takes stderr either, the code has to do
+        if settings.debug:
+            traceback.print_exc()
+        print(f"dipc: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
@@ -138,6 +140,5 @@ def _print_once(others: Callable[..., None]) -> Callable[..., None]:
 
 
 def _broken_pipe() -> int:
-    # The interpreter flushes stdout once more when it exits, and would complain again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    discard_stdout()
     return BROKEN_PIPE

@@ -84,6 +84,11 @@ def command(
     Dense beside sparse; every figure follows from the memory traffic of each token.
     """
     device = _device(hw, budget, pricing.backend)
+    if pricing.timeline is not None:
+        from dipc.files import check_output_file
+
+        read = (target, hw, activity.trace, activity.activity, activity.text, activity.calibration)
+        check_output_file(pricing.timeline, option="--timeline", inputs=read)
     given = activity.read()
     program = open_target(target, **common.capture).program
     from dipc import api

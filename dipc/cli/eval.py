@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,9 +44,12 @@ def command(
     check_options(questions, {"text": text, **vars(windows), **vars(scoring), "save_trace": save_trace})
     if questions.tasks is not None:
         check_names(questions.tasks, questions.task_data)
-    if save_trace is not None:
-        _check_file(save_trace)
+    from dipc.files import check_output_file
     from dipc.text import read_text
+
+    if save_trace is not None:
+        read = (target, text, runner.exported)
+        check_output_file(save_trace, option="eval: --save-trace", inputs=read)
 
     given = None if text is None else read_text(text)
     running, runner = open_running(target, runner, common.capture)
@@ -86,15 +88,6 @@ def _perplexity(
 def _check_no_trace(target: str, save_trace: Path | None) -> None:
     if save_trace is not None:
         raise UsageError(f"eval: --save-trace: {target} is an exported model by itself; name the compiled folder")
-
-
-def _check_file(file: Path) -> None:
-    if file.is_dir():
-        raise UsageError(f"eval: --save-trace {file}: this is a folder; name a file")
-    if not file.parent.is_dir():
-        raise UsageError(f"eval: --save-trace {file}: there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK):
-        raise UsageError(f"eval: --save-trace {file}: the folder {file.parent} cannot be written to")
 
 
 def _check_sites(program: Program) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from dipc.cli.calibrate import check_new_file
 from dipc.cli.options import Device, ModelOptions, OutputOptions, TextFile, grouped
 from dipc.cli.target import open_target
 from dipc.cli.terminal import Debug, Json, counting, show, show_json
@@ -57,9 +56,10 @@ def fit(
 
     For `estimate --activity FILE` and `trace make --activity FILE`, of models that have none.
     """
-    check_new_file(out)
+    from dipc.files import check_output_file
     from dipc.text import read_text
 
+    check_output_file(out, new=True)
     given = None if text is None else read_text(text)
     from dipc.ir.placement import choose_device, place
     from dipc.report.trace import activity_dict, activity_tables
@@ -91,10 +91,11 @@ def make(
 
     A cache-aware method selects in closed loop, with the cache capacity that the compiled folder has.
     """
-    check_new_file(out)
+    from dipc.files import check_output_file
     from dipc.memory.synthetic import ActivityModel, synthetic_trace
     from dipc.report.trace import trace_dict, trace_tables
 
+    check_output_file(out, new=True)
     drawn = None if activity is None else ActivityModel.load(activity)
     program = open_target(target).program
     with counting("sites") as progress:

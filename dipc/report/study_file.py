@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dipc.documents import SCHEMA
+from dipc.documents import SCHEMA, read_json
 from dipc.errors import BadFile, UsageError
+from dipc.input_file import read_input
 from dipc.memory.timeline import Timeline
 from dipc.studies.engine.finding import Stated
 from dipc.studies.study.result import Study
@@ -31,19 +32,18 @@ def read_study(path: Path) -> Study:
         UsageError: there is nothing there.
         BadFile: it is no study, or one of another version.
     """
-    file = path / NAME if path.is_dir() else path
+    file = study_path(path)
     try:
-        content = file.read_text(encoding="utf-8")
+        found = read_json(read_input(file), file)
     except FileNotFoundError as error:
-        known = "; `dipc study MODEL -o FOLDER` writes one" if path.is_dir() else ""
+        known = "; `dipc study MODEL -o FOLDER` writes one" if file != path else ""
         raise UsageError(f"{file}: no such file{known}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{file}: cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise BadFile(f"{file}: no JSON: {error}; run `dipc study` again") from error
     return study_from_dict(found, str(file))
+
+
+def study_path(path: Path) -> Path:
+    """Return the file of a study, which a folder has in it."""
+    return path / NAME if os.path.isdir(path) else path
 
 
 def study_from_dict(found: object, where: str) -> Study:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dipc.files import check_output_file
 from dipc.report.html.page import write_page
-from dipc.report.study_file import read_study
+from dipc.report.study_file import read_study, study_path
 from dipc.report.study_plot import write_plots
 from dipc.report.study_trace import write_trace
 
@@ -31,6 +32,10 @@ def write_report(
         MissingDependency: plots without matplotlib.
     """
     found = read_study(Path(study)) if isinstance(study, (str, Path)) else study
+    read = [study_path(Path(study))] if isinstance(study, (str, Path)) else []
+    check_output_file(Path(page), inputs=read)
+    if perfetto is not None:
+        check_output_file(Path(perfetto), inputs=[*read, page])
     written = [] if plots is None else write_plots(found, Path(plots))
     if perfetto is not None:
         write_trace(found, Path(perfetto))
