@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dipc.documents import first_problem, read_json
 from dipc.errors import BadFile
+from dipc.input_file import read_input
 from dipc.ir.program import Method, Mlp, ModelInfo
 from dipc.pipeline.runner import PassLog
 
@@ -65,9 +66,9 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact; BadFile where it is from another schema, malformed or changed."""
     where = folder / NAME
     try:
-        raw = where.read_bytes()
-    except OSError as error:
-        raise BadFile(f"{where}: cannot be read: {error.strerror}") from None
+        raw = read_input(where)
+    except FileNotFoundError:
+        raise BadFile(f"{where}: is missing from the artifact; compile again") from None
     data = read_json(raw, where)
     schema = data.get("schema")
     if type(schema) is not int or schema < 1:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +21,10 @@ from dipc.artifact.mapped_weights import map_weights
 from dipc.documents import JsonObject, first_problem, read_json
 from dipc.errors import BadFile, DipcError, UsageError
 from dipc.frontend.tracer import first_line, quiet
+from dipc.input_file import is_there, read_input
 from dipc.ir.program import Method, Program
 from dipc.ir.verify import torch_dtype, verify_structure
 from dipc.pipeline.runner import PassLog
-
-_OWN = ("graph/", "tokenizer/")
-"""Folders of which every file is the artifact's; the others are reports, and exports that a backend made there."""
-"""Folders with what is made from the artifact and is no part of it."""
 
 
 class _Weight(BaseModel):
@@ -48,7 +48,7 @@ class Artifact:
 
 def is_artifact(path: Path) -> bool:
     """Return whether the folder has a `dipc.json`; whether it is sound, only `load` says."""
-    return (path / NAME).is_file()
+    return os.path.isfile(path / NAME)
 
 
 def load(path: Path, *, verify: bool = True) -> Artifact:
@@ -63,7 +63,7 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
         BadFile: it is no artifact, is from a newer schema, or was changed; the message names the file.
     """
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(f"{path}: no such folder")
     if not is_artifact(path):
         raise BadFile(f"{path}: not an artifact, it has no {NAME}; `dipc compile ... -o` makes one")
@@ -77,7 +77,7 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
         manifest=manifest,
         dumps={Path(name).stem: _text(path / name) for name in manifest.files if name.startswith("graph/")},
         reports={
-            Path(name).stem: read_json((path / name).read_bytes(), path / name)
+            Path(name).stem: read_json(_bytes(path / name), path / name)
             for name in manifest.files
             if name.startswith("reports/")
         },
@@ -95,24 +95,28 @@ def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
             raise BadFile(f"{file}: cannot be read: {error.strerror}") from None
         if not same:
             raise BadFile(f"{file}: was changed after dipc wrote it; compile again")
-    extra = [n for n in list_files(folder) if n not in manifest.files and ("/" not in n or n.startswith(_OWN))]
-    if extra:
-        raise BadFile(f"{folder / extra[0]}: was added to the artifact after dipc wrote it; move it elsewhere")
     weights = "weights.safetensors" in manifest.files
     if "program.json" not in manifest.files or weights != manifest.model.has_weights:
         raise BadFile(f"{folder / NAME}: files: lists not the files that its model needs")
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_input(path)
+    except FileNotFoundError:
+        raise BadFile(f"{path}: is missing from the artifact; compile again") from None
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return _bytes(path).decode("utf-8")
     except UnicodeDecodeError:
         raise BadFile(f"{path}: not UTF-8 text") from None
 
 
 def _read_program(folder: Path, manifest: Manifest) -> Program:
     where = folder / "program.json"
-    data = read_json(where.read_bytes(), where)
+    data = read_json(_bytes(where), where)
     if set(data) != {"graph", "dense", "weights"}:
         raise BadFile(f"{where}: must hold graph, dense and weights")
     try:
@@ -125,7 +129,7 @@ def _read_program(folder: Path, manifest: Manifest) -> Program:
     # What a forged graph can make torch raise has no common base, and none of it is worth a traceback.
     except Exception as error:
         raise BadFile(f"{where}: does not fit together: {type(error).__name__}: {str(error)[:200]}") from error
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, manifest)
     return program.replace(tokenizer=tokenizer, dense=None if dense is None else dense.replace(tokenizer=tokenizer))
 
 
@@ -160,8 +164,19 @@ def _read_weights(path: Path, shapes: Mapping[str, _Weight]) -> dict[str, torch.
     return {name: found[name] for name in shapes}
 
 
-def _tokenizer(folder: Path) -> Any:
-    return read_tokenizer(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
+def _tokenizer(folder: Path, manifest: Manifest) -> Any:
+    """The tokenizer of the files that the manifest names: whatever else lies beside them would be read as well."""
+    named = {name for name in manifest.files if name.startswith("tokenizer/")}
+    if not named:
+        return None
+    if named == {name for name in list_files(folder) if name.startswith("tokenizer/")}:
+        return read_tokenizer(folder / "tokenizer")
+    with tempfile.TemporaryDirectory(prefix="dipc-") as alone:
+        for name in named:
+            copy = Path(alone) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, copy)
+        return read_tokenizer(Path(alone) / "tokenizer")
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -17,15 +17,13 @@ whoever can write the folder can also write new hashes, and so choose what the m
 time it takes, but not run code of their own. Plug-ins run only where the user names or installed them.
 
 A folder is written beside its place and renamed, so a half-written artifact never exists under its name. Files that
-`dipc.json` does not list are refused at the top, in `graph/` and in `tokenizer/`. An interrupted `add_report` may leave
-one under `reports/`, and what other folders hold is not read.
+`dipc.json` does not list are never read: a desktop, an editor or an interrupted `add_report` may have left them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +36,7 @@ from dipc.artifact.manifest import NAME, Manifest, read_manifest
 from dipc.artifact.reader import Artifact, file_record, is_artifact, list_files, load
 from dipc.documents import json_bytes
 from dipc.errors import BadFile, UnsupportedModel, UsageError
-from dipc.files import whole_folder, writing
+from dipc.files import whole_folder, write_whole, writing
 from dipc.ir.program import Program
 from dipc.pipeline.runner import Compiled
 from dipc.version import __version__
@@ -169,19 +167,13 @@ def add_report(path: Path, name: str, report: Mapping[str, object]) -> None:
     manifest = read_manifest(path)
     with writing(path):
         (path / "reports").mkdir(exist_ok=True)
-        if manifest.files.pop(key, None) is not None:
-            _replace(path, NAME, manifest.to_bytes())
-        _replace(path, key, content)
-        manifest.files[key] = file_record(path / key)
-        manifest.files = dict(sorted(manifest.files.items()))
-        _replace(path, NAME, manifest.to_bytes())
+    if manifest.files.pop(key, None) is not None:
+        _replace(path / NAME, manifest.to_bytes())
+    _replace(path / key, content)
+    manifest.files[key] = file_record(path / key)
+    manifest.files = dict(sorted(manifest.files.items()))
+    _replace(path / NAME, manifest.to_bytes())
 
 
-def _replace(folder: Path, name: str, content: bytes) -> None:
-    # Beside the reports, where `load` minds no file that a killed process left.
-    part = folder / "reports" / f".{secrets.token_hex(4)}.tmp"
-    try:
-        part.write_bytes(content)
-        part.replace(folder / name)
-    finally:
-        part.unlink(missing_ok=True)
+def _replace(file: Path, content: bytes) -> None:
+    write_whole(file, lambda part: part.write_bytes(content))

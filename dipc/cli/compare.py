@@ -31,7 +31,7 @@ class RowLists(Options):
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="A row of your own, DENSITY standing for the density: 'int4,dip{density=DENSITY}'; may be repeated.",
+            help="A row of your own, at each density unless it names one: 'int4,dip'; may be repeated.",
         ),
     ] = None
     density: Annotated[str, typer.Option(metavar="LIST", help="Kept shares of the MLPs' weights.")] = "0.6,0.5,0.4"

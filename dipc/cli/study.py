@@ -32,7 +32,7 @@ class MethodLists(Options):
     methods: Annotated[str, typer.Option(metavar="LIST", help="Names; all, paper.")] = "dense,dip,dip-ca"
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="A pipeline of your own, DENSITY standing for the density; may be repeated."),
+        typer.Option(metavar="TEXT", help="A pipeline of your own, run at each density: 'int4,dip'; may be repeated."),
     ] = None
     density: Annotated[str, typer.Option(metavar="LIST", help="Kept shares of the MLPs' weights.")] = (
         "0.9,0.8,0.7,0.6,0.5"

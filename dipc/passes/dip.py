@@ -44,8 +44,9 @@ class Dip(CalibratedPass):
         for option, value in zip(given, self.densities(), strict=True):
             if not 0 < value <= 1:
                 other = next(o for o in given if o != option)
+                beside = "" if given[other] is None else f" with {other}={given[other]:g}"
                 raise UsageError(
-                    f"{self.name}: density={self.density:g} with {other}={given[other]:g} would need "
+                    f"{self.name}: density={self.density:g}{beside} would need "
                     f"{option}={value:g}, outside (0, 1]; (2 rho_in + rho_glu) / 3 is the density"
                 )
 

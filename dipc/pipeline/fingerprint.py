@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dipc.files import code_digest, file_digest
 def options_by_content(item: Any) -> dict[str, Any]:
     """Return the fields of a pass; of a file or folder that an option names, the content's digest."""
     options = {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
-    named = {n: Path(v) for n, v in options.items() if isinstance(v, str) and v and Path(v).exists()}
+    named = {n: Path(v) for n, v in options.items() if isinstance(v, str) and (os.path.isfile(v) or os.path.isdir(v))}
     return {**options, **{name: file_digest(path) for name, path in named.items()}}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from types import ModuleType
 from typing import ClassVar
 
 from dipc.ir.pattern import Mismatch
 from dipc.ir.program import Program
+from dipc.pipeline.lexer import write_step
 from dipc.registry import ModuleRegistry, defined_here, name_of, register_kind
 
 
@@ -64,12 +64,8 @@ class Pass:
 
     def __str__(self) -> str:
         """The pass as pipeline text: its name and the options that differ from their defaults."""
-        given = []
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if value != option.default:
-                given.append(f"{option.name}={_option_text(value)}")
-        return self.name + (f"{{{' '.join(given)}}}" if given else "")
+        values = {option.name: (getattr(self, option.name), option.default) for option in dataclasses.fields(self)}
+        return write_step(self.name, {n: _option_text(value) for n, (value, usual) in values.items() if value != usual})
 
 
 def _find(module: ModuleType) -> type[Pass] | None:
@@ -81,5 +77,4 @@ PASSES: ModuleRegistry[type[Pass]] = register_kind(ModuleRegistry("pass", "dipc.
 
 def _option_text(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-    text = text.lower() if isinstance(value, bool) else text
-    return f'"{text}"' if re.search(r"[\s,=]", text) or text == "" else text
+    return text.lower() if isinstance(value, bool) else text

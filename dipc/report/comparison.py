@@ -102,7 +102,7 @@ def number_or_text(value: object) -> str:
 
 
 def _title(density: float | None) -> str:
-    return "pipelines without DENSITY" if density is None else f"density {density:g}"
+    return "the same at every density" if density is None else f"density {density:g}"
 
 
 def _measured(found: Comparison, density: float | None) -> list[Row]:

@@ -1,18 +1,21 @@
 """Methods by name: the registered methods, the paper's own rows, and pipelines that the user gives.
 
 A row is a pipeline in which DENSITY stands for the density of its block, and ADAPTER for the LoRA adapter that is
-trained for it: `fuse-lora{adapter=ADAPTER},dip{density=DENSITY}`.
+trained for it: `fuse-lora{adapter=ADAPTER},dip{density=DENSITY}`. A pipeline that names no density, as
+`dip-ca{gamma=0.5}` or `int4,dip`, has that of its block; one that names its own keeps it, in a block of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dipc.errors import UnknownName, UsageError
+from dipc.pipeline.lexer import Step, listed, read_steps, write_steps
 from dipc.pipeline.pass_ import PASSES, Pass
 from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.pipeline.text import parse_pipeline
@@ -20,6 +23,8 @@ from dipc.registry import name_of
 
 Kind = Literal["method", "static", "oracle", "lora"]
 DENSITY, ADAPTER = "DENSITY", "ADAPTER"
+_WHERE = {DENSITY: rf"\b{DENSITY}\b", ADAPTER: rf"\A{ADAPTER}\Z"}
+"""A density may be a part of a folder's name, of which there is one for each; an adapter is trained for the row."""
 LORA = "fuse-lora"
 _GLU_LEAST = 2 / 3
 _TRAINED = " + LoRA"
@@ -88,15 +93,15 @@ def choose(methods: str | Sequence[str], densities: Sequence[float], *, lora: bo
     """The rows of a comparison.
 
     Args:
-        methods: `all`, `paper` (the rows of its Tables 1, 3 and 4), names of rows, and pipelines with DENSITY; a text
-            is a list of names with commas.
+        methods: `all`, `paper` (the rows of its Tables 1, 3 and 4), names of rows, and pipelines; a text is a list
+            of these with commas.
         densities: of the blocks, to try pipelines with.
         lora: whether `all` and `paper` have the rows that need a trained adapter.
 
     Raises:
         UsageError: a name or an option that is not known, or a pipeline that cannot be read.
     """
-    wanted = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
+    wanted = listed(methods) if isinstance(methods, str) else list(methods)
     found: dict[tuple[str, str], MethodRow] = {}
     for item in filter(None, wanted):
         for row in _rows(item, densities, lora):
@@ -156,9 +161,10 @@ def _exists(row: MethodRow) -> bool:
     return True
 
 
-def _given(template: str, densities: Sequence[float]) -> MethodRow:
+def _given(item: str, densities: Sequence[float]) -> MethodRow:
     """The row of a pipeline; its label is the pipeline without what is the same in every row."""
-    row = MethodRow(template, _name(template), template)
+    template = write_steps(_at_each_density(read_steps(item)))
+    row = MethodRow(item, _name(template), template)
     problem: UsageError | None = None
     for density in (*densities, 1.0):
         try:
@@ -169,6 +175,27 @@ def _given(template: str, densities: Sequence[float]) -> MethodRow:
             return _checked(row, passes)
     assert problem is not None
     raise problem
+
+
+def _at_each_density(steps: list[Step]) -> list[Step]:
+    """The steps with DENSITY for their methods, if no density is named: then every density that is asked for is meant.
+
+    Where a method follows weights that are pruned for good, it is the method's.
+    """
+    kinds = [PASSES.get(name.replace("_", "-")) for name, _ in steps]
+    takers = [place for place, kind in enumerate(kinds) if "density" in {f.name for f in dataclasses.fields(kind)}]
+    if any(_names_density(steps[place][1]) for place in takers):
+        return steps
+    meant = [place for place in takers if not kinds[place].static] or takers
+    return [
+        (name, {"density": DENSITY, **options} if place in meant else options)
+        for place, (name, options) in enumerate(steps)
+    ]
+
+
+def _names_density(options: Mapping[str, str]) -> bool:
+    """Return whether a density is among the options: of all weights, or of one site as in `rho_glu`."""
+    return any(option == "density" or option.startswith("rho_") for option in options)
 
 
 def _checked(row: MethodRow, passes: list[Pass]) -> MethodRow:
@@ -189,16 +216,19 @@ def _name(template: str) -> str:
 
 
 def _label(template: str) -> str:
-    lora = re.compile(rf"{LORA}\s*\{{[^{{}}]*{ADAPTER}[^{{}}]*\}}\s*,?\s*")
-    text = re.sub(r"\s*\bdensity\s*=\s*DENSITY\b\s*", " ", lora.sub("", template))
-    text = re.sub(r"\{\s*\}", "", re.sub(r"\s*([{}])\s*", r"\1", text)).strip()
-    return f"{text}{_TRAINED}" if lora.search(template) else text
+    """The pipeline without DENSITY, and with a note in place of an adapter that is trained for it."""
+    steps = read_steps(template)
+    kept = [(name, options) for name, options in steps if not (name == LORA and ADAPTER in options.values())]
+    shown = [(name, {n: v for n, v in options.items() if (n, v) != ("density", DENSITY)}) for name, options in kept]
+    return write_steps(shown) + (_TRAINED if len(kept) < len(steps) else "")
 
 
 def _has(template: str, word: str) -> bool:
-    return re.search(rf"\b{word}\b", template) is not None
+    return any(re.search(_WHERE[word], value) for _, options in read_steps(template) for value in options.values())
 
 
 def _put(template: str, word: str, value: str) -> str:
-    quoted = f'"{value}"' if re.search(r"[\s,=]", value) else value
-    return re.sub(rf"\b{word}\b", lambda _: quoted, template)
+    def put(text: str) -> str:
+        return re.sub(_WHERE[word], lambda _: value, text)
+
+    return write_steps((name, {n: put(v) for n, v in options.items()}) for name, options in read_steps(template))

@@ -14,6 +14,7 @@ from dipc.errors import UsageError
 from dipc.memory.budget import MemoryBudget
 from dipc.memory.flash import FlashReadOptions
 from dipc.options import MOST_SEED, Flag, Options, TextSpec
+from dipc.pipeline.lexer import listed
 
 if TYPE_CHECKING:
     from dipc.hardware.device import Device
@@ -27,8 +28,8 @@ else:
 
 
 def items(text: str) -> tuple[str, ...]:
-    """Return the items of a list with commas; there may be none."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
+    """Return the items of a list with commas, such as names and pipelines; there may be none."""
+    return tuple(filter(None, listed(text)))
 
 
 def numbers(option: str) -> Callable[[str], tuple[float, ...]]:
@@ -219,7 +220,7 @@ class PlanChoices(Options):
     ] = "5%"
     """Perplexity over the dense model's: 0.2, or a share of it, "5%"."""
     methods: Annotated[str | Sequence[str], Flag("To choose from.", metavar="LIST", parse=items)] = "dip,dip-ca"
-    """Names or pipelines with DENSITY."""
+    """Names or pipelines."""
     densities: Annotated[
         Sequence[float], Flag("To begin with.", metavar="LIST", name="--density", parse=numbers("--density"))
     ] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)

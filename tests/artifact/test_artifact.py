@@ -183,14 +183,47 @@ def test_every_byte_of_the_manifest_counts(out: Path) -> None:
             load(out)
 
 
-def test_missing_and_added_files_are_named(out: Path) -> None:
-    (out / "tokenizer" / "extra.py").write_text("raise SystemExit")
-    with pytest.raises(BadFile, match=r"extra\.py: was added"):
-        load(out)
-    (out / "tokenizer" / "extra.py").unlink()
+def test_missing_files_are_named(out: Path) -> None:
     (out / "program.json").unlink()
     with pytest.raises(BadFile, match=r"program\.json: is missing"):
         load(out)
+
+
+def test_files_that_the_manifest_does_not_name_are_nothing(out: Path) -> None:
+    """A desktop's and an editor's, and what would change the tokenizer if it were read."""
+    before = load(out)
+    stray = {
+        ".DS_Store": b"\0\0\0\1Bud1",
+        "dipc.json~": b"{",
+        "graph/.00-capture.txt.swp": b"\0",
+        "graph/02-more.txt": b"",
+        "reports/.1234.tmp": b"",
+        "tokenizer/extra.py": b"raise SystemExit",
+        "tokenizer/Thumbs.db": b"",
+        "tokenizer/chat_template.jinja": b"{{ 'wrong' }}",
+        "weights.safetensors.orig": b"",
+        "notes/todo.md": b"",
+    }
+    for name, content in stray.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(content)
+    (out / "dangling").symlink_to("nowhere")
+    found = load(out)
+    assert found.dumps == before.dumps and found.reports == before.reports and found.manifest == before.manifest
+    tokenizer, own = found.program.tokenizer, before.program.tokenizer
+    assert tokenizer.get_vocab() == own.get_vocab() and tokenizer.chat_template == own.chat_template is None
+    add_report(out, "score", {"perplexity": 2.0})
+    assert load(out).reports["score"] == {"perplexity": 2.0}
+
+
+def test_an_artifact_may_be_of_links(out: Path, tmp_path: Path) -> None:
+    """As a store of packages or of large files makes it; they stay links."""
+    (tmp_path / "store").mkdir()
+    for name in ("weights.safetensors", "dipc.json"):
+        (out / name).rename(tmp_path / "store" / name)
+        (out / name).symlink_to(tmp_path / "store" / name)
+    add_report(out, "score", {"perplexity": 2.0})
+    assert load(out).reports["score"] == {"perplexity": 2.0} and (out / "dipc.json").is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import dataclasses
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
 from dipc.api import compile
@@ -19,6 +19,7 @@ from dipc.ir.program import Program
 from dipc.passes.dip import Dip
 from dipc.passes.dip_ca import DipCa
 from dipc.passes.outline_glu import OutlineGlu
+from dipc.pipeline.lexer import Step, listed, read_steps, write_steps
 from dipc.pipeline.pass_ import PASSES, Pass, PassResult
 from dipc.pipeline.runner import resolve, run_pipeline
 from dipc.pipeline.text import make_pass, parse_pipeline, pipeline_text
@@ -50,7 +51,7 @@ def test_only_what_differs_from_the_defaults_is_printed() -> None:
 
 
 DENSITY = st.floats(0.0, 1.0, exclude_min=True).filter(lambda v: v > 1e-6)
-WORDS = st.text(st.characters(codec="ascii", exclude_characters='"{}', categories=["L", "N", "P", "S", "Zs"]))
+WORDS = st.text(st.sampled_from('"{}=, \\\n') | st.characters(codec="utf-8"), max_size=8)
 
 
 @st.composite
@@ -78,8 +79,65 @@ def methods(draw: st.DrawFn) -> Pass:
 
 
 @given(st.lists(st.just(OutlineGlu()) | methods(), min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_pipelines_print_and_parse_back(passes: list[Pass]) -> None:
     assert parse_pipeline(pipeline_text(passes)) == passes
+
+
+@pytest.mark.parametrize("name", PASSES.names())
+@given(data=st.data())
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_pass_prints_and_parses_back(name: str, data: st.DataObject) -> None:
+    """With any option that it takes: names of files may hold anything."""
+    kind = PASSES.get(name)
+    hints, options = get_type_hints(kind), {}
+    for field in dataclasses.fields(kind):
+        values = WORDS if hints[field.name] == str | None else st.from_type(hints[field.name])
+        options[field.name] = data.draw(st.just(field.default) | values, label=field.name)
+    try:
+        made = kind(**options)
+    except UsageError:
+        reject()
+    assert parse_pipeline(str(made)) == [made] and parse_pipeline(f"{made},outline-glu") == [made, OutlineGlu()]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a{x=C:\\temp\\new}", "C:\\temp\\new"),
+        ('a{x="C:\\my files\\"}', "C:\\my files\\"),
+        ('a{x="{1,2}, of 3"}', "{1,2}, of 3"),
+        ('a { x = "he said ""no""" }', 'he said "no"'),
+        ('a{x=""""}', '"'),
+        ('a{x=""}', ""),
+        ("a{x=0-3,7}", "0-3,7"),
+        ("a{x=~/data/c=1.safetensors}", "~/data/c=1.safetensors"),
+    ],
+)
+def test_values_in_quotes_may_hold_anything(text: str, value: str) -> None:
+    assert read_steps(text) == [("a", {"x": value})]
+    assert read_steps(write_steps(read_steps(text))) == [("a", {"x": value})]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b-c", "d_e"]), st.dictionaries(st.sampled_from("xyz"), st.text()))))
+def test_steps_are_divided_where_they_were_joined(steps: list[Step]) -> None:
+    assume(steps)
+    assert read_steps(write_steps(steps)) == steps
+    assert listed(",".join(["all", *(write_steps([step]) for step in steps)]))[1:] == [
+        write_steps([step]) for step in steps
+    ]
+
+
+def test_a_long_text_that_is_wrong_is_refused_at_once() -> None:
+    for text in ("a{" + '"' * 5001, "a{" + '""x' * 5000, "a{x=" + "y" * 50_000 + '"'):
+        with pytest.raises(UsageError, match="cannot read"):
+            read_steps(text)
+
+
+def test_a_value_that_is_no_unicode_is_refused() -> None:
+    """A file's name may be any bytes, a manifest's text may not."""
+    with pytest.raises(UsageError, match=r"calibration=.*: not UTF-8 text"):
+        parse_pipeline("cats{calibration=a\udcff.safetensors}")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def compare(
 
     Args:
         model: the dense model: a Program, or what `capture` takes.
-        methods: `all`, `paper`, names, or pipelines with DENSITY (`dipc.studies.method_rows.choose`).
+        methods: `all`, `paper`, names, or pipelines (`dipc.studies.method_rows.choose`).
         densities: of the blocks, in (0, 1].
         out: the folder that keeps everything.
         measured: what to measure on.

@@ -7,12 +7,12 @@ no cache, and its trace is replayed under whatever policy is asked for.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dipc.cache.policy import get_policy
 from dipc.errors import UsageError
+from dipc.pipeline.lexer import listed, read_steps
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.runner import with_calibration
 from dipc.pipeline.text import parse_pipeline, pipeline_text
@@ -67,7 +67,7 @@ def method_grid(
     """The variants of the methods, without `dense`, which every study has.
 
     Args:
-        methods: names or pipelines with DENSITY, as for `compare`.
+        methods: names or pipelines, as for `compare`.
         densities: to try pipelines with.
         gammas: of cache-aware methods whose pipeline says none.
         policies: of which cache-aware methods take those that decide while a text runs.
@@ -76,7 +76,7 @@ def method_grid(
     Raises:
         UsageError: a method or an option that is not known, or that a study cannot go over.
     """
-    wanted = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
+    wanted = listed(methods) if isinstance(methods, str) else list(methods)
     others = [item for item in wanted if item and item != DENSE]
     if not any(wanted):
         raise UsageError("methods: the list is empty; write dense,dip,dip-ca")
@@ -97,9 +97,9 @@ def _variants(
     if not any(item.cache_aware for item in parse_pipeline(row.pipeline(max(row.least, 0.9)))):
         yield Variant(row, calibration=calibration)
         return
-    own = {name: re.search(rf"\b{name}\s*=\s*([^\s}}]+)", row.template) for name in ("gamma", "policy")}
-    for policy in [own["policy"][1]] if own["policy"] else filter(works_online, policies):
-        for gamma in (None,) if own["gamma"] else gammas:
+    own = {name: value for _, options in read_steps(row.template) for name, value in options.items()}
+    for policy in [own["policy"]] if "policy" in own else filter(works_online, policies):
+        for gamma in (None,) if "gamma" in own else gammas:
             yield Variant(row, gamma, policy, calibration)
 
 

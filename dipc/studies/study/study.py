@@ -62,7 +62,7 @@ def run_study(
 
     Args:
         model: the dense model: a Program, or what `capture` takes.
-        methods: names or pipelines with DENSITY, as for `compare`; the dense model is always there.
+        methods: names or pipelines, as for `compare`; the dense model is always there.
         densities: kept shares of the MLPs' weights, in (0, 1].
         devices: the device, with every DRAM, flash and policy.
         search: gammas, perplexities to keep within, and densities between those that were given.

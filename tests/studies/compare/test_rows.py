@@ -21,6 +21,7 @@ from dipc.pipeline.sparsity_pass import SparsityPass
 from dipc.studies.compare.measure import bytes_read
 from dipc.studies.engine.dense_session import CachedDenseSession
 from dipc.studies.method_rows import choose, known, unaware_form
+from dipc.studies.options import items
 from kit.byte_text import byte_tokenizer
 from kit.tiny_models import outlined, random_ids
 
@@ -74,6 +75,7 @@ def test_semi_structured_rows_stand_at_half_only() -> None:
         ("fuse-lora{adapter=mine},dip{density=DENSITY}", "fuse-lora{adapter=mine},dip", "lora"),
         ("fuse-lora{adapter=ADAPTER},dip{density=DENSITY allocation=split}", "dip, split + LoRA", "lora"),
         ("int8{group=32}", "int8{group=32}", "method"),
+        ("dip{density=0.5 layers=0}", "dip{density=0.5 layers=0}", "method"),
     ],
 )
 def test_a_pipeline_is_a_row(template: str, label: str, kind: str) -> None:
@@ -81,6 +83,41 @@ def test_a_pipeline_is_a_row(template: str, label: str, kind: str) -> None:
     assert (entry.label, entry.kind) == (label, kind)
     assert entry.applies_at(None) == ("DENSITY" not in template)
     assert "DENSITY" not in entry.pipeline(0.5)
+
+
+@pytest.mark.parametrize(
+    ("item", "label", "at_half"),
+    [
+        ("dip-ca{gamma=0.5}", "dip-ca{gamma=0.5}", "dip-ca{density=0.5 gamma=0.5}"),
+        ("int4,dip", "int4,dip", "int4,dip{density=0.5}"),
+        ("dip{}", "dip", "dip{density=0.5}"),
+        ("dip{layers=0},dip-ca{layers=1}", None, "dip{density=0.5 layers=0},dip-ca{density=0.5 layers=1}"),
+        ('dip{layers="0,1"}', 'dip{layers="0,1"}', 'dip{density=0.5 layers="0,1"}'),
+        ("sparsegpt{pattern=2:4}", None, "sparsegpt{density=0.5 pattern=2:4}"),
+        ("sparsegpt,dip", "sparsegpt,dip", "sparsegpt,dip{density=0.5}"),
+        ("dip{rho_glu=0.4}", "dip{rho_glu=0.4}", None),
+        ("dip{density=0.4},dip-ca{layers=1}", None, None),
+        ("glu{rho_glu=0.4}", None, None),
+        ("outline-glu,int8{group=32}", None, None),
+    ],
+)
+def test_a_pipeline_that_names_no_density_stands_at_each(item: str, label: str | None, at_half: str | None) -> None:
+    (entry,) = choose([item], [0.6, 0.5])
+    assert entry.name == item and entry.label == (label or item)
+    assert [d for d in (0.6, 0.5, None) if entry.applies_at(d)] == ([None] if at_half is None else [0.6, 0.5])
+    assert entry.pipeline(0.5) == (item if at_half is None else at_half)
+
+
+def test_pipelines_in_a_list_are_divided_between_their_braces() -> None:
+    rows = choose('dip{layers="0,1"}, dip-ca{gamma=0.5 policy=lru},cats', [0.5])
+    assert [row.label for row in rows] == ['dip{layers="0,1"}', "dip-ca{gamma=0.5 policy=lru}", "cats"]
+    assert items('dip{layers="0,1"}, mmlu ,') == ('dip{layers="0,1"}', "mmlu")
+
+
+def test_a_path_may_hold_the_words_that_stand_for_others() -> None:
+    (entry,) = choose(["fuse-lora{adapter=a/ADAPTER/DENSITY},dip{density=DENSITY}"], [0.5])
+    assert not entry.is_trained
+    assert entry.pipeline(0.5, "mine") == "fuse-lora{adapter=a/ADAPTER/0.5},dip{density=0.5}"
 
 
 def test_the_folder_of_an_adapter_may_have_blanks_in_its_name() -> None:
