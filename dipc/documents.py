@@ -39,7 +39,9 @@ def json_value(value: object) -> Any:
 
 def json_bytes(content: Mapping[str, object]) -> bytes:
     """Return readable JSON; a number that is not finite becomes its name."""
-    return (json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(json_value(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # A name that is no Unicode becomes the escapes that JSON has for it.
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def read_json(raw: bytes | str, where: object) -> JsonObject:

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from dipc.errors import BadFile, UnknownName, UsageError
+from dipc.input_file import check_input
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Registry[Any]")
@@ -167,6 +168,8 @@ def defined_here(module: ModuleType, base: type[T]) -> type[T] | None:
     return next(iter(own.values()), None)
 
 
+MOST_BYTES = 2**24
+"""Of a plug-in's file."""
 REGISTRIES: list[Registry[Any]] = []
 """The kinds that are known so far; each stands where its things are used, and registers itself."""
 
@@ -217,8 +220,10 @@ def load_plugin(path: Path) -> str:
 
     Raises UsageError if there is no such file or its name is taken, BadFile if it defines nothing or cannot be run.
     """
-    if not path.is_file():
-        raise UsageError(f"--plugin {path}: there is no such file")
+    try:
+        check_input(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise UsageError(f"--plugin {path}: there is no such file") from None
     kinds = _file_kinds(path.suffix)
     if kinds:
         kinds[0].add_file(path)
@@ -233,7 +238,8 @@ def load_plugin(path: Path) -> str:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
         raise BadFile(f"{path}: {type(error).__name__}: {error}") from error
     if not _adopt(module):
         kinds_text = _either([kind.kind for kind in _kinds() if isinstance(kind, ModuleRegistry)])
@@ -266,7 +272,7 @@ def _load_entry_point(entry: EntryPoint) -> None:
             for item in pkgutil.iter_modules(map(str, folders))
             if item.name[0] != "_"
         ]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadFile(f"{label}: {type(error).__name__}: {error}") from error
     if not isinstance(named, ModuleType):
         raise BadFile(f"{label}: an entry point must name a module or a package, and this is a {type(named).__name__}")

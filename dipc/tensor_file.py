@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from dipc.errors import BadFile
 from dipc.files import write_whole
+from dipc.input_file import check_input, memory_bytes
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class TensorFormat:
 
     def _open(self, path: Path, mapped: bool) -> tuple[dict[str, str], dict[str, Any]]:
         try:
+            check_input(path, None if mapped else memory_bytes())
             with safe_open(path, framework=self.framework) as file:
                 names = file.keys()
                 tensors = _mapped(path) if mapped else {name: file.get_tensor(name) for name in names}

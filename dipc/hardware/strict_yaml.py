@@ -8,11 +8,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dipc.errors import UsageError
+from dipc.input_file import read_input
 
+MOST_BYTES = 2**20
+"""Of a file: no device has so much to say, and YAML is read slowly."""
 _PLAIN_TAGS = {
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")
 }
@@ -59,7 +61,7 @@ class Reader:
     def compose(self) -> Entry | None:
         """The whole file, or None where it cannot be read as YAML (which is then reported).
 
-        Raises UsageError if there is no such file.
+        Raises UsageError if there is no such file, BadFile if it cannot be read at all.
         """
         text = self._decode()
         if text is None:
@@ -146,11 +148,9 @@ class Reader:
 
     def _decode(self) -> str | None:
         try:
-            data = Path(self.path).read_bytes()
+            data = read_input(self.path, MOST_BYTES)
         except FileNotFoundError:
             raise UsageError(f"{self.path}: no such file") from None
-        except OSError as error:
-            raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from None
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:

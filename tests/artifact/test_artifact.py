@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -411,16 +412,16 @@ def test_an_interrupted_report_leaves_an_artifact_that_loads(
     out: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     add_report(out, "eval", {"perplexity": 1.0})
-    replace = Path.replace
+    replace = os.replace
     calls: list[Path] = []
 
-    def interrupted(self: Path, target: Path) -> Path:
+    def interrupted(part: Path, target: Path) -> None:
         if len(calls) == stop_at:
             raise KeyboardInterrupt
         calls.append(target)
-        return replace(self, target)
+        replace(part, target)
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         add_report(out, "eval", {"perplexity": 2.0})
     monkeypatch.undo()

@@ -8,6 +8,7 @@ Shape legend: T tokens of a call.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from dipc.backends._session import Step, check_call
 from dipc.backends.onnx.metadata import Metadata, read_metadata, with_masks
 from dipc.backends.onnx.runtime import MODEL, load_problem, onnxruntime_module, register_kernels
 from dipc.errors import BadFile, UsageError
+from dipc.input_file import check_input
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -141,9 +143,11 @@ class OnnxSession:
 def model_file(path: str | Path) -> Path:
     """The `.onnx` file that a path means. UsageError if there is none."""
     path = Path(path)
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file; `dipc export` makes one")
+    file = path / MODEL if os.path.isdir(path) else path
+    try:
+        check_input(file)
+    except FileNotFoundError:
+        raise UsageError(f"{file}: no such file; `dipc export` makes one") from None
     return file
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipc.documents import first_problem, read_json
 from dipc.errors import BadFile
 from dipc.files import write_whole
+from dipc.input_file import read_input
 from dipc.memory.synthetic.normal import GRID_G
 
 SCHEMA: Literal[1] = 1
@@ -131,9 +132,9 @@ class ActivityModel(_Strict):
             BadFile: there is no such file, or it is no activity model, of a newer schema, or contradicts itself.
         """
         try:
-            raw = Path(path).read_bytes()
-        except OSError as error:
-            raise BadFile(f"{path}: cannot be read: {error.strerror}; make one with `dipc trace fit MODEL`") from None
+            raw = read_input(path)
+        except FileNotFoundError:
+            raise BadFile(f"{path}: there is no such file; make one with `dipc trace fit MODEL -o FILE`") from None
         data = read_json(raw, path)
         if data.get("kind") != "activity":
             raise BadFile(f"{path}: no model of activity; make one with `dipc trace fit MODEL -o FILE`")

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from dipc.files import file_lock
 from dipc.ir.program import Program
 from dipc.pipeline.pass_ import Pass
@@ -110,10 +108,7 @@ class RowStore:
 
     def figures(self, run: RowRun) -> Figures | None:
         """Return the figures of a run on the text, if they were measured."""
-        held = self.folder.read(run.label, self._text_cell(run))
-        if held is None:
-            return None
-        return Figures(**{name: None if value is None else float(value) for name, value in held.items()})  # type: ignore[arg-type]
+        return self.folder.read_as(Figures, run.label, self._text_cell(run))
 
     def keep_figures(self, run: RowRun, figures: Figures) -> None:
         """Keep the figures of a run on the text."""
@@ -121,8 +116,7 @@ class RowStore:
 
     def accuracies(self, run: RowRun, task: str) -> dict[str, Accuracy] | None:
         """Return the accuracies of a run on a task, if they were measured."""
-        held = self.folder.read(f"{run.label}, {task}", self._task_cell(run, task))
-        return None if held is None else TypeAdapter(dict[str, Accuracy]).validate_python(held)
+        return self.folder.read_as(dict[str, Accuracy], f"{run.label}, {task}", self._task_cell(run, task))
 
     def keep_accuracies(self, run: RowRun, task: str, found: Mapping[str, Accuracy]) -> None:
         """Keep the accuracies of a run on a task."""

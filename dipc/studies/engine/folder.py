@@ -12,13 +12,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from dipc import documents
 from dipc.documents import JsonObject, json_bytes
 from dipc.errors import BadFile, UsageError
 from dipc.files import write_whole
+from dipc.input_file import is_there, read_input
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,13 @@ class Folder:
 
     def __init__(self, path: Path, about: Mapping[str, object], layout: Layout) -> None:
         self.path, self.layout = path, layout
-        if os.path.lexists(path) and not path.is_dir():
-            raise UsageError(f"{path}: this is a file; name a folder")
-        # A process that was killed may have left a hidden file before it wrote the first one under its name.
-        others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
-        if others and not (path / layout.about).exists():
-            raise UsageError(f"{path}: holds other files and no {layout.kind}; name a new folder")
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise UsageError(f"{path}: this is no folder; name one")
         try:
+            # A process that was killed may have left a hidden file before it wrote the first one under its name.
+            others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+            if others and not (path / layout.about).exists():
+                raise UsageError(f"{path}: holds other files and no {layout.kind}; name a new folder")
             path.mkdir(parents=True, exist_ok=True)
             self.agree(layout.about, about)
             (path / layout.cells).mkdir(exist_ok=True)
@@ -59,7 +64,7 @@ class Folder:
 
     def agree(self, name: str, about: Mapping[str, object]) -> None:
         """Write what something was made from; UsageError if it was made from something else before."""
-        if (self.path / name).exists():
+        if is_there(self.path / name):
             held = read_json(self.path / name)
             for key, value in about.items():
                 if held.get(key) != value:
@@ -78,11 +83,25 @@ class Folder:
     def read(self, label: str, depends_on: Mapping[str, object]) -> JsonObject | None:
         """The figures of a cell that was finished before, or None."""
         path = self.file(label, depends_on)
-        if not path.is_file():
+        if not is_there(path):
             return None
         held = read_json(path)
         # A file that says something else than its name was put there by hand.
-        return held["figures"] if held.get("depends_on") == _plain(depends_on) and "figures" in held else None
+        if held.get("depends_on") != _plain(depends_on) or "figures" not in held:
+            return None
+        if not isinstance(held["figures"], dict):
+            raise BadFile(f"{path}: its figures are none; remove it, and they are made again")
+        return held["figures"]
+
+    def read_as(self, kind: type[T], label: str, depends_on: Mapping[str, object]) -> T | None:
+        """The figures of a cell as what they are, or None. BadFile where they are something else."""
+        held = self.read(label, depends_on)
+        try:
+            return None if held is None else TypeAdapter(kind).validate_python(held)
+        except ValidationError as error:
+            where = self.file(label, depends_on)
+            what = documents.first_problem(error)
+            raise BadFile(f"{where}: figures: {what}; remove it, and they are made again") from error
 
     def keep(self, label: str, depends_on: Mapping[str, object], figures: Mapping[str, object]) -> None:
         """Keep the figures of a cell."""
@@ -102,15 +121,18 @@ def file_stem(label: str, depends_on: Mapping[str, object]) -> str:
 
 
 def read_json(path: Path) -> JsonObject:
-    """The JSON object in a file of the folder. BadFile if it is none."""
+    """The JSON object in a file of the folder. BadFile if it is none, or of a newer schema."""
     try:
-        held = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise BadFile(f"{path}: no JSON ({error}); remove it, and what it held is made again") from error
-    if not isinstance(held, dict):
-        raise BadFile(f"{path}: no JSON object; remove it, and what it held is made again")
+        held = documents.read_json(read_input(path), path)
+    except FileNotFoundError:
+        raise BadFile(f"{path}: is not there any more; try again") from None
+    except BadFile as error:
+        raise BadFile(f"{error}; remove it, and what it held is made again") from error
+    schema = held.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise BadFile(f"{path}: schema {schema!r} is no whole number from 1; remove it, and what it held is made again")
+    if schema > SCHEMA:
+        raise BadFile(f"{path}: written by a newer dipc (schema {schema}, this one reads {SCHEMA}); upgrade dipc")
     return held
 
 

@@ -15,11 +15,9 @@ import hashlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from dipc.documents import JsonObject
-from dipc.errors import BadFile
 from dipc.files import file_lock
+from dipc.input_file import is_there
 from dipc.ir.program import Program
 from dipc.memory.trace import Trace
 from dipc.options import TextSpec
@@ -49,14 +47,8 @@ class StudyStore:
 
     def read(self, run: StudyRun) -> Measured | None:
         """Return what a run gave; None where it was not made."""
-        held = self._folder.read(run.label, self._depends_on(run))
-        if held is None:
-            return None
-        try:
-            found = TypeAdapter(Measured).validate_python(held)  # JSON holds a perplexity that is infinite by its name
-        except ValidationError as error:
-            raise BadFile(f"{self._file(run)}: not what a run gave; remove it, and the run is made again") from error
-        return found if not found.traced or self._trace(run).is_file() else None
+        found = self._folder.read_as(Measured, run.label, self._depends_on(run))
+        return found if found is None or not found.traced or is_there(self._trace(run)) else None
 
     def trace(self, run: StudyRun) -> Trace:
         """Return the activity of a run that was made and has one."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dipc.errors import BadFile, UsageError
 from dipc.files import write_whole
+from dipc.input_file import check_input, memory_bytes
 
 FORMAT = "dipc.training.1"
 
@@ -68,7 +69,9 @@ class TrainingFile:
             UsageError: it was begun with something else.
             BadFile: it is damaged.
         """
-        if not self.path.exists():
+        try:
+            check_input(self.path, memory_bytes())
+        except FileNotFoundError:
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
