@@ -22,6 +22,8 @@ from dipc.errors import DipcError, DipcWarning
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 USAGE = 2
+LONGEST = 2000
+"""Characters of a message."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,8 +85,15 @@ def _fail(message: str, code: int) -> int:
     with suppress(OSError):  # where nobody takes stderr either, the code has to do
         if settings.debug:
             traceback.print_exc()
-        print(f"dipc: {' '.join(message.split())}", file=sys.stderr)
+        print(f"dipc: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def one_line(message: str) -> str:
+    """Return a message as a line for a terminal: nothing that a file holds is a command there, or fills it."""
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST - 500]} ... {line[-400:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _usage_text(error: Any) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dipc.documents import SCHEMA, read_json
+from dipc.documents import SCHEMA, first_problem, read_json
 from dipc.errors import BadFile, UsageError
 from dipc.input_file import read_input
 from dipc.memory.timeline import Timeline
@@ -17,12 +18,20 @@ from dipc.studies.engine.finding import Stated
 from dipc.studies.study.result import Study
 
 NAME = "study.json"
-_NEEDED = {
-    "model": ("name", "bytes", "bits_per_weight"),
-    "device": ("name", "description"),
-    "text": ("name", "digest", "tokens", "seq_len", "protocol"),
+_NEEDED: dict[str, dict[str, Any]] = {
+    "model": {"name": str, "bytes": float, "bits_per_weight": float},
+    "device": {"name": str, "description": str},
+    "text": {"name": str, "digest": str, "tokens": int, "seq_len": int, "protocol": str},
 }
 """The facts that a report gives of each in any case."""
+
+
+@dataclass(frozen=True)
+class _Assumption:
+    key: str
+    value: str
+    kind: str
+    source: str
 
 
 def read_study(path: Path) -> Study:
@@ -56,11 +65,13 @@ def study_from_dict(found: object, where: str) -> Study:
     if found.get("schema") != SCHEMA:
         raise BadFile(f"{where}: schema {found.get('schema')!r}, and this dipc reads {SCHEMA}; run `dipc study` again")
     try:
-        points = [_nested(point) for point in found.get("points", ())]
+        listed = TypeAdapter(dict[str, list[Any]]).validate_python({"points": found.get("points", [])})
+        points = [_nested(point) for point in listed["points"]]
         said = TypeAdapter(dict[str, list[str]]).validate_python({"findings": found.get("findings", [])})
         findings = [Stated(text) for text in said["findings"]]
         study = TypeAdapter(Study).validate_python({**found, "points": points, "findings": findings})
         TypeAdapter(list[Timeline]).validate_python(found.get("timelines", ()))
+        TypeAdapter(list[_Assumption]).validate_python(study.device.get("assumptions", []))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -70,7 +81,16 @@ def study_from_dict(found: object, where: str) -> Study:
         missing = [name for name in names if held is not None and name not in held]
         if missing:
             raise BadFile(f"{where}: {part}: no {missing[0]!r}; run `dipc study` again")
+        for name in names if held is not None else ():
+            _check_fact(f"{where}: {part}.{name}", held[name], names[name])
     return study
+
+
+def _check_fact(where: str, value: object, kind: type) -> None:
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise BadFile(f"{where}: {first_problem(error)}; run `dipc study` again") from None
 
 
 def _nested(point: object) -> Any:

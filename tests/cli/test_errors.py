@@ -182,6 +182,13 @@ def test_an_internal_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" in shown.err and shown.err.splitlines()[-1].startswith("dipc: internal error")
 
 
+def test_nothing_in_a_message_is_a_command_to_the_terminal(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps({"kind": "study", "schema": "\x1b]0;title\x07\u202e\n2"}))
+    result = cli("report", file, "-o", tmp_path / "page.html")
+    result.fails(5, "study.json", "\\x1b]0;title\\x07\\u202e")
+
+
 def test_an_interruption(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -35,7 +35,7 @@ class Carried(BaseModel):
     input: str
     output: str
     dtype: Literal["bool", "int64", "float32", "float16", "bfloat16"]
-    shape: tuple[int | Literal["past", "past_window", "seq"], ...]
+    shape: tuple[Annotated[int, Field(ge=0)] | Literal["past", "past_window", "seq"], ...]
     fill: _Fill
     window: Annotated[int, Field(ge=2)] | None = None
 
@@ -61,7 +61,7 @@ class Metadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
     digest: str
-    context: int
+    context: Annotated[int, Field(ge=1)]
     method: str
     options: str
     density: float

@@ -22,9 +22,10 @@ from dipc.artifact.reader import read_tokenizer
 from dipc.backends._backend import Kernels
 from dipc.backends._kv_cache import Past, rewound
 from dipc.backends._session import Step, check_call
-from dipc.backends.onnx.metadata import Metadata, read_metadata, with_masks
+from dipc.backends.onnx.metadata import Carried, Metadata, read_metadata, with_masks
 from dipc.backends.onnx.runtime import MODEL, load_problem, onnxruntime_module, register_kernels
 from dipc.errors import BadFile, UsageError
+from dipc.frontend.tracer import first_line
 from dipc.input_file import check_input
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ class OnnxSession:
         self._pasts = {c.input: Past(c.past_axis, c.window) for c in self.metadata.carried}
         self._values: dict[str, Tensor] = {}
         self._position = 0
-        self.reset()
+        try:
+            self.reset()
+        except (RuntimeError, OverflowError) as error:
+            raise BadFile(f"{self.path}: what it carries cannot begin: {first_line(error)}; export again") from error
 
     def reset(self) -> None:
         """Forget everything: KV cache, selection state, weight cache."""
@@ -178,6 +182,23 @@ def _check_inputs(path: Path, session: onnxruntime.InferenceSession, metadata: M
     strange = sorted(inputs - known) + sorted({"logits", *(c.output for c in metadata.carried)} - outputs)
     if strange:
         raise BadFile(f"{path}: {strange[0]} does not fit what it says it carries; it was changed after the export")
+    ports = {port.name: port for port in session.get_inputs()}
+    for carried in metadata.carried:
+        if not _fits(carried, ports.get(carried.input)):
+            raise BadFile(f"{path}: {carried.input} is of another type than it says; it was changed after the export")
+
+
+def _fits(carried: Carried, port: Any) -> bool:
+    """Return whether an input of the model takes the value that is carried to it; one that there is not takes any."""
+    if port is None:
+        return True
+    kinds = {
+        "tensor(float)": "float32",
+        **{f"tensor({name})": name for name in ("bool", "int64", "float16", "bfloat16")},
+    }
+    extents = zip(carried.shape, port.shape, strict=False)
+    sizes = all(not isinstance(own, int) or own == stated for stated, own in extents)
+    return kinds.get(port.type) == carried.dtype and len(port.shape) == len(carried.shape) and sizes
 
 
 def _vocabulary(session: onnxruntime.InferenceSession) -> int:

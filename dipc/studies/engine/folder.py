@@ -54,7 +54,7 @@ class Folder:
         try:
             # A process that was killed may have left a hidden file before it wrote the first one under its name.
             others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
-            if others and not (path / layout.about).exists():
+            if others and not is_there(path / layout.about):
                 raise UsageError(f"{path}: holds other files and no {layout.kind}; name a new folder")
             path.mkdir(parents=True, exist_ok=True)
             self.agree(layout.about, about)

@@ -21,6 +21,7 @@ from dipc.documents import JsonObject, read_json
 from dipc.errors import BadFile
 from dipc.files import check_input
 from dipc.frontend.tracer import first_line, quiet
+from dipc.input_file import check_input, is_there, memory_bytes, read_input
 from dipc.tuning.lora.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton
 
 RECORD_SCHEMA = 1
@@ -149,7 +150,7 @@ class Checkpoint:
 def read_record(folder: Path) -> JsonObject:
     """Read what dipc wrote of an adapter that it trained; empty for another's. BadFile where it is damaged."""
     where = folder / RECORD
-    if not where.exists():
+    if not is_there(where):
         return {}
     record = read_json(_bytes(where), where)
     recipe = record.get("recipe")
@@ -198,8 +199,9 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         raise BadFile(f"{folder}: has no {TENSORS}")
     check_input(where)
     try:
+        check_input(where, memory_bytes())
         tensors = load_file(where)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise BadFile(f"{where}: cannot be read: {first_line(error)}") from None
     if not tensors:
         raise BadFile(f"{where}: holds nothing")
@@ -220,6 +222,6 @@ def _same(own: Tensor, copy: Tensor) -> bool:
 def _bytes(path: Path) -> bytes:
     check_input(path, _MOST_JSON_BYTES)
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror}") from None
+        return read_input(path)
+    except FileNotFoundError:
+        raise BadFile(f"{path}: there is no such file") from None
