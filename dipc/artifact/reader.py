@@ -87,9 +87,9 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
 def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
     for name, record in manifest.files.items():
         file = folder / name
-        if not file.is_file():
-            raise BadFile(f"{file}: is missing from the artifact; compile again")
         try:
+            if not file.is_file():
+                raise BadFile(f"{file}: is missing from the artifact; compile again")
             same = file.stat().st_size == record.size_bytes and (not verify or file_record(file) == record)
         except OSError as error:
             raise BadFile(f"{file}: cannot be read: {error.strerror}") from None

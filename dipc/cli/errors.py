@@ -17,7 +17,7 @@ import typer
 
 from dipc.cli.standard_streams import discard_stdout, standard_streams
 from dipc.cli.terminal import settings
-from dipc.errors import DipcError, DipcWarning
+from dipc.errors import BadFile, DipcError, DipcWarning
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -76,6 +76,9 @@ def _finish(command: Callable[[], int]) -> int:
         # typer's own errors have no public base class in every version that we allow.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _fail(_usage_text(error), USAGE)
+        if isinstance(error, OSError) and error.filename is not None:
+            # What the system says of a file is about what was brought, wherever it was met.
+            return _fail(f"{error.filename}: {error.strerror or error}", BadFile.exit_code)
         hint = "" if settings.debug else " (run with --debug for the traceback)"
         return _fail(f"internal error: {type(error).__name__}: {error}{hint}", 1)
     return _fail("interrupted", code) if code == INTERRUPTED else code

@@ -15,6 +15,7 @@ from dipc.input_file import read_input
 
 MOST_BYTES = 2**20
 """Of a file: no device has so much to say, and YAML is read slowly."""
+MOST_BRACKETS = 1000
 _PLAIN_TAGS = {
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")
 }
@@ -65,6 +66,9 @@ class Reader:
         """
         text = self._decode()
         if text is None:
+            return None
+        if text.count("[") + text.count("{") > MOST_BRACKETS:  # to find that out by reading takes minutes
+            self.report(1, "", "not valid YAML, or nested too deeply")
             return None
         from ruamel.yaml import YAML
         from ruamel.yaml.error import MarkedYAMLError, YAMLError

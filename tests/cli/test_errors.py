@@ -182,6 +182,14 @@ def test_an_internal_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" in shown.err and shown.err.splitlines()[-1].startswith("dipc: internal error")
 
 
+def test_what_the_system_says_of_a_file(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise PermissionError(13, "Permission denied", "/private/devices")
+
+    monkeypatch.setattr("dipc.hardware.find.device_names", fail)
+    cli("hw", "list").fails(5, "/private/devices: Permission denied")
+
+
 def test_nothing_in_a_message_is_a_command_to_the_terminal(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "study.json"
     file.write_text(json.dumps({"kind": "study", "schema": "\x1b]0;title\x07\u202e\n2"}))

@@ -132,7 +132,7 @@ def _make_artifact(name: str) -> Callable[[Path], Path]:
 
 def _sealed(path: Path) -> None:
     """Read an artifact of which a file was forged with everything that is said of it."""
-    if path.is_file() and path.stat().st_size < 2**30:
+    if os.access(path, os.R_OK, effective_ids=True) and path.is_file() and path.stat().st_size < 2**30:
         manifest = read_manifest(path.parent)
         manifest.files[path.name] = file_record(path)
         (path.parent / MANIFEST).write_bytes(manifest.to_bytes())
@@ -422,16 +422,28 @@ def test_what_a_newer_version_wrote_is_refused(name: str, good: Callable[[str], 
         assert isinstance(error, BadFile)
 
 
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be a user who may not read everything, while the block runs."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 @EACH
 def test_what_may_not_be_read_is_refused(name: str, good: Callable[[str], Path]) -> None:
     reader = READERS[name]
     reader.read(good(name))  # what is imported meanwhile may be read
     with put(good(name), lambda path, content: path.write_bytes(content)) as path:
         path.chmod(0)
-        if os.access(path, os.R_OK):
-            pytest.skip("this user may read everything")
-        error = refusal(reader, path)
-        assert error is not None and error.exit_code == 5
+        with unprivileged():
+            error = refusal(reader, path)
+        assert error is not None and "ermission" in str(error)
 
 
 # --- Damage ---

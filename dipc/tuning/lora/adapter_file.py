@@ -163,9 +163,9 @@ def read_record(folder: Path) -> JsonObject:
 
 def _config(folder: Path) -> Any:
     where = folder / CONFIG
-    if not folder.is_dir():
+    if not is_there(folder):
         raise BadFile(f"{folder}: no such folder; an adapter is a folder with {CONFIG} and {TENSORS}")
-    if not where.is_file():
+    if not is_there(where):
         raise BadFile(f"{folder}: has no {CONFIG}, so it is no PEFT checkpoint")
     given = read_json(_bytes(where), where)
     if given.get("peft_type") != "LORA":
