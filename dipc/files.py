@@ -101,11 +101,11 @@ def _place(path: Path, name: Path) -> Path | None:
     except FileNotFoundError:
         mode = stat.S_IFREG
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{name}: is a folder; name a file")
+        raise UsageError(f"{name}: cannot be written: it is a folder; name a file")
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         return None
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{name}: is neither a file, a pipe nor a terminal; choose another file")
+        raise UsageError(f"{name}: cannot be written: it is neither a file, a pipe nor a terminal; choose another file")
     while path.is_symlink():  # no circle: `stat` went through
         if _DESCRIPTORS.fullmatch(os.path.realpath(path.parent)):
             return None

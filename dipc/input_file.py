@@ -62,7 +62,7 @@ def check_input(path: str | Path, most_bytes: int | None = None) -> None:
     finally:
         os.close(handle)
     if not stat.S_ISREG(found.st_mode):
-        raise BadFile(f"{path}: {_unreadable(found.st_mode) or 'is a pipe or a device, not a file'}")
+        raise BadFile(f"{path}: {_unreadable(found.st_mode) or 'cannot be read: it is a pipe or a device, not a file'}")
     if most_bytes is not None and found.st_size > most_bytes:
         raise BadFile(f"{path}: has {found.st_size:,} bytes, and at most {most_bytes:,} are read of such a file")
 
@@ -101,9 +101,9 @@ def _opened(path: str | Path) -> int:
 def _unreadable(mode: int) -> str:
     """Say why nothing of that kind can be read, or nothing ("")."""
     if stat.S_ISDIR(mode):
-        return "is a folder, not a file"
+        return "cannot be read: it is a folder, not a file"
     if stat.S_ISBLK(mode):
-        return "is a block device, not a file"
+        return "cannot be read: it is a block device, not a file"
     return ""
 
 

@@ -56,7 +56,7 @@ def test_a_circle_of_links_and_a_folder_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="a: cannot be written: Too many levels of symbolic links"):
             act(tmp_path / "a")
         for name in ("folder", "to-folder"):
-            with pytest.raises(UsageError, match=f"{name}: is a folder; name a file"):
+            with pytest.raises(UsageError, match=f"{name}: cannot be written: it is a folder; name a file"):
                 act(tmp_path / name)
     assert left(tmp_path) == {"a", "b", "folder", "to-folder"} and left(tmp_path / "folder") == set()
 

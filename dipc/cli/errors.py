@@ -146,7 +146,7 @@ def _print_once(others: Callable[..., None]) -> Callable[..., None]:
             others(message, category, *where, **more)
         elif str(message) not in seen:
             seen.add(str(message))
-            print(f"dipc: warning: {' '.join(str(message).split())}", file=sys.stderr)
+            print(f"dipc: warning: {one_line(str(message))}", file=sys.stderr)
 
     return show
 

@@ -247,7 +247,7 @@ def test_a_path_that_is_not_there(here: Path, path: str) -> None:
 
 def test_a_folder_is_no_device(here: Path) -> None:
     Path("x.yaml").mkdir()
-    with pytest.raises(UsageError, match=r"^x\.yaml: cannot be read: "):
+    with pytest.raises(BadFile, match=r"^x\.yaml: cannot be read: it is a folder"):
         load_device("x.yaml")
 
 

@@ -134,7 +134,9 @@ class ActivityModel(_Strict):
         try:
             raw = read_input(path)
         except FileNotFoundError:
-            raise BadFile(f"{path}: there is no such file; make one with `dipc trace fit MODEL -o FILE`") from None
+            raise BadFile(
+                f"{path}: cannot be read: there is no such file; make one with `dipc trace fit MODEL -o FILE`"
+            ) from None
         data = read_json(raw, path)
         if data.get("kind") != "activity":
             raise BadFile(f"{path}: no model of activity; make one with `dipc trace fit MODEL -o FILE`")

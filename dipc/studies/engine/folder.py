@@ -50,7 +50,7 @@ class Folder:
     def __init__(self, path: Path, about: Mapping[str, object], layout: Layout) -> None:
         self.path, self.layout = path, layout
         if os.path.lexists(path) and not os.path.isdir(path):
-            raise UsageError(f"{path}: this is no folder; name one")
+            raise UsageError(f"{path}: this is a file; name a folder")
         try:
             # A process that was killed may have left a hidden file before it wrote the first one under its name.
             others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())

@@ -281,8 +281,8 @@ def test_a_study_is_read_from_folder_and_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ("{", ("no JSON",)),
-        ("[]", ("is not a study",)),
+        ("{", ("not valid JSON",)),
+        ("[]", ("must hold a JSON object",)),
         ('{"schema": 1, "kind": "comparison"}', ("of kind 'comparison', not a study",)),
         ('{"schema": 9, "kind": "study"}', ("schema 9", "reads 1")),
         (json.dumps(study_document(points=[3])), ("points.0:",)),
@@ -304,7 +304,7 @@ def test_nothing_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="dipc study"):
         read_study(tmp_path)
     (tmp_path / "study.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadFile, match="no text"):
+    with pytest.raises(BadFile, match="not valid JSON"):
         read_study(tmp_path)
 
 
