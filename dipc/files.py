@@ -19,12 +19,11 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from dipc.errors import BadFile, UsageError
+from dipc.errors import UsageError
 
 if sys.platform != "win32":
     import fcntl
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd|/dev/fd")
 """Folders of the files that a process has open; a link in one leads to something that may have no name."""
 
@@ -221,26 +220,3 @@ def _is_at(handle: int, path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(handle), os.stat(path))
     return False
-
-
-def check_input(path: Path, most_bytes: int | None = None) -> None:
-    """BadFile unless `path` is a regular file that can be read, holds something, and is no Git LFS pointer.
-
-    Args:
-        path: the file; links are followed.
-        most_bytes: no such file is larger; what a reader would have to hold in memory.
-    """
-    try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise BadFile(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            start = file.read(len(_LFS_POINTER))
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from error
-    if start == _LFS_POINTER:
-        raise BadFile(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its folder")
-    if not start:
-        raise BadFile(f"{path}: is empty")
-    if most_bytes is not None and about.st_size > most_bytes:
-        raise BadFile(f"{path}: {about.st_size:,} bytes, where at most {most_bytes:,} are expected")

@@ -11,6 +11,7 @@ from dipc.errors import BadFile
 
 MOST_BYTES = 2**28
 """Of a file that is read into memory as a whole, by default."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PATIENCE_S = 1.0
 """How long somebody may take to begin to write to a pipe."""
 
@@ -40,13 +41,15 @@ def read_input(path: str | Path, most_bytes: int = MOST_BYTES) -> bytes:
         raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from None
     finally:
         os.close(handle)
+    if content.startswith(_LFS_POINTER):
+        raise BadFile(_pointer(path))
     if len(content) > most_bytes:
         raise BadFile(f"{path}: goes on after {most_bytes:,} bytes, and no more are read of such a file")
     return content
 
 
 def check_input(path: str | Path, most_bytes: int | None = None) -> None:
-    """Check that a file can be read, for a library that opens it by its name.
+    """Check that a file can be read and holds something, for a library that opens it by its name.
 
     Args:
         path: the file, or a link to it.
@@ -54,17 +57,28 @@ def check_input(path: str | Path, most_bytes: int | None = None) -> None:
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        BadFile: it is a folder, a pipe or a device, is too large, or may not be read.
+        BadFile: it is a folder, a pipe or a device, empty, a Git LFS pointer, too large, or may not be read.
     """
     handle = _opened(path)
     try:
         found = os.fstat(handle)
+        start = os.read(handle, len(_LFS_POINTER)) if stat.S_ISREG(found.st_mode) else b""
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {error.strerror or error}") from None
     finally:
         os.close(handle)
     if not stat.S_ISREG(found.st_mode):
         raise BadFile(f"{path}: {_unreadable(found.st_mode) or 'cannot be read: it is a pipe or a device, not a file'}")
+    if start == _LFS_POINTER:
+        raise BadFile(_pointer(path))
+    if not start:
+        raise BadFile(f"{path}: is empty")
     if most_bytes is not None and found.st_size > most_bytes:
         raise BadFile(f"{path}: has {found.st_size:,} bytes, and at most {most_bytes:,} are read of such a file")
+
+
+def _pointer(path: str | Path) -> str:
+    return f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
 
 
 def memory_bytes() -> int | None:

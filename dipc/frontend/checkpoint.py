@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dipc.errors import BadFile
-from dipc.files import check_input
 from dipc.frontend.model_json import read_object
 from dipc.frontend.tracer import first_line
+from dipc.input_file import check_input
 
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dipc.documents import JsonObject
 from dipc.errors import BadFile
-from dipc.files import check_input
 from dipc.frontend.tracer import first_line
+from dipc.input_file import check_input, read_input
 
 MOST_BYTES = 1 << 30
 MOST_CONFIG_BYTES = 1 << 24
@@ -17,10 +17,12 @@ MOST_LAYERS = 10_000
 
 def read_object(path: Path, most_bytes: int = MOST_BYTES, kind: str = "damaged") -> JsonObject:
     """Read a JSON object. BadFile, which says `kind`, for everything else and for what is larger than `most_bytes`."""
-    check_input(path, most_bytes)
     try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        check_input(path, most_bytes)
+        content = json.loads(read_input(path, most_bytes).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise BadFile(f"{path}: there is no such file") from error
+    except (ValueError, RecursionError) as error:
         raise BadFile(f"{path}: {kind}: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise BadFile(f"{path}: {kind}: it holds no JSON object")

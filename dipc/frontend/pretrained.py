@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from dipc.errors import BadFile, DipcError, UsageError
-from dipc.files import check_input
 from dipc.frontend.checkpoint import Find, stored_tensors
 from dipc.frontend.configs import read_configuration
 from dipc.frontend.decoder import config_dtype, on_meta, require_decoder
@@ -22,6 +21,7 @@ from dipc.frontend.quantization import check_computable, quantization_of, widene
 from dipc.frontend.stored_width import compute_dtype, main_dtype, stored_width
 from dipc.frontend.tokenizer import load_tokenizer
 from dipc.frontend.tracer import Source, first_line, quiet
+from dipc.input_file import check_input
 
 
 def from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code: bool) -> Source:

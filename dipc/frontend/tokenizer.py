@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dipc.errors import BadFile, MissingDependency, UsageError
-from dipc.files import check_input
 from dipc.frontend.checkpoint import Find
 from dipc.frontend.model_json import MOST_BYTES, read_object
 from dipc.frontend.tracer import first_line, quiet
+from dipc.input_file import check_input
 
 WHOLE = "tokenizer.json"
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")

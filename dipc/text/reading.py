@@ -12,7 +12,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dipc.errors import UsageError
+from dipc.errors import BadFile, UsageError
+from dipc.input_file import MOST_BYTES, memory_bytes, read_input
 
 SAMPLE = Path(__file__).parents[1] / "demo" / "sample.txt"
 _MARK = "\ufeff"
@@ -83,9 +84,11 @@ def check_characters(text: str, where: str) -> None:
 def read_text(path: Path) -> Text:
     """A text file. UsageError if it is absent, empty or something else."""
     try:
-        text = decode_text(path.read_bytes())
-    except OSError as error:
+        text = decode_text(read_input(path, memory_bytes() or MOST_BYTES))
+    except FileNotFoundError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except BadFile as error:
+        raise UsageError(str(error)) from None
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     if not text.strip():

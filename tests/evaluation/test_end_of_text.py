@@ -149,13 +149,13 @@ def alone(arguments: list[str]) -> None:
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("", "not valid JSON"),
+        ("", "is empty"),
         ("[]", "must hold a JSON object"),
         ('{"eos_token_id": "2"}', "eos_token_id holds '2', which is no token's number"),
         ('{"eos_token_id": [1, 2.5]}', "holds 2.5"),
         ('{"eos_token_id": true}', "holds True"),
         ('\ufeff{"eos_token_id": 2}', "BOM"),
-        ("version https://git-lfs.github.com/spec/v1\n", "not valid JSON"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     ],
 )
 def test_a_damaged_list_is_said(content: str, message: str, tmp_path: Path) -> None:

@@ -132,9 +132,9 @@ def enormous(path: Path) -> None:
 IN_PLACE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (Path.touch, "is empty"),
     "pointer": (lambda path: path.write_bytes(LFS_POINTER), "a Git LFS pointer, not the file itself"),
-    "folder": (Path.mkdir, "not a regular file"),
-    "pipe": (os.mkfifo, "not a regular file"),
-    "dangling link": (lambda path: path.symlink_to("nowhere"), "cannot be read: No such file or directory"),
+    "folder": (Path.mkdir, "it is a folder, not a file"),
+    "pipe": (os.mkfifo, "it is a pipe or a device, not a file"),
+    "dangling link": (lambda path: path.symlink_to("nowhere"), "is a link to nowhere, which is not there"),
     "link to itself": (lambda path: path.symlink_to(path.name), "cannot be read: Too many levels of symbolic links"),
     "enormous": (enormous, ""),
 }

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dipc import input_file
 from dipc.errors import UsageError
 from dipc.text import Text, decode_text, normalized, read_text
 
@@ -80,9 +81,13 @@ def test_bytes_are_text_or_refused(content: bytes) -> None:
     assert not said or said.startswith("ValueError: not ")
 
 
-def test_places_that_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+def test_places_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="cannot be read: it is a folder, not a file"):
         read_text(tmp_path)
+    monkeypatch.setattr(input_file, "PATIENCE_S", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe: is a pipe that nobody writes to"):
+        read_text(tmp_path / "pipe")
     with pytest.raises(UsageError, match="the file is empty"):
         read_text(Path(os.devnull))
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

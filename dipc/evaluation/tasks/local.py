@@ -24,6 +24,7 @@ from typing import Any
 
 from dipc.documents import read_json
 from dipc.errors import BadFile, UsageError
+from dipc.input_file import read_input
 from dipc.text import check_characters, decode_text
 
 Row = dict[str, Any]
@@ -97,7 +98,7 @@ class LocalData:
 
     def _text(self, file: Path) -> str:
         try:
-            content = file.read_bytes()
+            content = read_input(file)
             content = bz2.decompress(content) if file.suffix == ".bz2" else content
         except (OSError, ValueError, EOFError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from dipc.documents import JsonObject, read_json
 from dipc.errors import BadFile
-from dipc.files import check_input
 from dipc.frontend.tracer import first_line, quiet
 from dipc.input_file import check_input, is_there, memory_bytes, read_input
 from dipc.tuning.lora.adapter import CONFIG, RECORD, TENSORS, LinearLayer, lora_layer, peft_module, skeleton
@@ -197,7 +196,6 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
                 f"{folder}: adapter_model.bin is a pickle, which may run code; load it with PEFT and save it anew"
             )
         raise BadFile(f"{folder}: has no {TENSORS}")
-    check_input(where)
     try:
         check_input(where, memory_bytes())
         tensors = load_file(where)
@@ -220,8 +218,7 @@ def _same(own: Tensor, copy: Tensor) -> bool:
 
 
 def _bytes(path: Path) -> bytes:
-    check_input(path, _MOST_JSON_BYTES)
     try:
-        return read_input(path)
+        return read_input(path, _MOST_JSON_BYTES)
     except FileNotFoundError:
         raise BadFile(f"{path}: there is no such file") from None
