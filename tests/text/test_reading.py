@@ -85,9 +85,9 @@ def test_places_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="cannot be read: it is a folder, not a file"):
         read_text(tmp_path)
     monkeypatch.setattr(input_file, "PATIENCE_S", 0.05)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="pipe: is a pipe that nobody writes to"):
-        read_text(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "silent")
+    with pytest.raises(UsageError, match="silent: is a pipe that nobody writes to"):
+        read_text(tmp_path / "silent")
     with pytest.raises(UsageError, match="the file is empty"):
         read_text(Path(os.devnull))
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -96,7 +96,7 @@ def test_places_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "words.txt").write_text("words")
     (tmp_path / "link.txt").symlink_to("words.txt")
     assert read_text(tmp_path / "link.txt").text == "words"
-    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "silent")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(SAVED["Windows with a mark"],))
     writer.start()
     assert read_text(tmp_path / "pipe").text == STORY
