@@ -96,7 +96,7 @@ def test_places_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "words.txt").write_text("words")
     (tmp_path / "link.txt").symlink_to("words.txt")
     assert read_text(tmp_path / "link.txt").text == "words"
-    os.mkfifo(tmp_path / "silent")
+    os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(SAVED["Windows with a mark"],))
     writer.start()
     assert read_text(tmp_path / "pipe").text == STORY
