@@ -26,7 +26,9 @@ from dipc.frontend.carried import Carried, example_cache
 from dipc.frontend.digest import model_digest
 from dipc.frontend.functional import functional, passed_on, results
 from dipc.frontend.generation_config import eos_ids
+from dipc.frontend.layer_copies import NotRepeated, repeat
 from dipc.frontend.recurrences import in_closed_form, is_closed
+from dipc.frontend.repeated_layers import Layers, find_layers, shorten
 from dipc.frontend.rope import follow_length, longest_context
 from dipc.ir.program import ModelInfo, Port, Program, TensorType
 from dipc.ir.verify import verify_structure
@@ -117,11 +119,22 @@ def trace(source: Source) -> Program:
 
 
 def _trace(source: Source, window: int | None) -> Program:
+    """Trace the first layers, where the others are copies of them, or else all."""
+    layers = find_layers(source.model, _text_config(source.config))
+    if layers is not None:
+        # What cannot be traced so may be in full, and if not, the reason should be of the whole model.
+        with contextlib.suppress(NotRepeated, UnsupportedModel):
+            return repeat(_traced(source, window, layers), source.model, layers)
+    return _traced(source, window)
+
+
+def _traced(source: Source, window: int | None, layers: Layers | None = None) -> Program:
+    """Trace a model as it is, or the first of its layers."""
     what = f"{source.name} ({source.config.model_type})"
     try:
-        export = _export(source, what, window, on_meta=True)
+        export = _export(source, what, window, layers, on_meta=True)
         if _has_weights(source) and _lost(export):
-            export = _export(source, what, window, on_meta=False)
+            export = _export(source, what, window, layers, on_meta=False)
         with quiet():
             return _program(source, export)
     except UnsupportedModel:
@@ -141,6 +154,10 @@ def _reason(error: Exception) -> str:
     return f"torch.export cannot follow its code ({first_line(error)})"
 
 
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def _has_weights(source: Source) -> bool:
     return next(source.model.parameters()).device.type != "meta"
 
@@ -152,10 +169,12 @@ def _lost(export: _Export) -> bool:
     return any(export.program.constants[name].device.type == "meta" for name in names)
 
 
-def _export(source: Source, what: str, window: int | None, *, on_meta: bool) -> _Export:
+def _export(source: Source, what: str, window: int | None, layers: Layers | None, *, on_meta: bool) -> _Export:
     from transformers.exporters import DynamoConfig, DynamoExporter
 
     twin = _twin(source.model, on_meta=on_meta)
+    if layers is not None:
+        shorten(twin, layers)
     added = follow_length(twin)
     device = torch.device("meta") if on_meta else next(twin.parameters()).device
     with quiet(), device, torch.no_grad(), in_closed_form(twin):
@@ -212,7 +231,7 @@ def _program(source: Source, export: _Export) -> Program:
             env[node] = _copy(graph, node, env)
     graph.eliminate_dead_code()
     outputs = ("logits", *(p.name for p in ports if p.kind in ("kv", "recurrent")))
-    config = source.config.get_text_config() if hasattr(source.config, "get_text_config") else source.config
+    config = _text_config(source.config)
     info = ModelInfo(
         name=source.name,
         family=str(source.config.model_type),
