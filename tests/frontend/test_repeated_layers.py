@@ -102,7 +102,7 @@ def test_a_layer_that_computes_with_its_number_is_found_out(monkeypatch: pytest.
     model: Any = tiny_model(num_hidden_layers=5)
     for index, layer in enumerate(model.model.layers):
         layer.mlp.layer_idx = index
-    forward = LlamaMLP.forward
+    forward: Any = LlamaMLP.forward
     monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: forward(self, x) / (self.layer_idx + 1))
     traced: list[Layers | None] = []
     once = tracer._traced
