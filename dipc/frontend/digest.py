@@ -19,7 +19,7 @@ _SAMPLE = 4096
 
 
 def model_digest(program: Program) -> str:
-    """Return 16 hex digits of a captured program: graph, context, width, end tokens, each weight's form and content.
+    """Return 16 hex digits of a captured program: graph, context, width, end tokens, form and content of weights.
 
     Of a weight's content it takes evenly spaced values and sums over all its bits, at the speed of memory.
     """
@@ -30,7 +30,7 @@ def model_digest(program: Program) -> str:
     for line in _lines(program.graph):
         digest.update(f"{line}\n".encode())
     digest.update(f"{info.context} {info.weight_bits} {sorted(info.own_bits.items())} {info.eos_ids}\n".encode())
-    for name in sorted(program.weights):
+    for name in sorted({str(node.target) for node in program.graph.nodes if node.op == "get_attr"}):
         weight = program.weights[name]
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         if weight.device.type != "meta":

@@ -229,6 +229,7 @@ def _program(source: Source, export: _Export) -> Program:
             env[node] = env[same] if isinstance(same, fx.Node) else same
         else:
             env[node] = _copy(graph, node, env)
+    _ask_the_first(graph, ports)
     graph.eliminate_dead_code()
     outputs = ("logits", *(p.name for p in ports if p.kind in ("kv", "recurrent")))
     config = _text_config(source.config)
@@ -248,6 +249,19 @@ def _program(source: Source, export: _Export) -> Program:
     program = Program(graph, weights, tuple(ports), outputs, info, tokenizer=source.tokenizer)
     verify_structure(program)
     return program.replace(info=dataclasses.replace(info, digest=model_digest(program)))
+
+
+def _ask_the_first(graph: fx.Graph, ports: list[Port]) -> None:
+    """Take the number of past positions from the first port that has it: the exporter takes any."""
+    nodes = {str(n.target): n for n in graph.nodes if n.op == "placeholder"}
+    first: dict[object, fx.Node] = {}
+    for port in ports:
+        if port.past_axis is not None:
+            symbol = port.type.shape[port.past_axis]
+            for user in list(nodes[port.name].users):
+                if user.target is torch.ops.aten.sym_size.int and user.args[1] == port.past_axis:
+                    user.replace_input_with(nodes[port.name], first.setdefault(symbol, nodes[port.name]))
+            first.setdefault(symbol, nodes[port.name])
 
 
 def _port(node: fx.Node, index: int, carried: list[Carried]) -> Port:

@@ -38,11 +38,11 @@ def in_full(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 
 def written(program: Program) -> list[tuple[str, ...]]:
-    """The nodes with their arguments by number: names are numbered as they are made, and any KV port has the sizes."""
+    """The nodes with their arguments by number: names are numbered as they are made."""
     number = {node: str(i) for i, node in enumerate(program.graph.nodes)}
 
     def arguments(node: Any) -> str:
-        return "" if "sym_size" in str(node.target) else repr(map_arg((node.args, node.kwargs), lambda n: number[n]))
+        return repr(map_arg((node.args, node.kwargs), lambda n: number[n]))
 
     meta: Callable[[Any], str] = lambda n: f"{n.meta.get('module')} {n.meta.get('type')}"  # noqa: E731
     return [(n.op, str(n.target), arguments(n), meta(n)) for n in program.graph.nodes]
@@ -107,9 +107,9 @@ def test_a_layer_that_computes_with_its_number_is_found_out(monkeypatch: pytest.
     traced: list[Layers | None] = []
     once = tracer._traced
 
-    def noted(source: tracer.Source, layers: Layers | None = None) -> Program:
+    def noted(source: tracer.Source, window: int | None, layers: Layers | None = None) -> Program:
         traced.append(layers)
-        return once(source, layers)
+        return once(source, window, layers)
 
     monkeypatch.setattr(tracer, "_traced", noted)
     program, ids = capture(model), random_ids(6)
