@@ -25,9 +25,13 @@ def document(kind: str, **content: object) -> JsonObject:
 
 
 def json_value(value: object) -> Any:
-    """Return dataclasses, tuples and mappings as JSON holds them; a float that is not finite becomes its name."""
+    """Return dataclasses, tuples and mappings as JSON holds them; a float that is not finite becomes its name.
+
+    A field whose metadata say `json=False` is left out.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: json_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        told = (f.name for f in dataclasses.fields(value) if f.metadata.get("json", True))
+        return {name: json_value(getattr(value, name)) for name in told}
     if isinstance(value, Mapping):
         return {str(k): json_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -49,7 +49,7 @@ def read_input(path: str | Path, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def check_input(path: str | Path, most_bytes: int | None = None) -> None:
-    """Check that a file can be read and holds something, for a library that opens it by its name.
+    """Check that a file can be read, for a library that opens it by its name.
 
     Args:
         path: the file, or a link to it.
@@ -57,7 +57,7 @@ def check_input(path: str | Path, most_bytes: int | None = None) -> None:
 
     Raises:
         FileNotFoundError: there is nothing of that name.
-        BadFile: it is a folder, a pipe or a device, empty, a Git LFS pointer, too large, or may not be read.
+        BadFile: it is a folder, a pipe or a device, a Git LFS pointer, too large, or may not be read.
     """
     handle = _opened(path)
     try:
@@ -71,8 +71,6 @@ def check_input(path: str | Path, most_bytes: int | None = None) -> None:
         raise BadFile(f"{path}: {_unreadable(found.st_mode) or 'cannot be read: it is a pipe or a device, not a file'}")
     if start == _LFS_POINTER:
         raise BadFile(_pointer(path))
-    if not start:
-        raise BadFile(f"{path}: is empty")
     if most_bytes is not None and found.st_size > most_bytes:
         raise BadFile(f"{path}: has {found.st_size:,} bytes, and at most {most_bytes:,} are read of such a file")
 

@@ -15,9 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dipc.errors import BadFile
-from dipc.frontend.model_json import read_object
+from dipc.frontend.model_json import check_model_file, read_object
 from dipc.frontend.tracer import first_line
-from dipc.input_file import check_input
 
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -80,7 +79,7 @@ def _sharded(index: Path, find: Find) -> dict[str, StoredTensor]:
 
 
 def _read(path: Path) -> dict[str, StoredTensor]:
-    check_input(path)
+    check_model_file(path)
     if path.suffix == ".safetensors":
         try:
             return dict(_safetensors(path))

@@ -15,13 +15,21 @@ MOST_CONFIG_BYTES = 1 << 24
 MOST_LAYERS = 10_000
 
 
-def read_object(path: Path, most_bytes: int = MOST_BYTES, kind: str = "damaged") -> JsonObject:
-    """Read a JSON object. BadFile, which says `kind`, for everything else and for what is larger than `most_bytes`."""
+def check_model_file(path: Path, most_bytes: int | None = None) -> None:
+    """BadFile unless a file of a model can be read and holds something; of more than `most_bytes` it cannot."""
     try:
         check_input(path, most_bytes)
-        content = json.loads(read_input(path, most_bytes).decode("utf-8"))
     except FileNotFoundError as error:
         raise BadFile(f"{path}: there is no such file") from error
+    if path.stat().st_size == 0:
+        raise BadFile(f"{path}: is empty")
+
+
+def read_object(path: Path, most_bytes: int = MOST_BYTES, kind: str = "damaged") -> JsonObject:
+    """Read a JSON object. BadFile, which says `kind`, for everything else and for what is larger than `most_bytes`."""
+    check_model_file(path, most_bytes)
+    try:
+        content = json.loads(read_input(path, most_bytes).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path}: {kind}: {first_line(error)}") from error
     if not isinstance(content, dict):

@@ -16,12 +16,11 @@ from dipc.frontend.configs import read_configuration
 from dipc.frontend.decoder import config_dtype, on_meta, require_decoder
 from dipc.frontend.generation_config import check_generation_config
 from dipc.frontend.loading import check_loaded, check_size, load
-from dipc.frontend.model_json import MOST_CONFIG_BYTES, read_config
+from dipc.frontend.model_json import MOST_CONFIG_BYTES, check_model_file, read_config
 from dipc.frontend.quantization import check_computable, quantization_of, widened_as_loaded, without_quantization
 from dipc.frontend.stored_width import compute_dtype, main_dtype, stored_width
 from dipc.frontend.tokenizer import load_tokenizer
 from dipc.frontend.tracer import Source, first_line, quiet
-from dipc.input_file import check_input
 
 
 def from_pretrained(where: Path | str, name: str, dtype: str, trust_remote_code: bool) -> Source:
@@ -87,7 +86,7 @@ def _check_folder(folder: Path) -> None:
     read_config(folder / "config.json")
     generation = folder / "generation_config.json"
     if os.path.lexists(generation):
-        check_input(generation, MOST_CONFIG_BYTES)
+        check_model_file(generation, MOST_CONFIG_BYTES)
         check_generation_config(folder)
     if os.path.lexists(folder / "adapter_config.json"):
         raise UsageError(

@@ -89,7 +89,7 @@ def _kind(layer: nn.Module, config: Any, index: int, count: int) -> tuple[Any, .
 
 
 def _said(value: object) -> object:
-    """What a plain attribute says; any other thing is the same only where it is the same object."""
+    """A plain attribute in words; any other thing is the same only where it is the same object."""
     plain = (bool, int, float, str, type(None), tuple, list, dict, torch.dtype)
     if isinstance(value, functools.partial):
         return _said(value.func), repr(value.args), repr(value.keywords)

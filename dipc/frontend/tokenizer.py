@@ -13,9 +13,8 @@ from typing import Any
 
 from dipc.errors import BadFile, MissingDependency, UsageError
 from dipc.frontend.checkpoint import Find
-from dipc.frontend.model_json import MOST_BYTES, read_object
+from dipc.frontend.model_json import MOST_BYTES, check_model_file, read_object
 from dipc.frontend.tracer import first_line, quiet
-from dipc.input_file import check_input
 
 WHOLE = "tokenizer.json"
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -59,7 +58,7 @@ def load_tokenizer(where: Path | str, name: str, find: Find, trust_remote_code: 
                 f"{name}: its tokenizer's code comes with it; read it, then add --trust-remote-code to run it"
             ) from error
         for path in vocabularies.values():
-            check_input(path, MOST_BYTES)
+            check_model_file(path, MOST_BYTES)
             if path.suffix == ".json":
                 read_object(path)
         files = ", ".join([*vocabularies, *settings])
@@ -69,10 +68,10 @@ def load_tokenizer(where: Path | str, name: str, find: Find, trust_remote_code: 
 
 def _check_parts(name: str, vocabularies: Mapping[str, Path], find: Find) -> None:
     if WHOLE in vocabularies:
-        check_input(vocabularies[WHOLE], MOST_BYTES)
+        check_model_file(vocabularies[WHOLE], MOST_BYTES)
         return
     for path in vocabularies.values():
-        check_input(path, MOST_BYTES)
+        check_model_file(path, MOST_BYTES)
     pieces = [path for file, path in vocabularies.items() if file in SENTENCEPIECE]
     if pieces and importlib.util.find_spec("sentencepiece") is None:
         raise MissingDependency(
@@ -82,4 +81,4 @@ def _check_parts(name: str, vocabularies: Mapping[str, Path], find: Find) -> Non
         merges = find("merges.txt")
         if merges is None:
             raise BadFile(f"{name}: no merges.txt beside vocab.json, and no {WHOLE}; its tokenizer is incomplete")
-        check_input(merges, MOST_BYTES)
+        check_model_file(merges, MOST_BYTES)

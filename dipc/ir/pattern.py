@@ -41,7 +41,7 @@ class Mismatch:
     reason: str
     where: str
     node: str = ""
-    matched: int = field(default=0, compare=False)
+    matched: int = field(default=0, compare=False, metadata={"json": False})
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" + (f" (at %{self.node})" if self.node else "")

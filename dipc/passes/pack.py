@@ -51,9 +51,9 @@ class Pack(Pass):
     dense_above: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.dense_above < 0:
+        if not self.dense_above >= 0:  # NaN is no fraction either
             raise UsageError(
-                f"{self.name}: dense_above={self.dense_above:g} is negative; it is a fraction of the units"
+                f"{self.name}: dense_above={self.dense_above:g} is no fraction of the units; give 0 or more"
             )
 
     def run(self, program: Program) -> PassResult:
