@@ -147,7 +147,7 @@ def test_density_1_stays_a_dense_product_unless_its_weights_are_codes() -> None:
 def test_only_sites_below_the_option_are_packed() -> None:
     program = compiled("dip{rho_in=0.75 rho_glu=0.25},pack{dense_above=0.7}")
     assert operators(program) == {"plain": 4, "gather": 2}
-    with pytest.raises(UsageError, match="negative"):
+    with pytest.raises(UsageError, match="no fraction of the units"):
         Pack(dense_above=-1)
 
 
