@@ -109,6 +109,16 @@ def _translate(program: Program, module: torch.nn.Module, inputs: list[str], out
         cause = error.__cause__ if isinstance(error.__cause__, UnsupportedModel) else None
         if cause is not None:
             raise cause from None
-        raise UnsupportedModel(f"{program.info.name} cannot be exported to ONNX: {first_line(error)}") from error
+        raise UnsupportedModel(
+            f"{program.info.name} cannot be exported to ONNX: {first_line(_first_cause(error))}"
+        ) from error
     model: ir.Model = made.model
     return model
+
+
+def _first_cause(error: BaseException) -> Exception:
+    """Return what the exporter wraps in advice of many lines: the operator that has no ONNX form, above all."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    assert isinstance(error, Exception)
+    return error
