@@ -55,7 +55,7 @@ def find_layers(model: nn.Module, config: Any) -> Layers | None:
     """The layers of a decoder, or None where it has few, they are not to be told, or hardly any two are alike."""
     count = int(getattr(config, "num_hidden_layers", 0))
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if count < FEWEST or len(lists) != 1:
+    if count < FEWEST or len(lists) != 1 or not _known_code(model):
         return None
     path, layers = lists[0]
     owners = [{id(t) for t in (*layer.parameters(), *layer.buffers())} for layer in layers]
@@ -69,6 +69,14 @@ def find_layers(model: nn.Module, config: Any) -> Layers | None:
     source = tuple(i if i < prefix else firsts[kinds[i]][-1] for i in range(count))
     used = {kinds[i] for i in range(prefix, count)}
     return Layers(path, source, tuple((firsts[k][0], firsts[k][-1]) for k in sorted(used, key=kinds.index)), prefix)
+
+
+def _known_code(model: nn.Module) -> bool:
+    """Return whether all modules are transformers' or torch's: other code may compute with the number of layers."""
+    return all(
+        type(m).__module__.startswith(("transformers.models.", "transformers.activations", "torch."))
+        for m in model.modules()
+    )
 
 
 def _second(kinds: list[Any], kind: Any) -> int:

@@ -83,6 +83,19 @@ def test_few_layers_are_traced_in_full() -> None:
     assert find_layers(model, model.config) is None
 
 
+def test_code_of_others_is_traced_in_full() -> None:
+    class Scaled(nn.Identity):
+        """Might divide by the number of layers, as the code of some checkpoints does."""
+
+    model: Any = tiny_model(num_hidden_layers=6)
+    assert find_layers(model, model.config) is not None
+    model.model.layers[5].mlp.scale = Scaled()
+    model.model.scale = Scaled()
+    assert find_layers(model, model.config) is None
+    del model.model.layers[5].mlp.scale
+    assert find_layers(model, model.config) is None
+
+
 def test_layers_that_share_a_weight_are_traced_in_full() -> None:
     model: Any = tiny_model(num_hidden_layers=6)
     model.model.layers[4].mlp.up_proj.weight = model.model.layers[1].mlp.up_proj.weight
