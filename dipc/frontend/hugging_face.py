@@ -1,6 +1,6 @@
-"""Capture: a Hugging Face id, a folder, a bare config.json or a module becomes a Program.
+"""Capture: a Hugging Face id, a folder, a GGUF file, a bare config.json or a module becomes a Program.
 
-This file finds the model; `bare_config.py` and `pretrained.py` open it, and `tracer.py` traces it.
+This file finds the model; `bare_config.py`, `pretrained.py` and `gguf/` open it, and `tracer.py` traces it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from pathlib import Path
 
 from torch import nn
 
-from dipc.errors import BadFile, UnsupportedModel, UsageError
+from dipc.errors import UnsupportedModel, UsageError
 from dipc.frontend.bare_config import from_config
 from dipc.frontend.checkpoint import stored_as
+from dipc.frontend.gguf.find import gguf_in
+from dipc.frontend.gguf.model import from_gguf
 from dipc.frontend.loading import check_finite
+from dipc.frontend.named_models import NAMES, named_model
 from dipc.frontend.pretrained import from_pretrained
 from dipc.frontend.stored_width import stored_width
 from dipc.frontend.tracer import Source, trace
 from dipc.ir.program import Program
 
-DEMO = Path(__file__).parents[1] / "demo"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -34,8 +36,8 @@ def capture(
     """Capture a causal language model as a Program for prefill and decode, with its KV cache as carried ports.
 
     Args:
-        model: "demo", a Hugging Face id, a folder with config.json and weights, a config.json alone (structure and
-            cost, no weights), or a transformers module.
+        model: "demo" or "smollm2", a Hugging Face id, a folder with config.json and weights, a GGUF file or a folder
+            or hub repository with one, a config.json alone (structure and cost, no weights), or a transformers module.
         dtype: what to compute in. "auto" keeps bfloat16 and float32 checkpoints as they are and widens float16.
         trust_remote_code: run model code that comes with the checkpoint. Off unless the user says so.
         name: what results call the model; by default the id, the folder's or the class's name.
@@ -67,25 +69,28 @@ def find_model(model: str) -> Path | str:
 
     Raises:
         UsageError: it is none of these, or an exported model.
-        BadFile: a folder without a config.json.
+        BadFile: a folder with neither a config.json nor a GGUF file.
+        MissingDependency: a package brings the model, and is not installed.
     """
-    path = DEMO if model == "demo" else Path(model)
+    path = named_model(model) or Path(model)
     if path.suffix == ".onnx" or ((path / "model.onnx").is_file() and not (path / "config.json").is_file()):
         raise UsageError(f"{path}: this is an exported model, which only `run` and `eval` take, with --backend onnx")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise BadFile(f"{path}: no config.json in this folder, so it is no Hugging Face model")
+        return gguf_in(path)
     if path.exists():
         return path
     if model.count("/") != 1 or model.startswith((".", "/")):
         beside = [entry.name for entry in Path().iterdir() if (entry / "config.json").is_file()]
-        close = difflib.get_close_matches(model, ["demo", *beside], n=1)
+        close = difflib.get_close_matches(model, [*NAMES, *beside], n=1)
         guess = f"; did you mean {close[0]!r}?" if close else " (try 'demo')"
-        raise UsageError(f"no model {model!r}: not a folder, a config.json or a Hugging Face id{guess}")
+        raise UsageError(f"no model {model!r}: not a folder, a GGUF file, a config.json or a Hugging Face id{guess}")
     return model
 
 
 def _open(model: str, dtype: str, trust_remote_code: bool) -> Source:
     where = find_model(model)
+    if isinstance(where, Path) and where.suffix == ".gguf":
+        return from_gguf(where, model if model in NAMES else where.stem, dtype)
     if isinstance(where, Path) and not where.is_dir():
         return from_config(where)
     return from_pretrained(where, model, dtype, trust_remote_code)

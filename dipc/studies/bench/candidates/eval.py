@@ -73,7 +73,7 @@ def measure_perplexity(
 def _open(model: str, max_tokens: int, seed: int) -> tuple[Program, Text | None]:
     """Return the program, and its text where it is not the sample."""
     where = find_model(model)
-    if not (isinstance(where, Path) and where.is_file()):
+    if not (isinstance(where, Path) and where.is_file() and where.suffix != ".gguf"):
         return capture(model), None
     program = capture(random_model(where, seed), name=where.resolve().parent.name)
     drawn = np.random.default_rng(seed).integers(program.info.vocab, size=max_tokens)

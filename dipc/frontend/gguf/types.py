@@ -1,0 +1,57 @@
+"""The storage types of GGUF: their numbers, names, values of a block, and bytes that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """How the values of a tensor are stored: blocks of `block` values along the last dim, of `size` bytes each."""
+
+    name: str
+    block: int
+    size: int
+
+    @property
+    def bits(self) -> float:
+        """Bits per value, scales included."""
+        return 8 * self.size / self.block
+
+    @property
+    def is_float(self) -> bool:
+        """Values are stored as they are, in floating point."""
+        return self.name in ("F32", "F16", "BF16", "F64")
+
+
+TYPES = {
+    number: TensorForm(name, block, size)
+    for number, name, block, size in (
+        (0, "F32", 1, 4),
+        (1, "F16", 1, 2),
+        (2, "Q4_0", 32, 18),
+        (3, "Q4_1", 32, 20),
+        (6, "Q5_0", 32, 22),
+        (7, "Q5_1", 32, 24),
+        (8, "Q8_0", 32, 34),
+        (10, "Q2_K", 256, 84),
+        (11, "Q3_K", 256, 110),
+        (12, "Q4_K", 256, 144),
+        (13, "Q5_K", 256, 176),
+        (14, "Q6_K", 256, 210),
+        (16, "IQ2_XXS", 256, 66),
+        (17, "IQ2_XS", 256, 74),
+        (18, "IQ3_XXS", 256, 98),
+        (19, "IQ1_S", 256, 50),
+        (20, "IQ4_NL", 32, 18),
+        (21, "IQ3_S", 256, 110),
+        (22, "IQ2_S", 256, 82),
+        (23, "IQ4_XS", 256, 136),
+        (28, "F64", 1, 8),
+        (29, "IQ1_M", 256, 56),
+        (30, "BF16", 1, 2),
+        (34, "TQ1_0", 256, 54),
+        (35, "TQ2_0", 256, 66),
+        (39, "MXFP4", 32, 17),
+    )
+}
