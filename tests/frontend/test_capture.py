@@ -111,7 +111,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert isinstance(error, UsageError) and str(error).startswith("no model 'dmeo': not a folder")
     assert isinstance(refused(tmp_path / "absent"), UsageError)
     error = refused(tmp_path)
-    assert isinstance(error, BadFile) and "no config.json in this folder" in str(error)
+    assert isinstance(error, BadFile) and "neither a config.json nor a GGUF file" in str(error)
 
 
 def test_an_unknown_dtype() -> None:

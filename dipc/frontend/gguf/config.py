@@ -44,6 +44,9 @@ def config_of(file: GgufFile) -> Any:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is not None and f"{architecture}.vocab_size" not in file.metadata:
         config.vocab_size = embedding.shape[0]
+    width = file.metadata.get(f"{architecture}.attention.key_length")
+    if isinstance(width, int) and hasattr(config, "head_dim"):
+        config.head_dim = width
     return config
 
 
