@@ -15,6 +15,7 @@ from dipc.errors import UnsupportedModel, UsageError
 from dipc.frontend.bare_config import from_config
 from dipc.frontend.checkpoint import stored_as
 from dipc.frontend.gguf.find import gguf_in
+from dipc.frontend.gguf.hub import gguf_on_hub
 from dipc.frontend.gguf.model import from_gguf
 from dipc.frontend.loading import check_finite
 from dipc.frontend.named_models import NAMES, named_model
@@ -79,7 +80,8 @@ def find_model(model: str) -> Path | str:
         return gguf_in(path)
     if path.exists():
         return path
-    if model.count("/") != 1 or model.startswith((".", "/")):
+    on_hub = model.count("/") == 1 or (model.count("/") > 1 and model.endswith(".gguf"))
+    if not on_hub or model.startswith((".", "/")):
         beside = [entry.name for entry in Path().iterdir() if (entry / "config.json").is_file()]
         close = difflib.get_close_matches(model, [*NAMES, *beside], n=1)
         guess = f"; did you mean {close[0]!r}?" if close else " (try 'demo')"
@@ -93,4 +95,6 @@ def _open(model: str, dtype: str, trust_remote_code: bool) -> Source:
         return from_gguf(where, model if model in NAMES else where.stem, dtype)
     if isinstance(where, Path) and not where.is_dir():
         return from_config(where)
+    if isinstance(where, str) and (file := gguf_on_hub(where)) is not None:
+        return from_gguf(file, model, dtype)
     return from_pretrained(where, model, dtype, trust_remote_code)

@@ -93,15 +93,17 @@ def read_gguf(path: Path) -> GgufFile:
 
 
 def _parts(path: Path) -> list[Path]:
-    split = _PART.fullmatch(path.name)
-    if split is None:
-        return [path]
-    count = int(split[3])
-    parts = [path.with_name(f"{split[1]}-{n:05d}-of-{split[3]}.gguf") for n in range(1, count + 1)]
-    missing = [part for part in parts if not part.exists()]
-    if missing:
-        raise BadFile(f"{missing[0]}: is missing; the model is split into {count} files, which must lie together")
+    parts = parts_of(path)
+    if missing := [part for part in parts if len(parts) > 1 and not part.exists()]:
+        raise BadFile(f"{missing[0]}: is missing; the model is split into {len(parts)} files, which must lie together")
     return parts
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files of a model by the name of any of them: `-00001-of-00003.gguf` is the first of three."""
+    if (split := _PART.fullmatch(path.name)) is None:
+        return [path]
+    return [path.with_name(f"{split[1]}-{n:05d}-of-{split[3]}.gguf") for n in range(1, int(split[3]) + 1)]
 
 
 def is_later_part(path: Path) -> bool:
