@@ -35,7 +35,10 @@ class MeasureFlags(Options):
 @grouped
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a compiled folder.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="demo, smollm2, a folder, a GGUF file, a Hugging Face id, or a compiled folder."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write (safetensors).")],
     text: TextFile = None,

@@ -44,7 +44,12 @@ class RowLists(Options):
 
 @grouped
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a Hugging Face id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The dense model: demo, smollm2, a folder, a GGUF file, a Hugging Face id."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Keeps all results; a rerun goes on.")],
     rows: RowLists = RowLists(),
     measured: MeasuredText = MeasuredText(),

@@ -45,7 +45,11 @@ class CompileFlags(Options):
 @grouped
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a config.json (no weights).")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="demo, smollm2, a folder, a GGUF file, a Hugging Face id, or a config.json (no weights).",
+        ),
     ],
     passes: Annotated[
         str, typer.Option("--passes", "-p", metavar="TEXT", help="For example 'dip-ca{density=0.5 gamma=0.2}'.")

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @grouped
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a Hugging Face id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The dense model: demo, smollm2, a folder, a GGUF file, a Hugging Face id."
+        ),
+    ],
     passes: Annotated[
         str, typer.Option("--passes", "-p", metavar="TEXT", help="The method, for example 'dip{density=0.5}'.")
     ],

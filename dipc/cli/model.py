@@ -11,14 +11,19 @@ def describe_model(model: str, trust_remote_code: bool) -> JsonObject:
 
     Raises:
         UsageError: there is no such model.
-        BadFile: its config.json is missing or no JSON object.
+        BadFile: its config.json is missing or no JSON object, or its GGUF file damaged.
     """
+    from dipc.frontend.gguf.container import read_gguf
     from dipc.frontend.hugging_face import find_model
     from dipc.frontend.model_json import read_config
 
     where = find_model(model)
     if isinstance(where, str):
         return _described(model, "a Hugging Face id", _from_hub(model, trust_remote_code))
+    if where.suffix == ".gguf":
+        file = read_gguf(where)
+        layers = file.metadata.get(f"{file.architecture}.block_count", "unknown")
+        return {"model": model, "kind": "a GGUF file", "family": file.architecture, "layers": layers}
     if where.is_file():
         return _described(model, "a config, no weights", read_config(where))
     return _described(model, "a folder", read_config(where / "config.json"))

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from dipc.studies.study import Study
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="The dense model: demo, a folder, a hub id, a config.json.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="The dense model: demo, smollm2, a folder, a GGUF file, a hub id, a config.json."
+    ),
 ]
 
 

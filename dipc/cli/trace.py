@@ -44,7 +44,10 @@ def show_file(
 @grouped
 def fit(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="demo, a folder, a Hugging Face id, or a compiled folder.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="demo, smollm2, a folder, a GGUF file, a Hugging Face id, or a compiled folder."
+        ),
     ],
     out: Out,
     text: TextFile = None,
