@@ -35,4 +35,4 @@ def test_it_is_compiled_and_evaluated(file: Path, tmp_path: Path, capsys: pytest
     text.write_text("The river rose over the bridge on Tuesday. " * 5)
     assert main(["eval", str(out), "--text", str(text), "--seq-len", "32", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["model"] == "tiny" and found["perplexity"] > 1
+    assert found["model"]["name"] == "tiny" and found["perplexity"] > 1
