@@ -15,6 +15,7 @@ def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) ->
     """Show versions, processor and plug-ins."""
     from dipc.backends.onnx.runtime import describe_kernels
     from dipc.documents import document
+    from dipc.gpu.presence import describe as describe_gpu
     from dipc.native import describe
     from dipc.quantities import NONE
     from dipc.report.table import facts
@@ -24,6 +25,7 @@ def command(plugin: Plugins = None, json: Json = False, debug: Debug = False) ->
     rows = {"dipc": __version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}
     rows |= {package: _version(package) for package in PACKAGES}
     rows["native library"] = describe()
+    rows["GPU kernels"] = describe_gpu()
     rows["ONNX kernels"] = describe_kernels()
     rows["system"] = platform.platform()
     rows["processor"] = f"{processor_name()}, {os.cpu_count()} logical cores"

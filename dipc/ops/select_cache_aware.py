@@ -10,6 +10,8 @@ from torch import Tensor, fx
 from dipc import native
 from dipc.cache.policy import clamp_capacity, get_policy, policy_names
 from dipc.cache.state import CacheState, preload, update
+from dipc.gpu import selection as gpu
+from dipc.gpu.arguments import Rule, State
 from dipc.ir.onnx_form import OnnxForm
 from dipc.ir.operator import Operator, Read
 from dipc.ir.signature import schema_of
@@ -52,8 +54,10 @@ def _unless(skip: Tensor, after: CacheState, before: CacheState) -> CacheState:
 def kernel(
     score: Tensor, state: CacheState, options: CacheAwareOptions, dense: Tensor | None = None
 ) -> tuple[Tensor, CacheState]:
-    """The native scan where the library is there and covers the case, else the reference; the same bits either way."""
+    """The scan in C++ or Triton where it is there and covers the case, else the reference; the same bits either way."""
     rule = get_policy(options.policy)
+    if rule.online and rule.key_weights is not None and gpu.covers_scores(score):
+        return _on_gpu(score, state, options, dense)
     number = rule.native_number if rule.online else None
     if number is None or not native.covers_scores(str(score.dtype), str(score.device.type)):
         return reference(score, state, options, dense)
@@ -70,6 +74,23 @@ def kernel(
     )
     cached, freq, last_used, t = (torch.from_numpy(array) for array in after)
     return torch.from_numpy(mask).reshape(score.shape), CacheState(cached, freq, last_used, t.reshape(()))
+
+
+def _on_gpu(
+    score: Tensor, state: CacheState, options: CacheAwareOptions, dense: Tensor | None
+) -> tuple[Tensor, CacheState]:
+    rule = get_policy(options.policy)
+    assert rule.key_weights is not None
+    mask, after = gpu.select_cache_aware(
+        score.reshape(-1, score.shape[-1]),
+        State(*preload(state, options.capacity, rule).tensors),
+        Rule(*rule.key_weights, rule.protects_current_token, rule.counts, rule.drops_count_on_evict),
+        k=options.k,
+        capacity=clamp_capacity(rule, options.capacity, score.shape[-1]),
+        gamma=options.gamma,
+        dense_T=None if dense is None else dense.reshape(-1),
+    )
+    return mask.reshape(score.shape), CacheState(*after)
 
 
 def fake(
