@@ -61,6 +61,7 @@ def machine_table(machine: Machine) -> RenderableType:
         ("cores", f"{machine.physical_cores} physical, {machine.logical_cores} logical, for this process"),
         ("last-level cache", NONE if machine.last_cache_bytes is None else format_chunk(machine.last_cache_bytes)),
         ("memory", NONE if machine.memory_bytes is None else format_bytes(machine.memory_bytes)),
+        *([] if machine.gpu is None else [("GPU", machine.gpu)]),
         ("instruction set", machine.instruction_set),
         ("system", machine.system),
         ("load", load),

@@ -35,6 +35,7 @@ def eval_dict(result: EvalBenchResult) -> dict[str, Any]:
             "max_tokens": bench.max_tokens,
             "seed": bench.seed,
             **backend_setting(bench),
+            **({} if bench.device is None else {"device": bench.device}),
         },
         rules=result.rules,
         rows=[_row_dict(row) for row in result.rows],
@@ -45,10 +46,17 @@ def eval_dict(result: EvalBenchResult) -> dict[str, Any]:
 def eval_tables(result: EvalBenchResult) -> list[RenderableType]:
     """Show the programs and who is missing; then the machine and how it was measured."""
     title = f"perplexity of {result.bench.model} in {runtime_of(result.bench.backend)}"
+    if result.bench.device is not None:
+        title += f" on {result.bench.device}"
     if result.rows:
         title += f": {result.rows[0].tokens} tokens in windows of {result.rows[0].seq_len}"
-    columns = ("", ">ms", ">10-90 %", ">tokens/s", ">time / dense", ">perplexity")
-    made = table(title, columns, [_row(row) for row in result.rows])
+    columns: tuple[str, ...] = ("", ">ms", ">10-90 %", ">tokens/s", ">time / dense", ">perplexity")
+    rows = [_row(row) for row in result.rows]
+    if any(row.cpu_perplexity is not None for row in result.rows):
+        columns = (*columns, ">on the CPU")
+        beside = (NONE if row.cpu_perplexity is None else number(row.cpu_perplexity) for row in result.rows)
+        rows = [(*row, perplexity) for row, perplexity in zip(rows, beside, strict=True)]
+    made = table(title, columns, rows)
     how = [("a call", "the perplexity of all tokens by one session; the dense model is not run beside it")]
     return stack(made, failures_table(result.failures), machine_table(result.machine), rules_table(result.rules, how))
 
@@ -62,6 +70,7 @@ def _row_dict(row: EvalRow) -> dict[str, Any]:
         "seq_len": row.seq_len,
         "time_by_dense": row.time_by_dense,
         "perplexity": row.perplexity,
+        **({} if row.cpu_perplexity is None else {"cpu_perplexity": row.cpu_perplexity}),
     }
 
 

@@ -29,6 +29,7 @@ class Machine:
         system: operating system.
         load: processes that wanted to run in the last minute, or None; much above 0 the machine was not quiet.
         versions: of Python, dipc and the packages that take part.
+        gpu: the name of torch's current GPU, or None.
     """
 
     processor: str
@@ -40,6 +41,7 @@ class Machine:
     system: str
     load: float | None
     versions: dict[str, str]
+    gpu: str | None = None
 
 
 def describe_machine() -> Machine:
@@ -54,6 +56,7 @@ def describe_machine() -> Machine:
         platform.platform(),
         os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         _versions(),
+        _gpu(),
     )
 
 
@@ -109,6 +112,12 @@ def _cpu_info() -> list[tuple[str, str]]:
 
 def _instruction_set() -> str:
     return native.describe() if native.library() is None else native.instruction_set()
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _versions() -> dict[str, str]:

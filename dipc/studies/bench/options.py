@@ -95,6 +95,9 @@ class EvalOptions(Options):
     max_tokens: Annotated[int, Flag("Tokens that a call measures.", "N", min=2)] = 2048
     seed: Seed = 0
     backend: RunningBackend = "eager"
+    device: Annotated[
+        str | None, Flag("Of torch: auto, cpu, cuda or cuda:N; beside a GPU stands the CPU's perplexity.", "NAME")
+    ] = None
 
 
 @dataclass(frozen=True)

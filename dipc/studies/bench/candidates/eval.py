@@ -20,7 +20,6 @@ from dipc.studies.bench.candidates.case import Case, Cases
 from dipc.studies.bench.candidates.pipelines import eval_pipeline
 from dipc.studies.bench.candidates.plugins import load_plugins
 from dipc.studies.bench.candidates.random_model import random_model
-from dipc.studies.bench.options import EvalOptions
 from dipc.text import Text
 
 CASE = "perplexity"
@@ -51,13 +50,12 @@ def measure_perplexity(
     seq_len: int | None,
     max_tokens: int,
     seed: int,
-    threads: int,
     plugins: Sequence[str],
-    backend: str = EvalOptions.backend,
+    runner: RunOptions,
 ) -> Cases:
     """Set up a model on the sample text; of a config.json, with random weights, on random tokens."""
     load_plugins(plugins)
-    runs, runner = get_backend(backend, "run"), RunOptions(backend, threads=threads)
+    runs = get_backend(runner.backend, "run")
     program, text = _open(model, max_tokens, seed)
     windows = TextSpec(seq_len, max_tokens)
     compiled, context = run_pipeline(program, eval_pipeline(passes)).program, ExitStack()
