@@ -24,11 +24,12 @@ def _tried() -> tuple[ModuleType | None, str]:
     if importlib.util.find_spec("triton") is None:
         return None, "absent: Triton is not installed; torch's builds for CUDA bring it"
     import torch
-    import triton
 
     if not torch.cuda.is_available():
         return None, "absent: torch sees no CUDA device"
     try:
+        import triton
+
         from dipc.gpu import cache_scan
 
         one = torch.zeros(1, dtype=torch.int64, device="cuda")

@@ -11,7 +11,7 @@ from dipc.documents import json_value
 from dipc.quantities import NONE, format_bytes, format_chunk, number
 from dipc.report.table import facts, table
 from dipc.studies.bench import cache_aware
-from dipc.studies.bench.contest import Failure, Outcome, Rules
+from dipc.studies.bench.contest import CaseKey, Failure, Outcome, Rules
 from dipc.studies.bench.machine import Machine
 from dipc.studies.bench.options import DecodeOptions, EvalOptions
 from dipc.studies.bench.timing import Ratio, Timing, speedup
@@ -94,21 +94,28 @@ def backend_setting(bench: DecodeOptions | EvalOptions) -> dict[str, str]:
 
 
 def scan_dict(scan: Outcome) -> dict[str, Any]:
-    """Return both times of the closed loop, and how many times faster the native one was."""
-    native, torch = scan.timings.get(cache_aware.NATIVE), scan.timings.get(cache_aware.TORCH)
+    """Return the times of the closed loop, and how many times faster a scan was than torch's loop on its device."""
+    found = _scans_dict(scan, "native", cache_aware.NATIVE, cache_aware.TORCH)
+    if any(key in scan.timings for key in (cache_aware.TRITON, cache_aware.TORCH_ON_GPU)):
+        found["gpu"] = _scans_dict(scan, "triton", cache_aware.TRITON, cache_aware.TORCH_ON_GPU)
+    return {**found, "failures": failure_dicts(scan.failures)}
+
+
+def _scans_dict(scan: Outcome, name: str, fast: CaseKey, slow: CaseKey) -> dict[str, Any]:
+    scanned, torch = scan.timings.get(fast), scan.timings.get(slow)
     return {
-        "native": None if native is None else times_dict(native),
+        name: None if scanned is None else times_dict(scanned),
         "torch": None if torch is None else times_dict(torch),
-        "speedup": None if native is None or torch is None else json_value(speedup(native, torch)),
-        "failures": failure_dicts(scan.failures),
+        "speedup": None if scanned is None or torch is None else json_value(speedup(scanned, torch)),
     }
 
 
 def scan_table(scan: Outcome) -> RenderableType:
-    """Show how long the closed loop took, native and in torch."""
+    """Show how long the closed loop took, as a scan and in torch on the same device."""
     rows = []
-    torch = scan.timings.get(cache_aware.TORCH)
-    for (name, _), timing in scan.timings.items():
+    for (name, case), timing in scan.timings.items():
+        on_gpu = (name, case) in (cache_aware.TRITON, cache_aware.TORCH_ON_GPU)
+        torch = scan.timings.get(cache_aware.TORCH_ON_GPU if on_gpu else cache_aware.TORCH)
         ratio = speedup(timing, torch) if torch is not None else None
         rows.append((name, *times_text(timing), ratio_text(ratio)))
     title = f"cache-aware selection, per token: {cache_aware.UNITS} units, half kept, lfu"

@@ -1,9 +1,12 @@
-"""Cache-aware selection, token by token: the native scan and the torch loop that defines it.
+"""Cache-aware selection, token by token: the scans in C++ and Triton, and the torch loop that defines it.
 
 Shapes: T tokens, U units.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor
 
 from dipc import native
 from dipc.cache.policy import get_policy
+from dipc.errors import MissingDependency
+from dipc.gpu import presence
 from dipc.native.call import opened
 from dipc.ops.select_cache_aware import OPERATOR
 from dipc.studies.bench.candidates.case import Case, Cases
@@ -36,14 +41,27 @@ def native_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
     return {CASE: Case(call, tokens)}
 
 
-def torch_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
+def torch_scan(*, units: int, tokens: int, seed: int, threads: int, device: str = "cpu") -> Cases:
     """Set up the reference of `select_cache_aware`, a loop of torch calls."""
     torch.set_num_threads(threads)
+    return _calling(OPERATOR.reference, units, tokens, seed, device)
+
+
+def triton_scan(*, units: int, tokens: int, seed: int, threads: int) -> Cases:
+    """Set up `select_cache_aware` on a GPU."""
+    if presence.kernels() is None:
+        raise MissingDependency(f"the GPU kernels are {presence.describe()}")
+    assert OPERATOR.kernel is not None
+    return _calling(OPERATOR.kernel, units, tokens, seed, "cuda")
+
+
+def _calling(operator: Callable[..., Any], units: int, tokens: int, seed: int, device: str) -> Cases:
     scores, state, k = _inputs(units, tokens, seed)
+    scores, on_device = [s.to(device) for s in scores], [s.to(device) for s in state]
 
     def call(number: int) -> NDArray[np.float32]:
-        mask_TU: Tensor = OPERATOR.reference(scores[number % len(scores)], *state, k, k, 0.2)[0]
-        return mask_TU[-1].float().numpy()
+        mask_TU: Tensor = operator(scores[number % len(scores)], *on_device, k, k, 0.2)[0]
+        return mask_TU[-1].float().cpu().numpy()
 
     return {CASE: Case(call, tokens)}
 
