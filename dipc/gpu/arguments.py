@@ -1,4 +1,4 @@
-"""What the kernels are given, in groups: on the host tensors and numbers, in a kernel what Triton makes of them.
+"""Groups of the kernels' arguments: on the host tensors and numbers, in a kernel what Triton makes of them.
 
 Shapes: T tokens, U units of a selection site.
 """
@@ -18,7 +18,7 @@ class State(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """What a scan reads and writes: scores [T,U], which tokens are dense, uint8[T], masks uint8[T,U], two states."""
+    """Tensors of a scan: scores [T,U], which tokens are dense, uint8[T], masks to write, uint8[T,U], and two states."""
 
     score: Any
     dense: Any

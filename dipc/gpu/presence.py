@@ -1,4 +1,4 @@
-"""Whether the kernels run here: tried once per process."""
+"""Try, once per process, whether the kernels run here."""
 
 from __future__ import annotations
 
