@@ -1,7 +1,7 @@
 """Quantised matrices as tensors: rounding to the nearest code, packing codes into bytes, transposing exactly.
 
-Groups of `group` consecutive elements share a 16-bit scale and, where they are asymmetric, a zero point; the last group
-may be shorter. Shapes: R rows, C columns; N groups along the dim that they run along, ceil(R / group) or
+Groups of `group` consecutive elements share a scale and, where they are asymmetric, a zero point or a minimum; the last
+group may be shorter. Shapes: R rows, C columns; N groups along the dim that they run along, ceil(R / group) or
 ceil(C / group). What the codes mean is the operator `dequantize`.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class QuantizedTensor:
 
     Attributes:
         codes: uint8 [R, C bits / 8], as `pack` writes them.
-        scales: float16 [N, C] where `axis` is 0, [R, N] where it is 1.
-        zeros: uint8 of the scales' shape; None where every zero point is the middle code, 2^(bits - 1).
+        scales: float16, or float32 where 16 bits would round them; [N, C] where `axis` is 0, [R, N] where it is 1.
+        zeros: uint8 of the scales' shape; None where every zero point is the middle code, 2^(bits - 1), or 0 beside
+            minima.
         bits: of a code, one of `BITS`.
         group: elements of a group.
         axis: the dim along which groups run.
+        minima: of the scales' shape and dtype, what code 0 stands for in each group; None where zero points say so.
     """
 
     codes: Tensor
@@ -55,6 +57,17 @@ class QuantizedTensor:
     bits: int
     group: int
     axis: int
+    minima: Tensor | None = None
+
+    @property
+    def parts(self) -> dict[str, Tensor | None]:
+        """The tensors that it is stored as, by the name of the argument that takes each."""
+        return {"codes": self.codes, "scales": self.scales, "zeros": self.zeros, "minima": self.minima}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(t.numel() * t.element_size() for t in self.parts.values() if t is not None)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,14 +77,36 @@ class QuantizedTensor:
 
     def transposed(self) -> QuantizedTensor:
         """The matrix [C, R] of the same values; ValueError where its rows have codes for no whole number of pieces."""
-        turned = unpack(self.codes, self.bits).T
-        zeros = None if self.zeros is None else self.zeros.T.contiguous()
-        scales = self.scales.T.contiguous()
-        return QuantizedTensor(pack(turned, self.bits), scales, zeros, self.bits, self.group, 1 - self.axis)
+        codes = pack(unpack(self.codes, self.bits).T, self.bits)
+        scales, zeros, minima = (
+            None if t is None else t.T.contiguous() for t in (self.scales, self.zeros, self.minima)
+        )
+        assert scales is not None
+        return QuantizedTensor(codes, scales, zeros, self.bits, self.group, 1 - self.axis, minima)
+
+    def rows(self, chosen: slice | Tensor) -> QuantizedTensor:
+        """Some rows, or all in another order. ValueError where groups run across rows."""
+        if self.axis == 0:
+            raise ValueError("groups run across rows, which share their scales")
+        codes, scales, zeros, minima = (None if t is None else t[chosen] for t in self.parts.values())
+        assert codes is not None and scales is not None
+        return QuantizedTensor(codes, scales, zeros, self.bits, self.group, self.axis, minima)
+
+    def widened(self, bits: int) -> QuantizedTensor:
+        """The same values in wider codes: those that count from the middle are moved to the new one.
+
+        Raises:
+            ValueError: fewer bits than the codes have, or a number of columns that `pack` refuses.
+        """
+        if bits < self.bits:
+            raise ValueError(f"codes of {self.bits} bits do not fit {bits}")
+        moved = 2 ** (bits - 1) - 2 ** (self.bits - 1) if self.zeros is None and self.minima is None else 0
+        codes = pack(unpack(self.codes, self.bits) + moved, bits)
+        return QuantizedTensor(codes, self.scales, self.zeros, bits, self.group, self.axis, self.minima)
 
 
 def piece_of(bits: int) -> tuple[int, int]:
-    """How many codes share how many bytes: (2, 1) of 4 bits, (8, 3) of 3, (1, 1) of 8."""
+    """How many codes share how many bytes: (2, 1) of 4 bits, (8, 3) of 3, (4, 3) of 6, (1, 1) of 8."""
     common = math.gcd(bits, 8)
     return 8 // common, bits // common
 
@@ -89,7 +124,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     count, size = piece_of(bits)
     if codes.shape[-1] % count:
         raise ValueError(f"{codes.shape[-1]} columns: {shared_bytes(bits)}, so the number must be {multiple_of(count)}")
-    wide = codes if size == 1 else codes.int()
+    wide = codes if size == 1 else codes.int() if size < _INT_BYTES else codes.long()
     word = reduce(or_, (wide[..., i::count] << bits * i for i in range(count)))
     if size == 1:
         return word.contiguous()
@@ -101,7 +136,8 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return packed
     count, size = piece_of(bits)
-    word = packed if size == 1 else reduce(or_, (packed[..., j::size].int() << 8 * j for j in range(size)))
+    wide = packed if size == 1 else packed.int() if size < _INT_BYTES else packed.long()
+    word = wide if size == 1 else reduce(or_, (wide[..., j::size] << 8 * j for j in range(size)))
     return torch.stack([word >> bits * i & 2**bits - 1 for i in range(count)], -1).flatten(-2).to(torch.uint8)
 
 
@@ -116,7 +152,8 @@ def multiple_of(count: int) -> str:
     return "even" if count == 2 else f"a multiple of {count}"
 
 
-_NUMBERS = {2: "two", 3: "three", 4: "four", 8: "eight"}
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 8: "eight"}
+_INT_BYTES = 4  # of a 32-bit number, the sign's among them
 
 
 def round_to_nearest(weight: Tensor, bits: int, group: int, axis: int, symmetric: bool = True) -> QuantizedTensor:

@@ -13,6 +13,7 @@ from torch import fx
 
 from dipc.ir.onnx_form import OnnxForm
 from dipc.ir.signature import flat
+from dipc.ir.weight_parts import TABLES
 
 Axis = Literal["columns", "rows", "all"]
 
@@ -27,8 +28,9 @@ class Read:
         weight: its name; of a quantised weight its codes', of a pruned one its kept bits'.
         axis: what a unit is.
         mask: the node that made the mask; nodes that read by the same mask fetch their units together.
-        per_unit: scales and zeros of which each unit has its own column (or row), and kept values, fetched with it.
-        shared: scales and zeros that several units share, read whole for every token.
+        per_unit: scales, zeros and minima of which each unit has its own column (or row), and kept values; they are
+            fetched with it.
+        shared: scales, zeros and minima that several units share, read whole for every token.
     """
 
     weight: str
@@ -181,14 +183,19 @@ def weight_read(value: Any, axis: Axis, mask: fx.Node | None = None) -> Read:
     if not is_dequantized(value):
         return Read(weight_name(value), axis, mask)
     along_unit = argument(value, "axis") == {"columns": 0, "rows": 1}.get(axis, argument(value, "axis"))
-    return quantized_read(
-        argument(value, "codes"), argument(value, "scales"), argument(value, "zeros"), axis, mask, along_unit
-    )
+    return quantized_read(value, argument(value, "codes"), axis, mask, along_unit)
 
 
-def quantized_read(
-    codes: fx.Node, scales: fx.Node, zeros: fx.Node | None, axis: Axis, mask: fx.Node | None, along_unit: bool
-) -> Read:
-    """The read of codes whose groups run along a unit (its scales travel with it) or across units (they stay)."""
-    tables = tuple(weight_name(t) for t in (scales, zeros) if t is not None)
+def quantized_read(node: fx.Node, codes: fx.Node, axis: Axis, mask: fx.Node | None, along_unit: bool) -> Read:
+    """The read of codes whose groups run along a unit (its scales travel with it) or across units (they stay).
+
+    Args:
+        node: which takes the codes and their tables.
+        codes: these.
+        axis: what a unit is.
+        mask: which units are read.
+        along_unit: groups run along a unit.
+    """
+    given = (argument(node, table) for table in TABLES if has_argument(node, table))
+    tables = tuple(weight_name(t) for t in given if t is not None)
     return Read(weight_name(codes), axis, mask, *((tables, ()) if along_unit else ((), tables)))

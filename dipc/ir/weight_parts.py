@@ -1,9 +1,9 @@
 """The names of the parts of stored weights, and how many values and parameters an entry of their tensors holds.
 
-A weight is stored as itself, as codes with scales and zeros (`dequantize`), or as the values of the weights that were
-not pruned and a bit for every weight (`unmask`). An operator that takes quantised weights says so by its arguments:
-`bits` wide codes, named `codes` or `units`, with their `scales` and `zeros`; one that takes pruned weights has `kept`
-bits and `values`.
+A weight is stored as itself, as codes with scales and zeros or minima (`dequantize`), or as the values of the weights
+that were not pruned and a bit for every weight (`unmask`). An operator that takes quantised weights says so by its
+arguments: `bits` wide codes, named `codes` or `units`, with their `scales` and `zeros` or `minima`; one that takes
+pruned weights has `kept` bits and `values`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import fx
 
 CODES = ("codes", "units")
-TABLES = ("scales", "zeros")
+TABLES = ("scales", "zeros", "minima")
 MAIN = ("codes", "kept")
 """The part of a stored weight that has an entry, or a share of one, for each of its values."""
 _COPY = "_copy"
@@ -27,7 +27,7 @@ def copy_of(weight: str) -> str:
 
 
 def part_of(weight: str, part: str) -> str:
-    """Return the name of the `codes`, `scales`, `zeros`, `kept` or `values` of a stored weight."""
+    """Return the name of the `codes`, `scales`, `zeros`, `minima`, `kept` or `values` of a stored weight."""
     return f"{weight}.{part}"
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 
 from dipc.errors import UnsupportedModel, UsageError
+from dipc.ir import operators
 from dipc.ir.operator import Read
 from dipc.ir.program import Mlp, Port, Program, is_buffer
 from dipc.ir.selections import expected_units, reads_of, selections, site_name
@@ -146,11 +147,12 @@ def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
 
 def _looked_up(program: Program) -> set[str]:
     """Weights of which a token reads one row, next to nothing: embedding tables that nothing else reads."""
+    lookups = (torch.ops.aten.embedding.default, operators.target("dequantize_rows"))
     tables: set[str] = set()
     others: set[str] = set()
     for node in program.graph.nodes:
         weights = {str(a.target) for a in node.all_input_nodes if a.op == "get_attr"}
-        (tables if node.target is torch.ops.aten.embedding.default else others).update(weights)
+        (tables if node.target in lookups else others).update(weights)
     return tables - others
 
 

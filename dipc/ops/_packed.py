@@ -146,10 +146,10 @@ def check_fit(x: Tensor, mask: Tensor, matrix: PackedMatrix, inputs: int, *biase
 
 def read_of(node: fx.Node) -> tuple[Read, ...]:
     """The kept units, with the scales that are theirs; scales that units share are read whole."""
-    units, scales, zeros, axis, mask = (argument(node, n) for n in ("units", "scales", "zeros", "axis", "mask"))
+    units, scales, axis, mask = (argument(node, n) for n in ("units", "scales", "axis", "mask"))
     if scales is None:
         return (Read(weight_name(units), "rows", mask),)
-    return (quantized_read(units, scales, zeros, "rows", mask, along_unit=axis == 1),)
+    return (quantized_read(node, units, "rows", mask, along_unit=axis == 1),)
 
 
 def call_native(

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from dipc.errors import UnsupportedModel
-from dipc.ir.codes import BITS, piece_of, round_to_nearest, unpack
+from dipc.ir.codes import BITS, CodeFormat, QuantizedTensor, piece_of, round_to_nearest, unpack
 from dipc.ir.onnx_form import OnnxForm, onnx_node
 from dipc.ir.operator import Operator, Read
 from dipc.ir.signature import schema_of
 
+SCALES = (torch.float16, torch.float32)
+"""What scales and minima may be stored in."""
+
 
 def reference(
-    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    axis: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
 ) -> Tensor:
-    """W = (codes - zeros) * scales in float32, then `dtype`; as ONNX's DequantizeLinear with blocks.
+    """W = (codes - zeros) * scales, or codes * scales + minima, in float32 and in this order, then `dtype`.
 
-    codes uint8 [R, C bits / 8], the lowest bits of a byte first (`dipc.ir.codes.pack`); scales float16 and zeros uint8
-    [ceil(R / group), C] where `axis` is 0, [R, ceil(C / group)] where it is 1; without zeros 2^(bits - 1) -> [R, C].
+    codes uint8 [R, C bits / 8], the lowest bits of a byte first (`dipc.ir.codes.pack`); scales float16 or float32,
+    zeros uint8 and minima like the scales [ceil(R / group), C] where `axis` is 0, [R, ceil(C / group)] where it is 1;
+    without zeros 2^(bits - 1), or 0 beside minima -> [R, C]. As ONNX's DequantizeLinear with blocks, which has no
+    minima. Codes times scales of 16 bits, or of 16 times 8 as in GGUF, are exact, so that the sum is all that rounds.
     """
     wide = unpack(codes, bits).float()
     rows, columns = wide.shape
@@ -28,14 +41,23 @@ def reference(
     def spread(table: Tensor) -> Tensor:
         return table.float().repeat_interleave(min(group, wide.shape[axis]), axis)[:rows, :columns]
 
+    if minima is not None:
+        return (wide * spread(scales) + spread(minima)).to(dtype)
     zero = 2 ** (bits - 1) if zeros is None else spread(zeros)
     return ((wide - zero) * spread(scales)).to(dtype)
 
 
 def fake(
-    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    axis: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
 ) -> Tensor:
-    """[R, C], from codes of 2, 3, 4 or 8 bits."""
+    """[R, C], from codes of 2, 3, 4, 5, 6 or 8 bits."""
     if bits not in BITS or group < 1 or axis not in (0, 1):
         raise ValueError(f"dequantize: {bits} bits in groups of {group} along dim {axis}")
     if codes.dim() != 2 or codes.dtype != torch.uint8:
@@ -43,11 +65,25 @@ def fake(
     if codes.shape[1] % piece_of(bits)[1]:
         raise ValueError(f"dequantize: {codes.shape[1]} bytes of a row hold no whole number of {bits}-bit codes")
     shape = [codes.shape[0], codes.shape[1] * 8 // bits]
-    groups = [-(-n // group) if dim == axis else n for dim, n in enumerate(shape)]
-    if any(t is not None and list(t.shape) != groups for t in (scales, zeros)):
-        given = [tuple(t.shape) for t in (scales, zeros) if t is not None]
-        raise ValueError(f"dequantize: scales and zeros {given} where a matrix {shape} has {groups}")
+    check_tables(shape, scales, zeros, minima, group, axis)
     return torch.empty(shape, dtype=dtype, device=codes.device)
+
+
+def check_tables(
+    shape: Sequence[int], scales: Tensor | None, zeros: Tensor | None, minima: Tensor | None, group: int, axis: int
+) -> None:
+    """ValueError where scales, zeros and minima do not fit a matrix of this shape, or each other."""
+    groups = [-(-n // group) if dim == axis else n for dim, n in enumerate(shape)]
+    given = [t for t in (scales, zeros, minima) if t is not None]
+    if scales is None or any(list(t.shape) != groups for t in given):
+        raise ValueError(
+            f"dequantize: scales, zeros and minima {[tuple(t.shape) for t in given]} where a matrix "
+            f"{list(shape)} has {groups}"
+        )
+    if scales.dtype not in SCALES or (minima is not None and (minima.dtype != scales.dtype or zeros is not None)):
+        raise ValueError(
+            f"dequantize: scales are {scales.dtype}; they are float16 or float32, and minima too, without zeros"
+        )
 
 
 def traffic(node: fx.Node) -> tuple[Read, ...]:
@@ -58,12 +94,27 @@ def traffic(node: fx.Node) -> tuple[Read, ...]:
 def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
     """A matrix [U + 3, 8 U] in groups of 5, which need not divide it: all widths, both dims, both symmetries."""
     weight = torch.randn(units + 3, 8 * units, generator=generator)
-    made = []
+    made: list[tuple[Any, ...]] = []
     forms = ((2, 0, False), (2, 1, True), (3, 0, True), (3, 1, False))
     for bits, axis, symmetric in (*forms, (4, 0, True), (4, 1, False), (8, 1, True), (8, 0, False)):
         q = round_to_nearest(weight, bits, 5, axis, symmetric)
         made.append((q.codes, q.scales, q.zeros, bits, 5, axis, torch.float32 if symmetric else torch.bfloat16))
-    return made
+    for bits, axis, dtype in ((4, 1, torch.float16), (4, 0, torch.float32), (5, 1, torch.float32), (8, 1, SCALES[0])):
+        q = with_minima(generator, (units + 3, 8 * units), CodeFormat(bits, 5, axis), dtype)
+        made.append((q.codes, q.scales, None, bits, 5, axis, torch.float32, q.minima))
+    q = round_to_nearest(weight, 6, 5, 1)
+    return [*made, (q.codes, q.scales.float(), None, 6, 5, 1, torch.float32)]
+
+
+def with_minima(
+    generator: torch.Generator, shape: tuple[int, int], form: CodeFormat, dtype: torch.dtype
+) -> QuantizedTensor:
+    """A random matrix [R, C] of codes with minima, of scales and minima in this dtype."""
+    rows, columns = shape
+    codes = torch.randint(256, (rows, columns * form.bits // 8), generator=generator).byte()
+    groups = [-(-n // form.group) if dim == form.axis else n for dim, n in enumerate(shape)]
+    scales, minima = torch.randn(2, *groups, generator=generator).to(dtype) / 2**form.bits
+    return QuantizedTensor(codes, scales, None, form.bits, form.group, form.axis, minima * 2 ** (form.bits - 1))
 
 
 # Codes of 4 bits are UINT4 in an ONNX file, of 8 bits UINT8. Zero points may be one for all, [1, 1].
@@ -85,16 +136,57 @@ Dequantize <bits, group, axis> (codes, scales, zeros) => (w)
 """
 
 
+# DequantizeLinear has no minima. They are spread over their groups by the index of each value's, and first dequantised
+# themselves, of ones: ONNX Runtime folds constants, but nothing that is dequantised, so no matrix of minima is stored.
+MINIMA_STEPS = """
+    wide_scales = Cast <to = 1> (scales)
+    scaled = DequantizeLinear <axis: int = @axis, block_size: int = @group> ({codes}, wide_scales)
+    wide_minima = Cast <to = 1> (minima)
+    groups = Shape (minima)
+    ones = ConstantOfShape <value = uint8[1] {{1}}> (groups)
+    given_minima = DequantizeLinear <axis: int = @axis, block_size = 1> (ones, wide_minima)
+    shape = Shape (scaled)
+    dim = Constant <value_int: int = @axis> ()
+    length = Gather (shape, dim)
+    start = Constant <value_int = 0> ()
+    step = Constant <value_int = 1> ()
+    places = Range (start, length, step)
+    width = Constant <value_int: int = @group> ()
+    owners = Div (places, width)
+    offsets = Gather <axis: int = @axis> (given_minima, owners)
+    {values} = Add (scaled, offsets)
+"""
+
+MINIMA_BODY = f"""
+DequantizeMinima <bits, group, axis> (codes, scales, minima) => (w)
+{{{MINIMA_STEPS.format(codes="codes", values="w")}}}
+"""
+
+
 def to_onnx(
-    codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group: int, axis: int, dtype: torch.dtype
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    axis: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
 ) -> Any:
-    """`Dequantize`, in float32. UnsupportedModel for codes of 2 and 3 bits, which ONNX Runtime cannot read."""
+    """`Dequantize`, or `DequantizeMinima`, in float32.
+
+    Raises UnsupportedModel for codes of other bits than 4 and 8, which ONNX Runtime cannot read.
+    """
     if bits not in (4, 8):
         raise UnsupportedModel(f"weights of {bits} bits have no ONNX form; quantise to 4 or 8 bits to export the model")
     shape = (codes.shape[0], codes.shape[1] * (8 // bits))
     attributes: dict[str, int | float | str] = {"bits": bits, "group": group, "axis": axis}
-    inputs = (codes, scales, onnx_zeros(zeros, bits))
-    return onnx_node("Dequantize", inputs, attributes, (torch.float32, shape)).to(dtype)
+    if minima is not None:
+        made = onnx_node("DequantizeMinima", (codes, scales, minima), attributes, (torch.float32, shape))
+    else:
+        inputs = (codes, scales, onnx_zeros(zeros, bits))
+        made = onnx_node("Dequantize", inputs, attributes, (torch.float32, shape))
+    return made.to(dtype)
 
 
 def onnx_zeros(zeros: Tensor | None, bits: int) -> Tensor:
@@ -109,6 +201,6 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
-    onnx=OnnxForm(to_onnx, {"Dequantize": BODY}),
+    onnx=OnnxForm(to_onnx, {"Dequantize": BODY, "DequantizeMinima": MINIMA_BODY}),
     makes_weight_from="codes",
 )

@@ -21,7 +21,7 @@ dequantize = torch.ops.dipc.dequantize
 
 def values(q: QuantizedTensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The matrix that codes stand for, by the operator."""
-    result: Tensor = dequantize(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, dtype)
+    result: Tensor = dequantize(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, dtype, q.minima)
     return result
 
 
@@ -154,13 +154,90 @@ def test_an_odd_number_of_rows_of_4_bits_has_no_transpose() -> None:
 
 
 def test_other_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="5 bits: codes have 2, 3, 4 or 8"):
-        round_to_nearest(torch.ones(2, 8), 5, 2, 1)
+    with pytest.raises(ValueError, match="7 bits: codes have 2, 3, 4, 5, 6 or 8"):
+        round_to_nearest(torch.ones(2, 8), 7, 2, 1)
+
+
+def test_five_bits_are_eight_to_five_bytes_and_six_are_four_to_three() -> None:
+    codes = torch.tensor([[31, 0, 1, 16, 2, 4, 8, 21]], dtype=torch.uint8)
+    whole = sum(int(c) << 5 * i for i, c in enumerate(codes[0]))
+    assert pack(codes, 5).tolist() == [list(whole.to_bytes(5, "little"))]
+    assert unpack(pack(codes, 5), 5).tolist() == codes.tolist()
+    # 111111 000001 100000 000011, the first in the lowest bits.
+    codes = torch.tensor([[3, 32, 1, 63]], dtype=torch.uint8)
+    assert pack(codes, 6).tolist() == [[0b00_000011, 0b0001_1000, 0b111111_00]]
+    assert unpack(pack(codes, 6), 6).tolist() == codes.tolist()
+    with pytest.raises(ValueError, match=r"12 columns: eight 5-bit codes share five bytes, so .* a multiple of 8"):
+        pack(torch.zeros(1, 12, dtype=torch.uint8), 5)
+
+
+# Groups of two along a row of four: 2 c - 1 and 0.5 c + 10.
+MINIMA = QuantizedTensor(
+    torch.tensor([[0x30, 0xF1]], dtype=torch.uint8),
+    torch.tensor([[2.0, 0.5]], dtype=torch.float16),
+    None,
+    4,
+    2,
+    1,
+    torch.tensor([[-1.0, 10.0]], dtype=torch.float16),
+)
+
+
+def test_codes_with_minima_count_from_them() -> None:
+    assert values(MINIMA).tolist() == [[-1.0, 5.0, 10.5, 17.5]]
+    turned = MINIMA.widened(8).transposed()
+    assert values(turned).tolist() == [[-1.0], [5.0], [10.5], [17.5]]
+    assert MINIMA.size_bytes == 2 + 2 * 2 + 2 * 2
+
+
+def test_scales_and_minima_are_multiplied_and_added_in_float32_before_anything_is_rounded() -> None:
+    # 16 bits cannot hold 1 + 2^-13; the sum is rounded once, to the dtype that is asked for.
+    scales, minima = torch.tensor([[1 + 2**-13]]), torch.tensor([[2.0**-13]])
+    codes = torch.tensor([[3, 2]], dtype=torch.uint8)
+    q = QuantizedTensor(codes, scales, None, 8, 2, 1, minima)
+    assert values(q).tolist() == [[3 + 4 * 2**-13, 2 + 3 * 2**-13]]
+    assert values(q, torch.bfloat16).tolist() == [[3.0, 2.0]]
+
+
+@pytest.mark.parametrize(("scales", "minima"), [(torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_scales_and_minima_of_other_types_are_refused(scales: torch.dtype, minima: torch.dtype) -> None:
+    codes, table = torch.zeros(1, 2, dtype=torch.uint8), torch.ones(1, 1)
+    with pytest.raises(ValueError, match="float16 or float32, and minima too"):
+        operators.OPERATORS.get("dequantize").fake(
+            codes, table.to(scales), None, 8, 2, 1, torch.float32, table.to(minima)
+        )
+
+
+def test_zeros_beside_minima_are_refused() -> None:
+    codes, table = torch.zeros(1, 2, dtype=torch.uint8), torch.ones(1, 1)
+    with pytest.raises(ValueError, match="without zeros"):
+        operators.OPERATORS.get("dequantize").fake(codes, table, table.byte(), 8, 2, 1, torch.float32, table)
+
+
+def test_wider_codes_stand_for_the_same_values() -> None:
+    weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
+    for bits, to in ((5, 8), (6, 8), (2, 4), (3, 4), (4, 4), (8, 8)):
+        for symmetric in (True, False):
+            q = round_to_nearest(weight, bits, 6, 1, symmetric)
+            assert q.widened(to).bits == to and torch.equal(values(q.widened(to)), values(q))
+    assert torch.equal(values(MINIMA.widened(8)), values(MINIMA))
+    with pytest.raises(ValueError, match="8 bits do not fit 4"):
+        round_to_nearest(weight, 8, 6, 1).widened(4)
+
+
+def test_rows_are_taken_with_their_scales() -> None:
+    weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
+    q = round_to_nearest(weight, 6, 5, 1, symmetric=False)
+    order = torch.tensor([3, 0, 7])
+    assert torch.equal(values(q.rows(order)), values(q)[order])
+    assert torch.equal(values(q.rows(slice(2, 5))), values(q)[2:5])
+    with pytest.raises(ValueError, match="share their scales"):
+        q.transposed().rows(order)
 
 
 # --- Properties ---
 
-FORMS = st.tuples(st.sampled_from([2, 3, 4, 8]), st.integers(1, 9), st.sampled_from([0, 1]), st.booleans())
+FORMS = st.tuples(st.sampled_from([2, 3, 4, 5, 6, 8]), st.integers(1, 9), st.sampled_from([0, 1]), st.booleans())
 
 
 @st.composite
@@ -187,7 +264,7 @@ def test_a_value_is_off_by_half_a_step(weight: Tensor, form: tuple[Any, ...]) ->
     assert bool((values(q)[weight == 0] == 0).all())
 
 
-@given(matrices(), st.sampled_from([2, 3, 4, 8]), st.integers(1, 9), st.sampled_from([0, 1]))
+@given(matrices(), st.sampled_from([2, 3, 4, 5, 6, 8]), st.integers(1, 9), st.sampled_from([0, 1]))
 @settings(max_examples=60, deadline=None)
 def test_what_is_rounded_already_stays_as_it_is(weight: Tensor, bits: int, group: int, axis: int) -> None:
     """The extreme of a symmetric group is a whole number of steps, so the scale is found again."""
@@ -210,7 +287,7 @@ def test_transposing_is_exact_and_undoes_itself(weight: Tensor, form: tuple[Any,
     assert torch.equal(other.codes, turned.codes) and torch.equal(other.scales, turned.scales)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(0, 9), st.sampled_from([1, 2, 3, 4, 8]))
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(0, 9), st.sampled_from([1, 2, 3, 4, 5, 6, 8]))
 @settings(max_examples=60, deadline=None)
 def test_packing_is_exact(seed: int, rows: int, eighth: int, bits: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -44,7 +44,8 @@ def run_node(
 
     names = [f"i{i}" for i in range(len(inputs))]
     outputs = [f"o{i}" for i in range(len(results))]
-    codes = {"Dequantize": 0}.get(name, 2) if name.endswith("Int4") or attributes.get("bits") == 4 else None
+    narrow = name.endswith("Int4") or attributes.get("bits") == 4
+    codes = (0 if name.startswith("Dequantize") else 2) if narrow else None
     fed, stored = [], []
     for i, (tensor, at) in enumerate(zip(inputs, names, strict=True)):
         dtype, shape = _TORCH_DTYPE_TO_ONNX_DTYPE[tensor.dtype], list(tensor.shape)

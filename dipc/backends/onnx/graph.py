@@ -20,7 +20,7 @@ from dipc.ops.glu import ACTIVATIONS
 
 HALF = (torch.float16, torch.bfloat16)
 # Arguments of dipc's operators that ONNX operators take as they are stored.
-STORED = ("weight", "units", "codes", "scales", "zeros", "values", "kept")
+STORED = ("weight", "units", "codes", "scales", "zeros", "minima", "values", "kept")
 _ATEN = torch.ops.aten
 
 

@@ -1,0 +1,77 @@
+"""`dequantize_rows`: rows of the matrix that codes stand for, by index, as an embedding table's are looked up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from dipc.ir.codes import CodeFormat, round_to_nearest
+from dipc.ir.onnx_form import OnnxForm
+from dipc.ir.operator import Operator, Read, argument, quantized_read
+from dipc.ir.signature import schema_of
+from dipc.ops import dequantize
+
+
+def reference(
+    indices: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
+) -> Tensor:
+    """W[indices] with W as `dequantize` makes it of groups along the rows. indices int [...] -> [..., C]."""
+    chosen = indices.reshape(-1)
+    scales, minima = scales[chosen], None if minima is None else minima[chosen]
+    zeros = None if zeros is None else zeros[chosen]
+    rows = dequantize.reference(codes[chosen], scales, zeros, bits, group, 1, dtype, minima)
+    return rows.reshape(*indices.shape, rows.shape[-1])
+
+
+def fake(
+    indices: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
+) -> Tensor:
+    """[...] -> [..., C]."""
+    if indices.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"dequantize_rows: indices are {indices.dtype}")
+    matrix = dequantize.fake(codes, scales, zeros, bits, group, 1, dtype, minima)
+    return matrix.new_empty(*indices.shape, matrix.shape[1])
+
+
+def traffic(node: fx.Node) -> tuple[Read, ...]:
+    """The table, as ATen's lookup has it; of a table that nothing else reads a token reads next to nothing."""
+    return (quantized_read(node, argument(node, "codes"), "all", None, along_unit=True),)
+
+
+def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[Any, ...]]:
+    """A table [U + 3, 8 U] in groups of 5, looked up for [1, T] tokens: with zeros, without, and with minima."""
+    table = torch.randn(units + 3, 8 * units, generator=generator)
+    indices = torch.randint(units + 3, (1, tokens), generator=generator)
+    made: list[tuple[Any, ...]] = []
+    for bits, symmetric in ((8, True), (4, False), (6, True)):
+        q = round_to_nearest(table, bits, 5, 1, symmetric)
+        made.append((indices, q.codes, q.scales, q.zeros, bits, 5, torch.float32))
+    q = dequantize.with_minima(generator, (units + 3, 8 * units), CodeFormat(5, 5, 1), torch.float16)
+    return [*made, (indices, q.codes, q.scales, None, 5, 5, torch.bfloat16, q.minima)]
+
+
+OPERATOR = Operator(
+    "dequantize_rows",
+    schema_of(reference),
+    reference,
+    fake,
+    traffic,
+    examples,
+    onnx=OnnxForm(reference),
+)
