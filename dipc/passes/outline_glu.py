@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dipc.ir.operator import argument, is_dequantized, weight_name
 from dipc.ir.pattern import Match, Mismatch, Pattern
 from dipc.ir.program import Mlp, Program
+from dipc.ir.stored_weight import codes_of, put_codes
+from dipc.ir.weight_parts import weight_of
+from dipc.ops.dequantize import OPERATOR as DEQUANTIZE_OPERATOR
 from dipc.ops.glu import ACTIVATIONS
 from dipc.ops.glu import OPERATOR as GLU
 from dipc.passes._near_glu import near_glu
@@ -27,6 +31,7 @@ from dipc.pipeline.pass_ import Pass, PassResult
 ATEN = torch.ops.aten
 LINEAR = ATEN.linear.default
 MUL = ATEN.mul.Tensor
+DEQUANTIZE = DEQUANTIZE_OPERATOR.target
 GATES = tuple(target for target, _ in ACTIVATIONS.values())
 _PRODUCT = 2  # nodes of a pattern down to the product, which many a linear follows that is no MLP's
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "experts")
@@ -119,11 +124,11 @@ def split_fused(graph: fx.Graph, weights: dict[str, Tensor]) -> None:
         parts = {u.args[1]: u for u in cut.users if u.op == "call_function" and "getitem" in str(u.target)}
         along_last = (cut.args[2] if len(cut.args) > 2 else cut.kwargs.get("dim", 0)) in (-1, 2)
         whole = fused.op == "call_function" and fused.target is LINEAR and len(fused.users) == 1
-        if not whole or not along_last or set(parts) != {0, 1} or fused.args[1].op != "get_attr":
+        if not whole or not along_last or set(parts) != {0, 1} or not _has_rows(fused.args[1]):
             continue
         if not any(user.target in GATES for part in parts.values() for user in part.users):
             continue
-        rows = weights[fused.args[1].target].shape[0]
+        rows = _shape(fused.args[1], weights)[0]
         if cut.args[1] != (2 if cut.target is ATEN.chunk.default else rows // 2) or rows % 2:
             continue
         for index, label in enumerate(("gate_proj", "up_proj")):
@@ -141,14 +146,35 @@ def _half(
 ) -> fx.Node | None:
     if weight is None:
         return None
-    name = str(weight.target)
+    name = weight_of(weight_name(weight))
     parent, _, leaf = name.rpartition(".")
     new = f"{parent}.{label}.{leaf}"
-    rows = weights[name].shape[0] // 2
-    weights[new] = weights[name][index * rows : (index + 1) * rows]
-    node = graph.get_attr(new)
+    rows = weights[weight_name(weight)].shape[0] // 2
+    half = slice(index * rows, (index + 1) * rows)
+    if is_dequantized(weight):
+        node = put_codes(graph, weights, new, codes_of(weight, weights).rows(half), argument(weight, "dtype"))
+    else:
+        weights[new] = weights[name][half]
+        node = graph.get_attr(new)
     node.meta = {"module": parent}  # the layer that the half is of
     return node
+
+
+def _is_weight(value: object) -> bool:
+    """Return whether a matrix is there as it is or as codes, and not computed in another way."""
+    return isinstance(value, fx.Node) and (value.op == "get_attr" or value.target is DEQUANTIZE)
+
+
+def _has_rows(value: object) -> bool:
+    """Return whether rows of a matrix can be taken by themselves."""
+    return _is_weight(value) and (not is_dequantized(value) or argument(value, "axis") == 1)  # type: ignore[arg-type]
+
+
+def _shape(value: fx.Node, weights: Mapping[str, Tensor]) -> tuple[int, int]:
+    if is_dequantized(value):
+        return codes_of(value, weights).shape
+    rows, columns = weights[str(value.target)].shape
+    return rows, columns
 
 
 def _after_product(node: fx.Node) -> bool:
@@ -163,7 +189,7 @@ def _first_match(patterns: list[tuple[str, Pattern]], node: fx.Node) -> tuple[st
         found = pattern.match(node)
         if isinstance(found, Match):
             weights = [found.bound[k] for k in ("gate", "up", "down")]
-            if all(isinstance(w, fx.Node) and w.op == "get_attr" for w in weights):
+            if all(_is_weight(w) for w in weights):
                 return name, found
             where = str(node.meta.get("module", ""))
             found = Mismatch("a weight is computed by the graph", where, node.name, len(found.nodes))
@@ -188,8 +214,8 @@ def _outline(
     node.meta = {"module": name}
     match.root.replace_all_uses_with(node)
     graph.eliminate_dead_code()
-    d_ff, d_model = weights[b["up"].target].shape
-    gate, up, down = (str(b[k].target) for k in ("gate", "up", "down"))
+    d_ff, d_model = _shape(b["up"], weights)
+    gate, up, down = (weight_of(weight_name(b[k])) for k in ("gate", "up", "down"))
     return Mlp(name, int(layer[0]) if layer else len(before), gate, up, down, d_model, d_ff, activation)
 
 

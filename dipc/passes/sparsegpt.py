@@ -12,12 +12,13 @@ from torch import Tensor
 
 from dipc.errors import UsageError
 from dipc.ir.program import Method, Program
+from dipc.ir.stored_weight import StoredWeight, store
 from dipc.memory.lowering import program_density
 from dipc.ops.unmask import OPERATOR as UNMASK
 from dipc.ops.unmask import mask_of
 from dipc.pipeline.pass_ import Pass, PassResult
 from dipc.pipeline.sparsity_pass import check_choice, check_density, joined
-from dipc.pipeline.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
+from dipc.pipeline.stored_weights import Weights, check_not_packed, choose
 from dipc.tuning.solvers.sequential import solve_sequentially, tokens_for
 from dipc.tuning.solvers.sparsegpt import kept_count, sparsegpt
 

@@ -13,9 +13,9 @@ from dipc.errors import UsageError
 from dipc.ir.codes import QuantizedTensor, piece_of, round_to_nearest, shared_bytes
 from dipc.ir.operator import is_unmasked
 from dipc.ir.program import Program
-from dipc.ops.dequantize import OPERATOR as DEQUANTIZE
+from dipc.ir.stored_weight import StoredWeight, store
 from dipc.pipeline.pass_ import Pass, PassResult
-from dipc.pipeline.stored_weights import StoredWeight, Weights, check_not_packed, choose, store
+from dipc.pipeline.stored_weights import Weights, check_not_packed, choose
 
 GROUPS = (32, 64, 128)
 
@@ -76,7 +76,7 @@ class QuantizingPass(Pass):
         in_mlps = {name for m in program.mlps for name in (m.gate, m.up, m.down)}
         axes = {name: 0 if self.axis == "outputs" and name in in_mlps else 1 for name in chosen}
         made = self.quantized(programs, chosen, axes)
-        forms = {name: _stored(codes, chosen[name]) for name, codes in made.items()}
+        forms = {name: StoredWeight.of_codes(codes, chosen[name].dtype) for name, codes in made.items()}
         after, *dense = (self._noted(p) for p in store(programs, forms))
         after = after.replace(dense=dense[0]) if dense else after
         return PassResult(after, tuple(name.removesuffix(".weight") for name in made), skipped)
@@ -91,8 +91,3 @@ class QuantizingPass(Pass):
     def _noted(self, program: Program) -> Program:
         options = ",".join(filter(None, (program.method.options, str(self))))
         return program.replace(method=dataclasses.replace(program.method, options=options))
-
-
-def _stored(tensor: QuantizedTensor, weight: Tensor) -> StoredWeight:
-    parts = {"codes": tensor.codes, "scales": tensor.scales, "zeros": tensor.zeros}
-    return StoredWeight(DEQUANTIZE, parts, (tensor.bits, tensor.group, tensor.axis, weight.dtype))

@@ -1,0 +1,116 @@
+"""Codes in place of a captured program's matrices: what the program computes, holds, and is priced at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import dipc
+from dipc.frontend.stored_codes import with_codes
+from dipc.ir.codes import CodeFormat, QuantizedTensor, round_to_nearest
+from dipc.ir.program import Program, is_buffer
+from dipc.memory.lowering import lower
+from dipc.ops.dequantize import reference, with_minima
+from dipc.pipeline.numeric_check import probe_logits
+from kit.quantization import TABLE, compiled
+from kit.tiny_models import tiny_llama, tiny_model
+
+
+def values(q: QuantizedTensor) -> Tensor:
+    return reference(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, torch.float32, q.minima)
+
+
+def matrices(program: Program) -> dict[str, Tensor]:
+    return {n: w for n, w in program.weights.items() if w.dim() == 2 and not is_buffer(n)}
+
+
+def coded(program: Program) -> tuple[Program, dict[str, QuantizedTensor]]:
+    """The program with random codes: with minima, with zero points, of 5 and 6 bits, in turn."""
+    generator = torch.Generator().manual_seed(0)
+    made = {}
+    for i, (name, weight) in enumerate(matrices(program).items()):
+        rows, columns = weight.shape
+        q = (
+            with_minima(generator, (rows, columns), CodeFormat(4, 16, 1), torch.float16),
+            round_to_nearest(weight, 4, 8, 1, symmetric=False),
+            with_minima(generator, (rows, columns), CodeFormat(5, 32, 1), torch.float32),
+            round_to_nearest(weight, 6, 16, 1),
+        )
+        made[name] = q[i % 4]
+    after, wide = with_codes(program, made)
+    assert not wide
+    return after, made
+
+
+def widened(program: Program, codes: dict[str, QuantizedTensor]) -> Program:
+    """The program with the values that the codes stand for as weights."""
+    return program.replace(weights={**program.weights, **{n: values(q) for n, q in codes.items()}})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_program_computes_what_its_codes_say_bit_for_bit(tied: bool) -> None:
+    program = tiny_llama(tie_word_embeddings=tied)
+    after, codes = coded(program)
+    assert torch.equal(probe_logits(after), probe_logits(widened(program, codes)))
+    assert not matrices(program).keys() & after.weights.keys()
+    assert after.parameter_count == program.parameter_count
+    assert after.info.digest != program.info.digest
+
+
+def test_a_tied_table_is_stored_once_and_gives_rows_to_lookups() -> None:
+    after, _ = coded(tiny_llama(tie_word_embeddings=True))
+    held = {n: w for n, w in after.weights.items() if n.startswith(TABLE)}
+    assert {n.rpartition(".")[2]: w for n, w in held.items()}.keys() == {"codes", "scales", "minima"}
+    reads = [n.target.name() for n in after.graph.nodes if n.op == "call_function" and TABLE in str(n.all_input_nodes)]
+    assert not [r for r in reads if "embedding" in r]
+    # All of it is read for every token, by the head; untied, the table is looked up and not read.
+    assert lower(after).resident_unread_bytes == 0
+    apart, parts = coded(tiny_llama())
+    assert lower(apart).resident_unread_bytes == parts[TABLE].size_bytes
+
+
+def test_codes_are_priced_at_what_they_take() -> None:
+    program = tiny_llama(tie_word_embeddings=True)
+    after, codes = coded(program)
+    others = [w for n, w in after.weights.items() if w.dim() != 2 and not is_buffer(n)]
+    stored = sum(q.size_bytes for q in codes.values()) + sum(w.numel() * w.element_size() for w in others)
+    assert lower(after).total_bytes == stored
+
+
+def test_methods_and_packing_follow() -> None:
+    """At density 1 a method computes what the dense program does; groups along the inputs are shared by the columns."""
+    after, _ = coded(tiny_llama())
+    dense, sparse = compiled("outline-glu", after).program, compiled("dip{density=1}", after).program
+    assert torch.allclose(probe_logits(sparse), probe_logits(dense), rtol=1e-4, atol=1e-4)
+    mlp = sparse.mlps[0]
+    assert (mlp.gate, mlp.d_model, mlp.d_ff) == ("model.layers.0.mlp.gate_proj.weight", 32, 48)
+    assert {s.name for s in lower(sparse).sites} == {f"layers.{i}.{p}" for i in (0, 1) for p in ("input", "glu")}
+
+
+def test_a_fused_gate_and_up_are_cut_where_their_codes_are() -> None:
+    program = dipc.capture(tiny_model("phi3"))
+    after, codes = coded(program)
+    assert any("gate_up" in name for name in codes)
+    outlined = compiled("outline-glu", after).program
+    assert outlined.mlps and torch.allclose(probe_logits(outlined), probe_logits(after), rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_codes_stays_and_is_named() -> None:
+    program = tiny_llama()
+    q = round_to_nearest(torch.randn(8, 8), 8, 8, 1)
+    after, wide = with_codes(program, {"nothing.weight": q, "model.layers.0.mlp.up_proj.weight": q})
+    assert after is program
+    assert [str(m) for m in wide] == [
+        "nothing: the program has no weight of that name",
+        "model.layers.0.mlp.up_proj: its codes are of a matrix [8, 8], and the weight is [48, 32]",
+    ]
+
+
+def test_the_dense_program_gets_the_same_codes() -> None:
+    program = compiled("dip{density=0.5}").program
+    name = "model.layers.0.mlp.up_proj.weight"
+    after, wide = with_codes(program, {name: round_to_nearest(program.weights[name], 8, 16, 1)})
+    assert not wide and after.dense is not None
+    assert after.dense.weights[f"{name}.codes"] is after.weights[f"{name}.codes"]
+    assert name not in after.dense.weights
