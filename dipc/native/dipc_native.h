@@ -16,7 +16,7 @@
 namespace dipc {
 
 // Raised whenever a signature or a meaning below changes; dipc/native/loader.py holds the same number.
-constexpr int kAbiVersion = 5;
+constexpr int kAbiVersion = 6;
 
 enum Status : int { kOk = 0, kBadArgument = 1, kOutOfMemory = 2 };
 
@@ -58,12 +58,14 @@ DIPC_EXPORT int dipc_replay_belady(const uint8_t* packed, int64_t tokens, int64_
 // A unit-major matrix [U, N]. README.md states the formats.
 struct dipc_units {
   const void* data;        // [U, N] values, uint8 codes, or [U, N / 2] pairs of 4-bit codes, the low one first
-  const uint16_t* scales;  // float16 bits: [ceil(U / group), N] where axis is 0, [U, ceil(N / group)] where it is 1
-  const uint8_t* zeros;    // as scales, or null for the middle code
+  const void* scales;      // of `tables`: [ceil(U / group), N] where axis is 0, [U, ceil(N / group)] where it is 1
+  const uint8_t* zeros;    // as scales, or null for the middle code, or for 0 where there are minima
   int64_t units, length;   // U, N
   int64_t group;           // 0 where there are no scales
   int32_t format;          // 0 float32, 1 float16, 2 bfloat16, 3 8-bit codes, 4 4-bit codes
   int32_t axis;            // 0 groups across units, 1 groups along the unit
+  const void* minima;      // as scales, what code 0 stands for, or null; not beside zeros
+  int32_t tables;          // the format of scales and minima: 0 float32, 1 float16
 };
 
 // y f32[T,N] = bias f32[N] + the sum over kept i of x f32[T,i] times unit i. `mask` u8[T,U]; `bias` may be null.

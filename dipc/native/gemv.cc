@@ -31,6 +31,7 @@ bool is_valid(const UnitMatrix& m) {
   const bool is_empty = m.units == 0 || m.length == 0;  // then there may be no memory either
   if (m.data == nullptr && !is_empty) return false;
   if (!is_integer(m)) return true;
+  if ((m.tables != kFloat32 && m.tables != kFloat16) || (m.zeros != nullptr && m.minima != nullptr)) return false;
   return m.group > 0 && (m.scales != nullptr || is_empty) && (m.format != kInt4 || m.length % 2 == 0);
 }
 

@@ -15,12 +15,14 @@ enum Activation : int32_t { kSilu = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3 };
 // A unit-major matrix: row u, of N values, is what unit u is made of. README.md states the formats.
 struct UnitMatrix {
   const void* data;
-  const uint16_t* scales;  // float16 bits: [ceil(U / group), N] where axis is 0, [U, ceil(N / group)] where it is 1
-  const uint8_t* zeros;    // as scales, or null for the middle code
+  const void* scales;    // of `tables`: [ceil(U / group), N] where axis is 0, [U, ceil(N / group)] where it is 1
+  const uint8_t* zeros;  // as scales, or null for the middle code, or for 0 where there are minima
   int64_t units, length;
   int64_t group;
   int32_t format;
   int32_t axis;
+  const void* minima = nullptr;  // as scales, what code 0 stands for; not beside zeros
+  int32_t tables = kFloat16;     // or kFloat32
 };
 
 // Whether the kernels cover a matrix: its format is known and its groups make sense.

@@ -126,7 +126,6 @@ DIPC_INLINE void add_in_turn(int32_t* sum, __m256i even, __m256i odd) {
 
 struct Int4 {
   static constexpr int64_t kBlock = 64;  // outputs in 32 bytes
-  static constexpr int32_t kMiddle = 8;
   static int64_t bytes(int64_t outputs) { return outputs / 2; }
 
   DIPC_INLINE static void dot(__m256i& high, __m256i& low, __m256i code, __m256i x_high, __m256i x_low) {
@@ -158,7 +157,6 @@ struct Int4 {
 
 struct Int8 {
   static constexpr int64_t kBlock = 32;
-  static constexpr int32_t kMiddle = 128;
   static int64_t bytes(int64_t outputs) { return outputs; }
 
   DIPC_INLINE static void add(const uint8_t* const* row, const Source& source, int64_t count, int64_t offset,
@@ -209,6 +207,11 @@ DIPC_INLINE void add_to(float* y, __m256i whole, __m256 factor) {
 
 DIPC_INLINE __m256i load_sum(const int32_t* sum) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sum)); }
 
+DIPC_INLINE __m256 load_scales(const UnitMatrix& matrix, int64_t at) {
+  return matrix.tables == kFloat32 ? load(static_cast<const float*>(matrix.scales) + at)
+                                   : load_half(static_cast<const uint16_t*>(matrix.scales) + at);
+}
+
 template <class Code>
 void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, int64_t from, int64_t to, float* y) {
   alignas(32) int32_t sum[kSpan];
@@ -219,16 +222,16 @@ void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, in
         matrix, chunk.unit, chunk.count, end, from, to,
         [&](int64_t, int64_t quad) { return Source{chunk.high + quad, chunk.low + quad, 1, 0}; }, sum);
     const __m256 step = _mm256_set1_ps(chunk.step);
-    const __m256i total = _mm256_set1_epi32(chunk.sum), middle = _mm256_set1_epi32(chunk.sum * Code::kMiddle);
-    const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
-    const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
+    const __m256i total = _mm256_set1_epi32(chunk.sum), middle = _mm256_set1_epi32(chunk.sum * dipc::middle(matrix));
+    const int64_t at = chunk.group * matrix.length;
+    const uint8_t* zeros = matrix.zeros ? matrix.zeros + at : nullptr;
     for (int64_t o = from; o < to; o += kLanes) {
       __m256i zero = middle;
       if (zeros) {
         const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros + o));
         zero = _mm256_mullo_epi32(total, _mm256_cvtepu8_epi32(bytes));
       }
-      add_to(y + o, _mm256_sub_epi32(load_sum(sum + o - from), zero), _mm256_mul_ps(step, load_half(scales + o)));
+      add_to(y + o, _mm256_sub_epi32(load_sum(sum + o - from), zero), _mm256_mul_ps(step, load_scales(matrix, at + o)));
     }
   }
 }

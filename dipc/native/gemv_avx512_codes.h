@@ -39,7 +39,7 @@ void scale_chunk_512(const UnitMatrix& matrix, const int32_t* unit, const float*
   const __m512 largest = _mm512_set1_ps(static_cast<float>(kLargest));
   for (int64_t g = 0; g < groups; g += kLanes) {
     const __mmask16 there = groups - g < kLanes ? static_cast<__mmask16>((1u << (groups - g)) - 1) : __mmask16{0xFFFF};
-    const uint16_t* scales = matrix.scales + first_group + g;
+    const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + first_group + g;
     __m512i bits = _mm512_setzero_si512();  // of the largest magnitude, as integers: NaN is the largest then
     for (int64_t j = 0; j < count; ++j) {
       if (j + kFar < count) _mm_prefetch(reinterpret_cast<const char*>(scales + unit[j + kFar] * all), _MM_HINT_T0);
@@ -118,7 +118,6 @@ struct Interleaved {
 struct Int4 {
   static constexpr int64_t kBlock = 128;  // outputs in 64 bytes
   static constexpr int64_t kSums = 8;
-  static constexpr int32_t kMiddle = 8;
   static int64_t bytes(int64_t outputs) { return outputs / 2; }
 
   // sums = before + activations times codes of up to kWide units: even outputs in 0..3, odd ones, 16 times too large, in 4..7.
@@ -151,7 +150,6 @@ struct Int4 {
 struct Int8 {
   static constexpr int64_t kBlock = 64;
   static constexpr int64_t kSums = 4;
-  static constexpr int32_t kMiddle = 128;
   static int64_t bytes(int64_t outputs) { return outputs; }
 
   template <class Source>
@@ -233,6 +231,11 @@ struct Pair {
   Source highs, lows;
 };
 
+inline __m512 load_scales(const UnitMatrix& matrix, int64_t at) {
+  return matrix.tables == kFloat32 ? load(static_cast<const float*>(matrix.scales) + at)
+                                   : load_half(static_cast<const uint16_t*>(matrix.scales) + at);
+}
+
 template <class Code>
 void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, int64_t from, int64_t to, float* y) {
   alignas(64) __m512i sums[kSpan / kLanes];
@@ -242,15 +245,15 @@ void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, in
     // Without zero points of their own, all codes are off by the middle one.
     alignas(64) __m512i start[Code::kSums];
     for (int64_t k = 0; k < Code::kSums; ++k) {
-      start[k] = _mm512_set1_epi32(matrix.zeros ? 0 : -chunk.sum * Code::kMiddle * Code::factor(k));
+      start[k] = _mm512_set1_epi32(matrix.zeros ? 0 : -chunk.sum * middle(matrix) * Code::factor(k));
     }
     add_chunk_span<Code>(
         matrix, chunk.unit, chunk.count, end, from, to,
         [&](int64_t, int64_t quad) { return Pair<Across>{{chunk.high + quad}, {chunk.low + quad}}; }, start, sums);
     const __m512 step = _mm512_set1_ps(chunk.step);
     const __m512i total = _mm512_set1_epi32(chunk.sum);
-    const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
-    const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
+    const int64_t table = chunk.group * matrix.length;
+    const uint8_t* zeros = matrix.zeros ? matrix.zeros + table : nullptr;
     // Memory is kept busy meanwhile: what comes next was asked for, now what comes after that.
     const int32_t* after = chunk.unit + chunk.count + kWide;
     const int64_t more = end - after < kWide ? end - after : kWide, bytes = Code::bytes(matrix.length);
@@ -268,7 +271,7 @@ void add_across(const UnitMatrix& matrix, const Chunk* chunks, int64_t count, in
           const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros + o));
           out[i] = _mm512_sub_epi32(out[i], _mm512_mullo_epi32(total, _mm512_cvtepu8_epi32(bytes)));
         }
-        add_to(y + o, out[i], _mm512_mul_ps(step, load_half(scales + o)));
+        add_to(y + o, out[i], _mm512_mul_ps(step, load_scales(matrix, table + o)));
       }
     }
   }

@@ -1,6 +1,7 @@
 // Sums of the kept units of a unit-major matrix: which units, in which groups, and who sums what.
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "gemv_cut.h"
@@ -26,12 +27,14 @@ struct Kept {
 // What a thread needs besides its arguments; kept from call to call.
 struct Scratch {
   Kept kept;
-  bool finite;
+  bool rounds;  // the activations are rounded to integers
   std::vector<float> z, sums;
   std::vector<int32_t> unit;
   std::vector<int16_t> q;
   std::vector<int8_t> high, low;
   std::vector<Chunk> chunks;
+  std::vector<int32_t> chunk_group;
+  std::vector<float> chunk_x;  // the sum of a chunk's activations, which the group's minima are multiplied by
   std::vector<float> products, step;
   std::vector<int32_t> scaled_high, scaled_low, zero_sum;
 };
@@ -51,6 +54,8 @@ void make_chunks(const UnitMatrix& matrix, Scratch& s) {
   s.high.resize(room);
   s.low.resize(room);
   s.chunks.clear();
+  s.chunk_group.clear();
+  s.chunk_x.clear();
   int64_t out = 0;
   for (int64_t first = 0; first < count;) {
     const int64_t group = kept.unit[first] / matrix.group;
@@ -69,6 +74,8 @@ void make_chunks(const UnitMatrix& matrix, Scratch& s) {
     chunk.high = reinterpret_cast<const int32_t*>(s.high.data() + out);
     chunk.low = reinterpret_cast<const int32_t*>(s.low.data() + out);
     s.chunks.push_back(chunk);
+    s.chunk_group.push_back(static_cast<int32_t>(group));
+    s.chunk_x.push_back(std::accumulate(kept.x.begin() + first, kept.x.begin() + last, 0.0f));
     out += chunk.count;
     first = last;
   }
@@ -103,7 +110,8 @@ void add_scaled(const UnitMatrix& matrix, const Kept& kept, int64_t from, int64_
   }
 }
 
-// The same without rounding the activations, for those that cannot be: infinities and NaN.
+// The same without rounding the activations, for those that cannot be (infinities and NaN) and for matrices without
+// another way.
 void add_widened(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int64_t end, float* y) {
   std::vector<float> row(end - begin);
   for (int64_t j = 0; j < kept.count; ++j) {
@@ -115,8 +123,9 @@ void add_widened(const UnitMatrix& matrix, const Kept& kept, int64_t begin, int6
 void prepare(const UnitMatrix& matrix, const float* x, const uint8_t* mask, Scratch& s) {
   s.kept.find(x, mask, matrix.units);
   if (!is_integer(matrix)) return;
-  s.finite = all_finite(s.kept.x.data(), s.kept.count);
-  if (s.finite && matrix.axis == 0) make_chunks(matrix, s);
+  const bool has_way = matrix.axis == 0 || (matrix.minima == nullptr && matrix.tables == kFloat16);
+  s.rounds = has_way && all_finite(s.kept.x.data(), s.kept.count);
+  if (s.rounds && matrix.axis == 0) make_chunks(matrix, s);
 }
 
 // Where pieces may be cut: vectors are kept whole, and so are groups of outputs that share a scale.
@@ -142,7 +151,7 @@ constexpr int64_t kShortUnit = 8192;  // bytes
 int64_t unit_bytes(const UnitMatrix& matrix) { return matrix.format == kInt4 ? matrix.length / 2 : matrix.length; }
 
 int64_t parts_of(const UnitMatrix& matrix, const Scratch& token) {
-  const bool is_short = is_integer(matrix) && token.finite && unit_bytes(matrix) <= kShortUnit;
+  const bool is_short = is_integer(matrix) && token.rounds && unit_bytes(matrix) <= kShortUnit;
   return is_short && token.kept.count >= 8 * kParts ? kParts : 1;
 }
 
@@ -152,12 +161,17 @@ void add_part(const UnitMatrix& matrix, const Scratch& token, int64_t part, int6
   if (begin >= end) return;
   if (!is_integer(matrix)) {
     kernels().add_floats(matrix, token.kept.unit.data(), token.kept.x.data(), token.kept.count, begin, end, y);
-  } else if (!token.finite) {
+  } else if (!token.rounds) {
     add_widened(matrix, token.kept, begin, end, y);
   } else if (matrix.axis == 0) {
     const int64_t count = static_cast<int64_t>(token.chunks.size());
     const int64_t first = count * part / parts, last = count * (part + 1) / parts;
     kernels().add_codes(matrix, token.chunks.data() + first, last - first, begin, end, y);
+    if (matrix.minima == nullptr) return;
+    const int64_t groups = ceil_div(matrix.units, matrix.group);
+    const UnitMatrix minima{matrix.minima, nullptr, nullptr, groups, matrix.length, 0, matrix.tables, 0};
+    kernels().add_floats(minima, token.chunk_group.data() + first, token.chunk_x.data() + first, last - first, begin,
+                         end, y);
   } else {
     const int64_t count = ceil_div(token.kept.count, kChunk);
     const int64_t first = count * part / parts * kChunk, last = count * (part + 1) / parts * kChunk;

@@ -64,16 +64,18 @@ inline void sum_codes(const UnitMatrix& matrix, const Chunk& chunk, int64_t begi
 
 inline void add_chunk(const UnitMatrix& matrix, const Chunk& chunk, int64_t begin, int64_t end, float* y) {
   int32_t sum[kTile];
-  const uint16_t* scales = matrix.scales + chunk.group * matrix.length;
-  const uint8_t* zeros = matrix.zeros ? matrix.zeros + chunk.group * matrix.length : nullptr;
+  const int64_t at = chunk.group * matrix.length;
+  const uint8_t* zeros = matrix.zeros ? matrix.zeros + at : nullptr;
   for (int64_t from = begin; from < end; from += kTile) {
     const int64_t count = end - from < kTile ? end - from : kTile;
     sum_codes(matrix, chunk, from, count, sum);
-    for (int64_t o = 0; o < count; ++o) {
-      const int32_t zero = zeros ? zeros[from + o] : middle(matrix);
-      const float whole = static_cast<float>(sum[o] - zero * chunk.sum);
-      y[from + o] += whole * (chunk.step * from_float16(scales[from + o]));
-    }
+    with_tables(matrix, [&](auto type, const auto* scales, const auto*) {
+      for (int64_t o = 0; o < count; ++o) {
+        const int32_t zero = zeros ? zeros[from + o] : middle(matrix);
+        const float whole = static_cast<float>(sum[o] - zero * chunk.sum);
+        y[from + o] += whole * (chunk.step * type.load(scales[at + from + o]));
+      }
+    });
   }
 }
 
@@ -184,7 +186,7 @@ inline void scale_chunk(const UnitMatrix& matrix, const int32_t* unit, const flo
   const int64_t all = groups_along(matrix);
   for (int64_t g = 0; g < groups; ++g) step[g] = 0.0f, zero_sum[g] = 0;
   for (int64_t j = 0; j < count; ++j) {
-    const uint16_t* scales = matrix.scales + unit[j] * all + first_group;
+    const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + unit[j] * all + first_group;
     float* products = scratch + j * groups;
     for (int64_t g = 0; g < groups; ++g) {
       const float product = x[j] * from_float16(scales[g]);

@@ -64,7 +64,8 @@ struct Kernels {
   // y[begin:end] += sum over j of x[j] matrix[unit[j], begin:end], for the float formats.
   void (*add_floats)(const UnitMatrix&, const int32_t* unit, const float* x, int64_t count, int64_t begin, int64_t end,
                      float* y);
-  // y[begin:end] += step * scales[group, :] * (sum of q * (codes - zeros[group, :])) for every chunk.
+  // y[begin:end] += step * scales[group, :] * (sum of q * (codes - zeros[group, :])) for every chunk; minima are added by
+  // whoever calls this.
   // The units of all chunks lie behind one another in memory.
   void (*add_codes)(const UnitMatrix&, const Chunk* chunks, int64_t count, int64_t begin, int64_t end, float* y);
   // The same where the scales travel with the units; begin and end bound whole groups of outputs (or the end of all).

@@ -74,10 +74,24 @@ float dot(const float* a, const float* b, int64_t count) {
   return kernels().dot_floats(plain, 0, b);
 }
 
-// Scales as float32.
-void widen_scales(const uint16_t* scales, int64_t count, float* wide) {
-  const UnitMatrix plain{scales, nullptr, nullptr, 1, count, 0, kFloat16, 0};
-  kernels().widen(plain, 0, 0, count, wide);
+// Scales, or minima, as a matrix of floats [rows, columns].
+UnitMatrix table_of(const UnitMatrix& matrix, const void* table) {
+  const int64_t rows = matrix.axis == 0 ? ceil_div(matrix.units, matrix.group) : matrix.units;
+  const int64_t columns = matrix.axis == 0 ? matrix.length : groups_along(matrix);
+  return {table, nullptr, nullptr, rows, columns, 0, matrix.tables, 0};
+}
+
+// A row of the scales as float32.
+void widen_scales(const UnitMatrix& matrix, int64_t row, float* wide) {
+  const UnitMatrix scales = table_of(matrix, matrix.scales);
+  kernels().widen(scales, row, 0, scales.length, wide);
+}
+
+// The sums of the inputs of each group along the units, which minima are multiplied by.
+std::vector<float> group_sums(const UnitMatrix& matrix, const float* x) {
+  std::vector<float> sums(groups_along(matrix), 0.0f);
+  for (int64_t i = 0; i < matrix.length; ++i) sums[i / matrix.group] += x[i];
+  return sums;
 }
 
 // What the units begin..end share.
@@ -86,11 +100,12 @@ struct RowProduct {
   const float* x;
   bool exact;            // the inputs cannot be rounded
   const Rounded* along;  // axis 1: the inputs as all units see them
+  const float* sums;     // axis 1: those of each group, where there are minima
 
   void run(const uint8_t* mask, const float* bias, int64_t begin, int64_t end, float* y) const {
     std::vector<float> buffer, factor, offset;
     Rounded across;
-    float zeros = 0.0f;
+    float zeros = 0.0f;  // what the zero points take off, less what the minima add
     int64_t group = -1;
     bool rounds = false;
     std::vector<int64_t> kept;
@@ -134,15 +149,16 @@ struct RowProduct {
   // Scales across units are multiplied into the inputs before these are rounded; returns whether they can be.
   bool scale_across_units(int64_t group, std::vector<float>& scaled) const {
     scaled.resize(matrix.length);
-    widen_scales(matrix.scales + group * matrix.length, matrix.length, scaled.data());
+    widen_scales(matrix, group, scaled.data());
     for (int64_t i = 0; i < matrix.length; ++i) scaled[i] *= x[i];
     return all_finite(scaled.data(), matrix.length);
   }
 
-  // Returns what the zero points add.
+  // Returns what the zero points take off, or the minima add, negated.
   float round_across(int64_t group, const std::vector<float>& scaled, Rounded& rounded) const {
     const uint8_t* zeros = matrix.zeros ? matrix.zeros + group * matrix.length : nullptr;
     rounded.make(scaled.data(), matrix.length, kChunk, matrix.format, zeros);
+    if (matrix.minima) return -kernels().dot_floats(table_of(matrix, matrix.minima), group, x);
     const float sum = dot(rounded.offset.data(), rounded.step.data(), static_cast<int64_t>(rounded.step.size()));
     return zeros ? sum : sum * static_cast<float>(middle(matrix));
   }
@@ -153,12 +169,13 @@ struct RowProduct {
     const int64_t groups = groups_along(matrix), at = unit * groups;
     factor.resize(fine + repeat + 4);
     offset.resize(std::max(fine, groups));
-    widen_scales(matrix.scales + at, groups, offset.data());
+    widen_scales(matrix, unit, offset.data());
     for (int64_t g = 0, p = 0; p < fine; ++g) {
       const float scale = offset[g];
       for (const int64_t end = std::min(p + repeat, fine); p < end; ++p) factor[p] = along->step[p] * scale;
     }
     const float value = kernels().dot_codes(matrix, unit, next, along->q.data(), factor.data());
+    if (matrix.minima) return value + kernels().dot_floats(table_of(matrix, matrix.minima), unit, sums);
     if (!matrix.zeros) {
       return value - static_cast<float>(middle(matrix)) * dot(along->offset.data(), factor.data(), fine);
     }
@@ -176,7 +193,8 @@ void row_linear(const UnitMatrix& matrix, const float* x, const uint8_t* mask, c
     const bool rounds = is_integer(matrix) && matrix.axis == 1 && has_pieces(matrix);
     const bool exact = is_integer(matrix) && (!has_pieces(matrix) || !all_finite(x, matrix.length));
     if (rounds && !exact) along.make(x, matrix.length, std::min(matrix.group, kChunk), matrix.format, nullptr);
-    const RowProduct product{matrix, x, exact, rounds ? &along : nullptr};
+    const auto sums = rounds && matrix.minima ? group_sums(matrix, x) : std::vector<float>{};
+    const RowProduct product{matrix, x, exact, rounds ? &along : nullptr, sums.data()};
     by_pieces(parallel, matrix.units, is_integer(matrix) && matrix.axis == 0 ? matrix.group : 16,
               [&](int64_t begin, int64_t end) { product.run(mask, bias, begin, end, y); });
   }

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 """The interface these wrappers speak: `kAbiVersion` in dipc_native.h, raised together with it."""
 
 _FILE_NAME = "libdipc_native.dll" if sys.platform == "win32" else "libdipc_native.so"

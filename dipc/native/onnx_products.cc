@@ -1,5 +1,6 @@
 // The ONNX Runtime kernels of the sparse products: PackedGatherLinear, PackedRowLinear and PackedGather*Glu, each for
-// float units and, with the endings Int8 and Int4, for quantised ones.
+// float units and, with the endings Int8 and Int4, for quantised ones; the ending Minima says that these have minima in
+// place of zero points.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -24,8 +25,16 @@ constexpr Name kNames[] = {
     {"PackedGatherGeGluTanh", Product::kGlu, kGeluTanh}, {"PackedGatherReGlu", Product::kGlu, kRelu},
 };
 
-enum Encoding { kValues, kEightBits, kFourBits };
-constexpr const char* kEndings[] = {"", "Int8", "Int4"};
+struct Encoding {
+  const char* ending;
+  Format format;  // of codes; the type of the units says which floats they are
+  bool has_codes, has_minima;
+};
+constexpr Encoding kEncodings[] = {{"", kFloat32, false, false},
+                                   {"Int8", kInt8, true, false},
+                                   {"Int4", kInt4, true, false},
+                                   {"Int8Minima", kInt8, true, true},
+                                   {"Int4Minima", kInt4, true, true}};
 
 // Up to how many tokens the library's own products are used; above, ONNX Runtime's dense one, which is faster for rows
 // and, where this library has no vectors of its own, for everything.
@@ -44,9 +53,9 @@ Dims with_last(Dims dims, int64_t last) {
 
 class PackedProduct final : public Kernel {
  public:
-  PackedProduct(const Name& name, Encoding encoding, const Attributes& attributes)
+  PackedProduct(const Name& name, const Encoding& encoding, const Attributes& attributes)
       : name_(name), encoding_(encoding), dense_(attributes, name.product == Product::kRow) {
-    if (encoding == kValues) return;
+    if (!encoding.has_codes) return;
     group_ = attributes.integer("group");
     axis_ = attributes.integer("axis");
     if (group_ < 1) fail(attributes.api, "group is " + std::to_string(group_) + ", not at least 1");
@@ -54,7 +63,7 @@ class PackedProduct final : public Kernel {
   }
 
   void compute(Call& call) const override {
-    const UnitMatrix matrix = encoding_ == kValues ? values(call) : codes(call);
+    const UnitMatrix matrix = encoding_.has_codes ? codes(call) : values(call);
     if (!is_valid(matrix)) fail(call.api(), "units have a shape that no kernel covers: " + text_of(call.input(2).dims));
     const bool by_row = name_.product == Product::kRow;
     const Tensor& x = call.input(0);
@@ -64,7 +73,7 @@ class PackedProduct final : public Kernel {
            "x has the shape " + text_of(x.dims) + ", but its last dimension must be " + std::to_string(taken));
     }
     const Tensor& mask = call.input(1, with_last(x.dims, matrix.units));
-    const Tensor& bias = call.input(encoding_ == kValues ? 3 : 5, {given});
+    const Tensor& bias = call.input(encoding_.has_codes ? 5 : 3, {given});
     const int64_t outputs = name_.product == Product::kGlu ? given / 2 : given;
     auto* y = static_cast<float*>(call.output(0, with_last(x.dims, outputs)).data);
     const DenseCall product{matrix,           call.input(2).value, x.as<float>(), mask.as<uint8_t>(),
@@ -113,26 +122,38 @@ class PackedProduct final : public Kernel {
   UnitMatrix codes(const Call& call) const {
     const Tensor& units = units_of(call);
     const int64_t count = units.dims[0], length = units.dims[1];
-    if (encoding_ == kFourBits && length % 2 != 0) {
+    if (encoding_.format == kInt4 && length % 2 != 0) {
       fail(call.api(), "units have the odd length " + std::to_string(length) + ", but 4-bit codes go in pairs");
     }
     const Dims groups = axis_ == 0 ? Dims{ceil_div(count, group_), length} : Dims{count, ceil_div(length, group_)};
     const Tensor& scales = call.input(3, groups);
+    const Tensor* minima = encoding_.has_minima ? &call.input(4, groups) : nullptr;
     return {units.data,
-            scales.as<uint16_t>(),
-            zeros_of(call, groups),
+            scales.data,
+            minima ? nullptr : zeros_of(call, groups),
             count,
             length,
             group_,
-            encoding_ == kEightBits ? kInt8 : kInt4,
-            static_cast<int32_t>(axis_)};
+            encoding_.format,
+            static_cast<int32_t>(axis_),
+            minima ? minima->data : nullptr,
+            tables_of(call, scales, minima)};
+  }
+
+  // Scales and minima are of one type, float or float16.
+  Format tables_of(const Call& call, const Tensor& scales, const Tensor* minima) const {
+    const bool alike = minima == nullptr || minima->type == scales.type;
+    if (alike && scales.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return kFloat32;
+    if (alike && scales.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return kFloat16;
+    fail(call.api(), "scales have the element type " + std::to_string(static_cast<int>(scales.type)) +
+                         (alike ? ", not float or float16" : ", and minima another"));
   }
 
   // Null where one zero point, the middle code, stands for all.
   const uint8_t* zeros_of(const Call& call, const Dims& groups) const {
     const Tensor& zeros = call.input(4);
     if (zeros.dims == groups) return zeros.as<uint8_t>();
-    const int middle = encoding_ == kEightBits ? 128 : 8;
+    const int middle = encoding_.format == kInt8 ? 128 : 8;
     if (zeros.count() == 1 && *zeros.as<uint8_t>() == middle) return nullptr;
     fail(call.api(), "zeros have the shape " + text_of(zeros.dims) + ", neither " + text_of(groups) +
                          " nor a single " + std::to_string(middle));
@@ -162,7 +183,7 @@ class PackedProduct final : public Kernel {
   }
 
   const Name& name_;
-  Encoding encoding_;
+  const Encoding& encoding_;
   int64_t group_ = 0;
   int64_t axis_ = 0;
   DenseProduct dense_;
@@ -171,8 +192,8 @@ class PackedProduct final : public Kernel {
 // The name says which product it is, and of which units.
 std::unique_ptr<Kernel> make(const OperatorKind& kind, const Attributes& attributes) {
   for (const Name& name : kNames) {
-    for (const Encoding encoding : {kValues, kEightBits, kFourBits}) {
-      if (kind.name == std::string(name.text) + kEndings[encoding]) {
+    for (const Encoding& encoding : kEncodings) {
+      if (kind.name == std::string(name.text) + encoding.ending) {
         return std::make_unique<PackedProduct>(name, encoding, attributes);
       }
     }
@@ -180,20 +201,24 @@ std::unique_ptr<Kernel> make(const OperatorKind& kind, const Attributes& attribu
   fail(attributes.api, kind.name + " is no packed product");
 }
 
-OperatorKind kind_of(const Name& name, Encoding encoding) {
-  constexpr ONNXTensorElementDataType units[] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
-                                                 ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
-                                                 ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4};
-  OperatorKind kind{std::string(name.text) + kEndings[encoding],
+OperatorKind kind_of(const Name& name, const Encoding& encoding) {
+  const ONNXTensorElementDataType units = !encoding.has_codes         ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+                                          : encoding.format == kInt8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+                                                                     : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4;
+  OperatorKind kind{std::string(name.text) + encoding.ending,
                     {{"x", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
                      {"mask", ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL},
-                     {"units", units[encoding]}},
+                     {"units", units}},
                     {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
                     make,
                     {}};
-  if (encoding != kValues) {
-    kind.inputs.push_back({"scales", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16});
-    kind.inputs.push_back({"zeros", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8});
+  if (encoding.has_codes) {
+    kind.inputs.push_back({"scales", ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED});
+    if (encoding.has_minima) {
+      kind.inputs.push_back({"minima", ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED});
+    } else {
+      kind.inputs.push_back({"zeros", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8});
+    }
   }
   kind.inputs.push_back({"bias", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT});
   if (name.product == Product::kRow) {
@@ -209,7 +234,7 @@ OperatorKind kind_of(const Name& name, Encoding encoding) {
 std::vector<OperatorKind> product_kinds() {
   std::vector<OperatorKind> kinds;
   for (const Name& name : kNames) {
-    for (const Encoding encoding : {kValues, kEightBits, kFourBits}) kinds.push_back(kind_of(name, encoding));
+    for (const Encoding& encoding : kEncodings) kinds.push_back(kind_of(name, encoding));
   }
   return kinds;
 }

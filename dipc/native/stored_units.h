@@ -65,7 +65,18 @@ inline int code_at(const UnitMatrix& matrix, const uint8_t* row, int64_t i) {
 // Where value i of 128 stands for products with codes: 4-bit ones come four to 16 bits, so every fourth value together.
 constexpr int64_t arranged(int32_t format, int64_t i) { return format == kInt4 ? i % 4 * 32 + i / 4 : i; }
 
-inline int middle(const UnitMatrix& matrix) { return matrix.format == kInt4 ? 8 : 128; }
+// The code that stands for zero where no zero points say, or for the minimum where there are minima.
+inline int middle(const UnitMatrix& matrix) { return matrix.minima ? 0 : matrix.format == kInt4 ? 8 : 128; }
+
+// Calls body(type, scales, minima) with the tables by their type; minima may be null.
+template <class Body>
+inline void with_tables(const UnitMatrix& matrix, Body&& body) {
+  if (matrix.tables == kFloat32) {
+    body(AsFloat32{}, static_cast<const float*>(matrix.scales), static_cast<const float*>(matrix.minima));
+  } else {
+    body(AsFloat16{}, static_cast<const uint16_t*>(matrix.scales), static_cast<const uint16_t*>(matrix.minima));
+  }
+}
 
 inline int64_t groups_along(const UnitMatrix& matrix) {
   return matrix.length / matrix.group + (matrix.length % matrix.group != 0);
@@ -89,25 +100,30 @@ inline void widen_codes(const UnitMatrix& matrix, int64_t unit, int64_t begin, i
 
 inline void scale_across(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {
   const int64_t at = unit / matrix.group * matrix.length + begin, count = end - begin;
-  const uint16_t* scales = matrix.scales + at;
-  if (matrix.zeros) {
-    const uint8_t* zeros = matrix.zeros + at;
-    for (int64_t i = 0; i < count; ++i) row[i] = (row[i] - zeros[i]) * from_float16(scales[i]);
-  } else {
-    const float zero = static_cast<float>(middle(matrix));
-    for (int64_t i = 0; i < count; ++i) row[i] = (row[i] - zero) * from_float16(scales[i]);
-  }
+  with_tables(matrix, [&](auto type, const auto* scales, const auto* minima) {
+    if (minima) {
+      for (int64_t i = 0; i < count; ++i) row[i] = row[i] * type.load(scales[at + i]) + type.load(minima[at + i]);
+    } else if (matrix.zeros) {
+      const uint8_t* zeros = matrix.zeros + at;
+      for (int64_t i = 0; i < count; ++i) row[i] = (row[i] - zeros[i]) * type.load(scales[at + i]);
+    } else {
+      const float zero = static_cast<float>(middle(matrix));
+      for (int64_t i = 0; i < count; ++i) row[i] = (row[i] - zero) * type.load(scales[at + i]);
+    }
+  });
 }
 
 inline void scale_along(const UnitMatrix& matrix, int64_t unit, int64_t begin, int64_t end, float* row) {
   const int64_t at = unit * groups_along(matrix);
-  for (int64_t from = begin; from < end;) {
-    const int64_t g = from / matrix.group, after = (g + 1) * matrix.group, to = after < end ? after : end;
-    const float zero = static_cast<float>(matrix.zeros ? matrix.zeros[at + g] : middle(matrix));
-    const float scale = from_float16(matrix.scales[at + g]);
-    for (int64_t i = from - begin; i < to - begin; ++i) row[i] = (row[i] - zero) * scale;
-    from = to;
-  }
+  with_tables(matrix, [&](auto type, const auto* scales, const auto* minima) {
+    for (int64_t from = begin; from < end;) {
+      const int64_t g = from / matrix.group, after = (g + 1) * matrix.group, to = after < end ? after : end;
+      const float zero = static_cast<float>(matrix.zeros ? matrix.zeros[at + g] : middle(matrix));
+      const float scale = type.load(scales[at + g]), least = minima ? type.load(minima[at + g]) : 0.0f;
+      for (int64_t i = from - begin; i < to - begin; ++i) row[i] = (row[i] - zero) * scale + least;
+      from = to;
+    }
+  });
 }
 
 // row[0:end-begin] = matrix[unit, begin:end] as float32.

@@ -9,8 +9,8 @@ namespace dipc {
 namespace {
 
 UnitMatrix matrix_of(const dipc_units& units) {
-  return {units.data,  units.scales, units.zeros,  units.units,
-          units.length, units.group,  units.format, units.axis};
+  return {units.data,  units.scales, units.zeros, units.units,  units.length,
+          units.group, units.format, units.axis,  units.minima, units.tables};
 }
 
 bool are_valid(const dipc_units* units, const float* x, const uint8_t* mask, int64_t tokens, const float* y) {

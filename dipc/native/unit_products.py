@@ -21,6 +21,7 @@ ACTIVATIONS: Mapping[str, int] = MappingProxyType({"silu": 0, "gelu": 1, "gelu_t
 """The activations of the gated product, and their numbers in the C interface."""
 
 _FLOATS = {"float32": 0, "float16": 1, "bfloat16": 2}
+_TABLES = ("float16", "float32")
 _CODES = {8: 3, 4: 4}
 
 Floats = NDArray[np.float32]
@@ -46,6 +47,8 @@ class _Units(ctypes.Structure):
         ("group", ctypes.c_int64),
         ("format", ctypes.c_int32),
         ("axis", ctypes.c_int32),
+        ("minima", ctypes.c_void_p),
+        ("tables", ctypes.c_int32),
     )
 
 
@@ -56,11 +59,13 @@ class UnitMatrix:
     Attributes:
         data: float32, float16 or bfloat16 [U, N] where `bits` is 0; codes uint8 [U, N] of 8 bits, [U, N / 2] of 4 bits,
             the earlier value in the low half of a byte.
-        scales: float16 [ceil(U / group), N] where `axis` is 0, [U, ceil(N / group)] where it is 1; None for floats.
-        zeros: uint8 like the scales, or None for the middle code.
+        scales: float16 or float32 [ceil(U / group), N] where `axis` is 0, [U, ceil(N / group)] where it is 1; None for
+            floats.
+        zeros: uint8 like the scales, or None for the middle code, and for 0 beside minima.
         bits: 0, 4 or 8.
         group: values that share a scale.
         axis: 0 for groups across units, 1 for groups along the unit.
+        minima: as the scales, what code 0 stands for, or None.
 
     Raises:
         ValueError: a shape or dtype is not as stated.
@@ -72,6 +77,7 @@ class UnitMatrix:
     bits: int = 0
     group: int = 0
     axis: int = 0
+    minima: Buffer | None = None
 
     def __post_init__(self) -> None:
         if len(self.data.shape) != 2 or self.bits not in (0, *_CODES) or self.axis not in (0, 1):
@@ -79,9 +85,11 @@ class UnitMatrix:
                 f"units {list(self.data.shape)} of {self.bits} bits, groups along dim {self.axis}: no unit-major matrix"
             )
         if not self.bits:
-            if self.data.dtype not in _FLOATS or self.scales is not None or self.zeros is not None:
+            if self.data.dtype not in _FLOATS or any(t is not None for t in (self.scales, self.zeros, self.minima)):
                 raise ValueError(f"units are {self.data.dtype}; expected {' or '.join(_FLOATS)}, and no scales")
             return
+        if self.zeros is not None and self.minima is not None:
+            raise ValueError("units have zeros and minima; expected one of them")
         if self.scales is None or self.group < 1:
             raise ValueError(
                 f"units of {self.bits} bits in groups of {self.group} need scales and a group of 1 or more"
@@ -89,7 +97,10 @@ class UnitMatrix:
         groups = [self.units, self.length]
         groups[self.axis] = -(-groups[self.axis] // self.group)
         _fit("units", self.data, "uint8", self.data.shape)
-        _fit("scales", self.scales, "float16", tuple(groups))
+        wide = self.scales.dtype if self.scales.dtype in _TABLES else "float16"
+        _fit("scales", self.scales, wide, tuple(groups))
+        if self.minima is not None:
+            _fit("minima", self.minima, wide, tuple(groups))
         if self.zeros is not None:
             _fit("zeros", self.zeros, "uint8", tuple(groups))
 
@@ -107,8 +118,11 @@ class UnitMatrix:
     def struct(self) -> _Units:
         """The matrix as the C interface takes it."""
         number = _CODES[self.bits] if self.bits else _FLOATS[self.data.dtype]
-        parts = (None if b is None else b.address for b in (self.data, self.scales, self.zeros))
-        return _Units(*parts, self.units, self.length, self.group if self.bits else 0, number, self.axis)
+        given = (self.data, self.scales, self.zeros, self.minima)
+        data, scales, zeros, minima = (None if b is None else b.address for b in given)
+        sizes = (self.units, self.length, self.group if self.bits else 0)
+        tables = _FLOATS[self.scales.dtype] if self.scales is not None else _FLOATS["float16"]
+        return _Units(data, scales, zeros, *sizes, number, self.axis, minima, tables)
 
 
 def gather_linear(matrix: UnitMatrix, x: Floats, mask: Bools, bias: Floats | None = None) -> Floats:

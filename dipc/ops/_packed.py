@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from dipc import native
-from dipc.ir.codes import QuantizedTensor
+from dipc.ir.codes import CodeFormat, QuantizedTensor
 from dipc.ir.operator import Read, argument, quantized_read, weight_name
 from dipc.ir.signature import schema_of
 from dipc.ops import dequantize
@@ -35,11 +35,13 @@ class PackedMatrix:
 
     Attributes:
         units: float32, float16 or bfloat16 [U, N] where `bits` is 0; else codes, uint8 [U, N] or [U, N / 2] of 4 bits.
-        scales: float16 [ceil(U / group), N] where `axis` is 0, [U, ceil(N / group)] where it is 1; None for floats.
-        zeros: uint8 like the scales, or None for the middle code.
+        scales: float16 or float32 [ceil(U / group), N] where `axis` is 0, [U, ceil(N / group)] where it is 1; None for
+            floats.
+        zeros: uint8 like the scales, or None for the middle code, and for 0 beside minima.
         bits: 0, 4 or 8.
         group: values that share a scale.
         axis: 0 for groups across units, 1 for groups along the unit.
+        minima: like the scales, what code 0 stands for, or None.
     """
 
     units: Tensor
@@ -48,6 +50,12 @@ class PackedMatrix:
     bits: int = 0
     group: int = 0
     axis: int = 0
+    minima: Tensor | None = None
+
+    @classmethod
+    def of_codes(cls, q: QuantizedTensor) -> PackedMatrix:
+        """The matrix of codes [U, N]."""
+        return cls(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, q.minima)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -68,8 +76,9 @@ class PackedMatrix:
         """The matrix [N, U] of the same values. ValueError for an odd number of units of 4 bits."""
         if self.scales is None:
             return PackedMatrix(_turned(self.units))
-        turned = QuantizedTensor(self.units, self.scales, self.zeros, *self.format).transposed()
-        return PackedMatrix(turned.codes, turned.scales, turned.zeros, turned.bits, turned.group, turned.axis)
+        return PackedMatrix.of_codes(
+            QuantizedTensor(self.units, self.scales, self.zeros, *self.format, self.minima).transposed()
+        )
 
     def concat(self, other: PackedMatrix) -> PackedMatrix | None:
         """Units of both, this one's values first; None where they are stored in different ways.
@@ -77,21 +86,23 @@ class PackedMatrix:
         So they are too where a group would run over from one matrix into the other.
         """
         runs_over = self.axis == 1 and self.group and self.shape[1] % self.group
-        alike = (self.format, self.units.dtype, self.zeros is None) == (
-            (other.format, other.units.dtype, other.zeros is None)
-        )
-        if not alike or runs_over or self.shape != other.shape:
+        if self._kinds != other._kinds or runs_over or self.shape != other.shape:
             return None
-        pairs = zip(self.tensors, other.tensors, strict=True)
-        units, scales, zeros = (None if a is None or b is None else torch.cat([a, b], 1) for a, b in pairs)
+        pairs = zip((*self.tensors, self.minima), (*other.tensors, other.minima), strict=True)
+        units, scales, zeros, minima = (None if a is None or b is None else torch.cat([a, b], 1) for a, b in pairs)
         assert units is not None
-        return PackedMatrix(units, scales, zeros, *self.format)
+        return PackedMatrix(units, scales, zeros, *self.format, minima)
+
+    @property
+    def _kinds(self) -> tuple[object, ...]:
+        """The format, and of which type each tensor is."""
+        return (self.format, *(None if t is None else t.dtype for t in (*self.tensors, self.minima)))
 
     def values(self) -> Tensor:
         """The matrix in float32 [U, N]."""
         if self.scales is None:
             return self.units.float()
-        return dequantize.reference(self.units, self.scales, self.zeros, *self.format, torch.float32)
+        return dequantize.reference(self.units, self.scales, self.zeros, *self.format, torch.float32, self.minima)
 
     def times(self, x: Tensor, *, rows: bool = False) -> Tensor:
         """x [..., U] times the matrix, or the matrix's rows times x [..., N]; in float32.
@@ -109,13 +120,16 @@ class PackedMatrix:
         if self.units.dim() != 2 or self.bits not in (0, 4, 8) or self.axis not in (0, 1):
             raise ValueError(f"units {tuple(self.units.shape)} of {self.bits} bits do not fit a packed product")
         if not self.bits:
-            if self.units.dtype not in FLOATS or self.scales is not None or self.zeros is not None:
+            tables = (self.scales, self.zeros, self.minima)
+            if self.units.dtype not in FLOATS or any(t is not None for t in tables):
                 raise ValueError(f"units of {self.units.dtype} do not fit: without bits they are floats without scales")
             return
-        groups = list(self.shape)
-        groups[self.axis] = -(-groups[self.axis] // max(self.group, 1))
-        tables = [self.scales, self.scales if self.zeros is None else self.zeros]
-        if self.group < 1 or any(t is None or list(t.shape) != groups for t in tables):
+        try:
+            dequantize.check_tables(self.shape, self.scales, self.zeros, self.minima, max(self.group, 1), self.axis)
+            fits = self.group >= 1
+        except ValueError:
+            fits = False
+        if not fits:
             raise ValueError(
                 f"units {self.shape} in groups of {self.group} along dim {self.axis} and their scales do not fit"
             )
@@ -131,7 +145,7 @@ def _turned(matrix: Tensor, block: int = 64) -> Tensor:
 
 def schema(reference: Callable[..., Tensor]) -> str:
     """Return the schema of a packed product: what it reads, its biases, then how the matrix is stored and options."""
-    return schema_of(reference, last=("bits", "group", "axis", "activation"))
+    return schema_of(reference, last=("bits", "group", "axis", "activation", "minima"))
 
 
 def check_fit(x: Tensor, mask: Tensor, matrix: PackedMatrix, inputs: int, *biases: tuple[Tensor | None, int]) -> None:
@@ -165,15 +179,16 @@ def call_native(
     The kernels read dense matrices on the CPU; that of rows for up to `KERNEL_TOKENS` tokens, above which torch's dense
     product is as fast.
     """
-    parts = [t for t in matrix.tensors if t is not None]
+    parts = [t for t in (*matrix.tensors, matrix.minima) if t is not None]
     gathers = product is not native.row_linear
     most = mask.numel() if gathers else KERNEL_TOKENS * mask.shape[-1]
     stored = all(t.is_cpu and t.is_contiguous() for t in parts)
     if not (0 < mask.numel() <= most and x.numel() and x.is_cpu and stored) or native.library() is None:
         return None
     native.set_threads(torch.get_num_threads())
-    scales, zeros = (None if t is None else _buffer(t) for t in (matrix.scales, matrix.zeros))
-    units = native.UnitMatrix(_buffer(matrix.units), scales, zeros, *matrix.format)
+    tables = (matrix.scales, matrix.zeros, matrix.minima)
+    scales, zeros, minima = (None if t is None else _buffer(t) for t in tables)
+    units = native.UnitMatrix(_buffer(matrix.units), scales, zeros, *matrix.format, minima)
     floats = None if bias is None else bias.detach().float().numpy()
     y = product(units, _rows(x.float()), _rows(mask), floats, *options)
     return torch.from_numpy(y).reshape(*x.shape[:-1], y.shape[-1]).to(x.dtype)
@@ -205,3 +220,13 @@ def example_matrices(generator: torch.Generator, units: int, length: int) -> lis
         zeros = torch.randint(2**bits, groups, generator=generator).byte() if group == 2 else None
         made.append(PackedMatrix(codes, scales, zeros, bits, group, axis))
     return made
+
+
+def example_minima(generator: torch.Generator, units: int, length: int) -> list[PackedMatrix]:
+    """Matrices [U, N] of codes with minima, in every format, and one with scales of 32 bits alone; N is even."""
+    made = []
+    for bits, axis, dtype in itertools.product((8, 4), (0, 1), dequantize.SCALES):
+        form = CodeFormat(bits, 32 if dtype == torch.float16 else 16, axis)
+        made.append(PackedMatrix.of_codes(dequantize.with_minima(generator, (units, length), form, dtype)))
+    wide = made[1]
+    return [*made, PackedMatrix(wide.units, wide.scales, None, *wide.format)]

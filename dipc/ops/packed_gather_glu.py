@@ -89,8 +89,10 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     matrices = packed.example_matrices(generator, units, 2 * half)
     odd = torch.randn(units, 2 * (half - 1), generator=generator)
     biases = ((None, None), (gate, up), (None, up))
+    coded = packed.example_minima(generator, units, 2 * half)
     return [
         *((x, mask, *m.tensors, *biases[i % 3], *m.format) for i, m in enumerate(matrices)),
+        *((x, mask, *m.tensors, gate, up, *m.format, "silu", m.minima) for m in coded),
         *((x, mask, odd, None, None, None, None, 0, 0, 0, activation) for activation in ACTIVATIONS),
         (x.bfloat16(), mask, odd.bfloat16()),
         (x, torch.ones_like(mask), odd),

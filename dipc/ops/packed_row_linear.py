@@ -50,8 +50,10 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     bias = torch.randn(units, generator=generator)
     matrices = packed.example_matrices(generator, units, length)
     odd = torch.randn(units, length - 1, generator=generator)
+    coded = packed.example_minima(generator, units, length)
     return [
         *((x, mask, *m.tensors, b, *m.format) for m in matrices for b in (None, bias)),
+        *((x, mask, *m.tensors, bias, *m.format, m.minima) for m in coded),
         (x[..., 1:].bfloat16(), mask, odd.bfloat16()),
         (x[..., 1:], torch.ones_like(mask), odd),
         (x[..., 1:], torch.zeros_like(mask), odd),

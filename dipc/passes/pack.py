@@ -20,9 +20,13 @@ from dipc.ir.pattern import Match, Mismatch, Pattern
 from dipc.ir.printer import op_name
 from dipc.ir.program import Program
 from dipc.ir.selections import expected_units
+from dipc.ir.stored_weight import codes_of
 from dipc.ops._packed import FLOATS, PackedMatrix
 from dipc.ops.glu import ACTIVATIONS
 from dipc.pipeline.pass_ import Pass, PassResult
+
+NATIVE, WIDENED = (4, 8), (5, 6)
+"""Bits of codes that packed products take, and of those that are stored in 8 for them."""
 
 MUL = torch.ops.aten.mul.Tensor
 GATHER, ROW, DEQUANTIZE = (operators.target(name) for name in ("gather_linear", "row_linear", "dequantize"))
@@ -93,7 +97,9 @@ class _Packing:
             stored = self._stored(value)
             if node.target is ROW:
                 self._worth_it(stored, mask, stored.shape[0])
-                matrix, base, target = stored, "", operators.target("packed_row_linear")
+                is_wider = is_dequantized(value) and argument(value, "bits") in WIDENED
+                matrix, base = stored, _base(_name(value)) if is_wider else ""
+                target = operators.target("packed_row_linear")
             else:
                 self._worth_it(stored, mask, stored.shape[1])
                 (matrix, base), target = self._turned(value, stored), operators.target("packed_gather_linear")
@@ -101,9 +107,9 @@ class _Packing:
             self.mismatches.append(Mismatch(str(reason), str(node.meta.get("module", "")), node.name))
             return
         with self.graph.inserting_before(node):
-            tensors = self._named(base, matrix) if base else _parts(value)
+            *tensors, minima = self._named(base, matrix) if base else _parts(value)
             arguments = (argument(node, "x"), mask, *tensors, argument(node, "bias"), *matrix.format)
-        self._replace(node, target, arguments)
+        self._replace(node, target, arguments, minima)
 
     def bundle(self, match: Match, activation: str) -> None:
         """Gate, up and what the activation makes of them as one product, where both are stored alike."""
@@ -120,15 +126,16 @@ class _Packing:
             return
         base = f"{_base(_name(b['gate']))}_{_base(_name(b['up'])).rpartition('.')[2]}"
         with self.graph.inserting_before(match.root):
-            tensors = self._named(base, matrix)
+            *tensors, minima = self._named(base, matrix)
             biases = (b["bias_gate"], b["bias_up"])
             arguments = (b["x"], b["mask"], *tensors, *biases, *matrix.format, activation)
-        self._replace(match.root, operators.target("packed_gather_glu"), arguments)
+        self._replace(match.root, operators.target("packed_gather_glu"), arguments, minima)
 
-    def _replace(self, node: fx.Node, target: Any, arguments: tuple[Any, ...]) -> None:
+    def _replace(self, node: fx.Node, target: Any, arguments: tuple[Any, ...], minima: fx.Node | None) -> None:
         with self.graph.inserting_before(node):
             name = str(target._schema.name).rpartition("::")[2]
-            new = self.graph.create_node("call_function", target, arguments, name=name)
+            others = {} if minima is None else {"minima": minima}
+            new = self.graph.create_node("call_function", target, arguments, others, name=name)
         new.meta = {"module": node.meta.get("module", "")}
         node.replace_all_uses_with(new)
         self._erase(node)
@@ -154,11 +161,11 @@ class _Packing:
             raise _Stays("its weight is pruned for good, and packed products take whole matrices")
         if is_dequantized(value) and value.target is not DEQUANTIZE:
             raise _Stays(f"{op_name(value.target)} makes its weight, and packed products take codes of dequantize")
-        if is_dequantized(value) and (bits := argument(value, "bits")) not in (4, 8):
-            raise _Stays(f"its codes have {bits} bits, and packed products take those of 4 and 8")
         if is_dequantized(value):
-            tensors = [None if n is None else self.weights[n.target] for n in _parts(value)]
-            return PackedMatrix(*tensors, *(argument(value, n) for n in ("bits", "group", "axis")))  # type: ignore[arg-type]
+            codes = codes_of(value, self.weights)
+            if codes.bits not in (*NATIVE, *WIDENED):
+                raise _Stays(f"its codes have {codes.bits} bits, and packed products take those of 4 and 8")
+            return PackedMatrix.of_codes(codes if codes.bits in NATIVE else codes.widened(8))
         if value.op != "get_attr":
             raise _Stays("its weight is computed by the graph")
         weight = self.weights[str(value.target)]
@@ -190,22 +197,21 @@ class _Packing:
             yield from user.users if is_dequantized(user) else (user,)
 
     def _named(self, base: str, matrix: PackedMatrix) -> list[fx.Node | None]:
-        """Units, scales and zeros as nodes, put among the weights."""
-        names = (f"{base}.units", f"{base}.scales", f"{base}.zeros")
-        for name, tensor in zip(names, matrix.tensors, strict=True):
+        """Units, scales, zeros and minima as nodes, put among the weights."""
+        names = (f"{base}.{part}" for part in ("units", "scales", "zeros", "minima"))
+        nodes: list[fx.Node | None] = []
+        for name, tensor in zip(names, (*matrix.tensors, matrix.minima), strict=True):
             if tensor is not None:
                 self.weights[name] = tensor
-        return [
-            None if tensor is None else self.graph.get_attr(name)
-            for name, tensor in zip(names, matrix.tensors, strict=True)
-        ]
+            nodes.append(None if tensor is None else self.graph.get_attr(name))
+        return nodes
 
 
 def _parts(value: fx.Node) -> list[Any]:
-    """The nodes of a weight as it is stored: itself, or codes, scales and zeros."""
+    """The nodes of a weight as it is stored: itself, or codes, scales, zeros and minima."""
     if not is_dequantized(value):
-        return [value, None, None]
-    return [argument(value, part) for part in ("codes", "scales", "zeros")]
+        return [value, None, None, None]
+    return [argument(value, part) for part in ("codes", "scales", "zeros", "minima")]
 
 
 def _name(value: fx.Node) -> str:

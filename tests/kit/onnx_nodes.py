@@ -68,7 +68,10 @@ def run(operator: str, inputs: Mapping[str, Any], outputs: Mapping[str, int], **
 
 
 class Units:
-    """A unit-major matrix [U, N] in one format: what the operator is given and what it means in float32."""
+    """A unit-major matrix [U, N] in one format: what the operator is given and what it means in float32.
+
+    Formats are those of floats, or `int8` or `int4`, whose scales may be `wide`, of 32 bits, or come with `minima`.
+    """
 
     def __init__(self, kind: str, count: int, length: int, group: int = 5, axis: int = 0, middle: bool = False) -> None:
         rng = np.random.default_rng(count * length + axis)
@@ -92,11 +95,12 @@ class Units:
     def _quantise(
         self, kind: str, shape: tuple[int, int], group: int, axis: int, middle: bool, rng: np.random.Generator
     ) -> None:
+        kind, _, tables = kind.partition(" ")
         self.ending, self.attributes = {"int8": "Int8", "int4": "Int4"}[kind], {"group": group, "axis": axis}
         levels = {"int8": 256, "int4": 16}[kind]
         codes = rng.integers(0, levels, shape, dtype=np.uint8)
         groups = tuple(-(-n // group) if i == axis else n for i, n in enumerate(shape))
-        scales = (rng.random(groups) * 0.2).astype(np.float16)
+        scales = (rng.random(groups) * 0.2).astype(np.float32 if "wide" in tables else np.float16)
         zeros = rng.integers(0, levels, groups, dtype=np.uint8)
         if middle:
             zeros = np.full((1, 1), levels // 2, np.uint8)
@@ -108,7 +112,13 @@ class Units:
             widened = np.broadcast_to(grouped, groups).repeat(group, axis).astype(np.float32)
             return widened[: shape[0], : shape[1]]
 
-        self.meaning = (codes - spread(zeros)) * spread(scales)
+        if "minima" not in tables:
+            self.meaning = (codes - spread(zeros)) * spread(scales)
+            return
+        self.ending += "Minima"
+        minima = (rng.standard_normal(groups) * levels / 20).astype(scales.dtype)
+        self.tensors = {"units": self.tensors["units"], "scales": scales, "minima": minima}
+        self.meaning = codes * spread(scales) + spread(minima)
 
 
 def expected(operator: str, x: Floats, mask: Bools, meaning: Floats, bias: Floats) -> NDArray[np.float64]:

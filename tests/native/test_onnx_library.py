@@ -51,7 +51,12 @@ def largest(score: Floats, k: int) -> Bools:
 @pytest.mark.parametrize(
     ("kind", "axis", "middle"),
     [("float32", 0, False), ("float16", 0, False), ("bfloat16", 0, False)]
-    + [(kind, axis, middle) for kind in ("int8", "int4") for axis in (0, 1) for middle in (False, True)],
+    + [(kind, axis, middle) for kind in ("int8", "int4") for axis in (0, 1) for middle in (False, True)]
+    + [
+        (kind, axis, False)
+        for kind in ("int8 minima", "int4 minima", "int8 wide", "int8 wide minima")
+        for axis in (0, 1)
+    ],
 )
 def test_products_agree_with_numpy(operator: str, kind: str, axis: int, middle: bool) -> None:
     units = Units(kind, 37, 46, axis=axis, middle=middle)
@@ -61,7 +66,7 @@ def test_products_agree_with_numpy(operator: str, kind: str, axis: int, middle: 
         check(operator, units, y, x, mask, bias)
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["float32", "int8", "int4", "int4 wide", "int8 minima", "int4 wide minima"])
 @pytest.mark.parametrize(("count", "length"), [(1, 2), (2, 130), (131, 2), (257, 66), (64, 128)])
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_sizes_that_no_vector_divides(kind: str, count: int, length: int, density: float) -> None:

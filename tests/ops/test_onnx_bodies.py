@@ -44,7 +44,7 @@ def run_node(
 
     names = [f"i{i}" for i in range(len(inputs))]
     outputs = [f"o{i}" for i in range(len(results))]
-    narrow = name.endswith("Int4") or attributes.get("bits") == 4
+    narrow = "Int4" in name or attributes.get("bits") == 4
     codes = (0 if name.startswith("Dequantize") else 2) if narrow else None
     fed, stored = [], []
     for i, (tensor, at) in enumerate(zip(inputs, names, strict=True)):

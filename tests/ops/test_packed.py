@@ -47,7 +47,14 @@ def by_hand() -> list[PackedMatrix]:
         PackedMatrix((middle + 100).byte(), across, zeros, 8, 4, 0),
         PackedMatrix(nibbles[:, :1] | nibbles[:, 1:] << 4, along, None, 4, 2, 1),
         PackedMatrix(nibbles[:, :1] | nibbles[:, 1:] << 4, across, None, 4, 4, 0),
+        PackedMatrix((middle + 10).byte(), across, None, 8, 4, 0, torch.full((1, 2), -20.0).half()),
+        PackedMatrix((middle + 7).byte(), along.float(), None, 8, 2, 1, torch.full((3, 1), -14.0)),
     ]
+
+
+def options(matrix: PackedMatrix, *activation: str) -> tuple[Any, ...]:
+    """The arguments of a product that say how its matrix is stored."""
+    return (*matrix.format, *activation, matrix.minima)
 
 
 @pytest.mark.smoke
@@ -58,17 +65,17 @@ def test_products_by_hand(matrix: PackedMatrix) -> None:
     for gather in both(packed_gather_linear):
         # 1 [2, -4] + 3 [-10, 12]; unit 1 is not read.
         given = (x, mask, *matrix.tensors)
-        assert gather(*given, None, *matrix.format)[0, 0].tolist() == close([-28, 32], rel=1e-3)
-        assert gather(*given, torch.tensor([0.5, 1.0]), *matrix.format)[0, 0].tolist() == close([-27.5, 33], rel=1e-3)
+        assert gather(*given, None, *options(matrix))[0, 0].tolist() == close([-28, 32], rel=1e-3)
+        assert gather(*given, torch.tensor([0.5, 1.0]), *options(matrix))[0, 0].tolist() == close([-27.5, 33], rel=1e-3)
     for row in both(packed_row_linear):
         given = (torch.tensor([[[1.0, 2.0]]]), mask, *matrix.tensors)
-        assert row(*given, None, *matrix.format)[0, 0].tolist() == close([-6, 0, 14], rel=1e-3)
-        assert row(*given, torch.ones(3), *matrix.format)[0, 0].tolist() == close([-5, 0, 15], rel=1e-3)
+        assert row(*given, None, *options(matrix))[0, 0].tolist() == close([-6, 0, 14], rel=1e-3)
+        assert row(*given, torch.ones(3), *options(matrix))[0, 0].tolist() == close([-5, 0, 15], rel=1e-3)
     for glu in both(packed_gather_glu):
         # A unit is one gate and one up value: relu(-28 + 30) (32 + 1).
         biases = (torch.tensor([30.0]), torch.tensor([1.0]))
-        assert glu(x, mask, *matrix.tensors, None, None, *matrix.format, "relu")[0, 0].tolist() == [0]
-        got = glu(x, mask, *matrix.tensors, *biases, *matrix.format, "relu")[0, 0].tolist()
+        assert glu(x, mask, *matrix.tensors, None, None, *options(matrix, "relu"))[0, 0].tolist() == [0]
+        got = glu(x, mask, *matrix.tensors, *biases, *options(matrix, "relu"))[0, 0].tolist()
         assert got == close([66], abs=0.5)
 
 
@@ -79,7 +86,8 @@ def test_packed_products_are_the_ones_that_they_stand_for(tokens: int) -> None:
     x, wide = torch.randn(1, tokens, 33, generator=generator), torch.randn(1, tokens, 36, generator=generator)
     mask = torch.rand(1, tokens, 33, generator=generator) < 0.5
     bias, bias_units = torch.randn(36, generator=generator), torch.randn(33, generator=generator)
-    for matrix in packed.example_matrices(generator, 33, 36):
+    made = packed.example_matrices(generator, 33, 36) + packed.example_minima(generator, 33, 36)
+    for matrix in made:
         values, stored = matrix.values(), matrix.tensors
         z = gather_linear.reference(x, mask, values.T, bias)
         hidden = torch.nn.functional.silu(z[..., :18]) * z[..., 18:]
@@ -87,9 +95,9 @@ def test_packed_products_are_the_ones_that_they_stand_for(tokens: int) -> None:
         biases = (bias[:18], bias[18:])
         p = torch.ops.dipc
         for got, meant in (
-            (p.packed_gather_linear(x, mask, *stored, bias, *matrix.format), z),
-            (p.packed_gather_glu(x, mask, *stored, *biases, *matrix.format), hidden),
-            (p.packed_row_linear(wide, mask, *stored, bias_units, *matrix.format), rows),
+            (p.packed_gather_linear(x, mask, *stored, bias, *options(matrix)), z),
+            (p.packed_gather_glu(x, mask, *stored, *biases, *options(matrix, "silu")), hidden),
+            (p.packed_row_linear(wide, mask, *stored, bias_units, *options(matrix)), rows),
         ):
             assert relative(got, meant) < (1e-3 if matrix.bits else 1e-5)
 
@@ -110,8 +118,11 @@ def cases(draw: st.DrawFn) -> tuple[PackedMatrix, Tensor, Tensor, int]:
         groups[axis] = -(-groups[axis] // group)
         codes = torch.randint(256, (units, 2 * pairs * bits // 8), generator=generator).byte()
         scales = (torch.rand(groups, generator=generator) + 0.1).half() / 2**bits
-        zeros = torch.randint(2**bits, groups, generator=generator).byte() if draw(st.booleans()) else None
-        matrix = PackedMatrix(codes, scales, zeros, bits, group, axis)
+        offsets = draw(st.sampled_from(["zeros", "minima", "none"]))
+        zeros = torch.randint(2**bits, groups, generator=generator).byte() if offsets == "zeros" else None
+        scales = scales.float() if draw(st.booleans()) else scales
+        minima = torch.randn(groups, generator=generator).to(scales.dtype) if offsets == "minima" else None
+        matrix = PackedMatrix(codes, scales, zeros, bits, group, axis, minima)
     density = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
     mask = torch.rand(draw(st.integers(1, 3)), units, generator=generator) < density
     return matrix, mask, torch.randn(mask.shape, generator=generator), seed
@@ -130,12 +141,12 @@ def test_native_products_are_the_reference_on_any_shape(case: tuple[Any, ...], w
 
     wide = torch.randn(len(mask), length, generator=generator)
     calls: list[tuple[Any, tuple[Any, ...], float]] = [
-        (packed_gather_linear, (x, mask, *matrix.tensors, bias(length), *matrix.format), units),
-        (packed_row_linear, (wide, mask, *matrix.tensors, bias(units), *matrix.format), length),
+        (packed_gather_linear, (x, mask, *matrix.tensors, bias(length), *options(matrix)), units),
+        (packed_row_linear, (wide, mask, *matrix.tensors, bias(units), *options(matrix)), length),
     ]
     if length % 2 == 0:
         biases = (bias(length // 2), bias(length // 2))
-        calls.append((packed_gather_glu, (x, mask, *matrix.tensors, *biases, *matrix.format), units))
+        calls.append((packed_gather_glu, (x, mask, *matrix.tensors, *biases, *options(matrix, "silu")), units))
     largest = float(matrix.values().abs().max())
     for product, args, terms in calls:
         meant, got = product.OPERATOR.reference(*args), product.OPERATOR.kernel(*args)
@@ -153,12 +164,12 @@ def test_no_unit_kept_gives_the_bias(product: Any, matrix: PackedMatrix) -> None
     bias = torch.tensor([3.0, 7.0]) if product is not packed_gather_glu else torch.tensor([3.0])
     for function in both(product):
         if product is packed_row_linear:
-            got = function(x, mask, *matrix.tensors, torch.ones(3), *matrix.format)
+            got = function(x, mask, *matrix.tensors, torch.ones(3), *options(matrix))
             assert got.tolist() == [[[0, 0, 0]]]
         elif product is packed_gather_linear:
-            assert function(x, mask, *matrix.tensors, bias, *matrix.format).tolist() == [[[3, 7]]]
+            assert function(x, mask, *matrix.tensors, bias, *options(matrix)).tolist() == [[[3, 7]]]
         else:
-            assert function(x, mask, *matrix.tensors, bias, bias, *matrix.format, "relu").tolist() == [[[9]]]
+            assert function(x, mask, *matrix.tensors, bias, bias, *options(matrix, "relu")).tolist() == [[[9]]]
 
 
 @pytest.mark.parametrize("matrix", by_hand())
@@ -170,13 +181,13 @@ def test_what_is_not_finite_stays_out_where_it_is_masked_and_comes_through_where
     out, kept = torch.tensor([[[True, False, True]]]), torch.tensor([[[True, True, True]]])
     expected = x[0, 0] @ matrix.values()
     for gather in both(packed_gather_linear):
-        assert gather(x, out, *matrix.tensors, None, *matrix.format).isfinite().all()
-        got = gather(x, kept, *matrix.tensors, None, *matrix.format)[0, 0]
+        assert gather(x, out, *matrix.tensors, None, *options(matrix)).isfinite().all()
+        got = gather(x, kept, *matrix.tensors, None, *options(matrix))[0, 0]
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
     wide = torch.tensor([[[1.0, bad]]])
     rows = matrix.values() @ wide[0, 0]
     for row in both(packed_row_linear):
-        got = row(wide, out, *matrix.tensors, None, *matrix.format)[0, 0]
+        got = row(wide, out, *matrix.tensors, None, *options(matrix))[0, 0]
         torch.testing.assert_close(got, torch.where(out[0, 0], rows, 0), rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
@@ -206,7 +217,8 @@ def test_shape_rule_refuses_what_does_not_fit(product: Any) -> None:
 
 
 def test_transposition_is_exact_in_every_format() -> None:
-    for matrix in packed.example_matrices(torch.Generator().manual_seed(0), 34, 70):
+    generator = torch.Generator().manual_seed(0)
+    for matrix in packed.example_matrices(generator, 34, 70) + packed.example_minima(generator, 34, 70):
         turned = matrix.transposed()
         assert turned.shape == (70, 34) and turned.units.is_contiguous()
         assert torch.equal(turned.values(), matrix.values().T)
@@ -216,8 +228,9 @@ def test_transposition_is_exact_in_every_format() -> None:
 
 
 def test_bundles_hold_both_matrices_or_say_that_they_cannot() -> None:
-    made = packed.example_matrices(torch.Generator().manual_seed(0), 6, 32)
-    for matrix in made:
+    generator = torch.Generator().manual_seed(0)
+    made = packed.example_matrices(generator, 6, 32)
+    for matrix in made + packed.example_minima(generator, 6, 32):
         bundle = matrix.concat(matrix)
         assert bundle is not None
         assert torch.equal(bundle.values(), torch.cat([matrix.values()] * 2, 1))
@@ -303,8 +316,8 @@ x, wide = torch.randn(1, 64, generator=generator), torch.randn(1, 288, generator
 mask = torch.ones(1, 64).bool()
 
 def products(matrix):
-    gather = (x, mask, *matrix.tensors, None, *matrix.format)
-    row = (wide[:, : matrix.shape[1]], mask, *matrix.tensors, None, *matrix.format)
+    gather = (x, mask, *matrix.tensors, None, *matrix.format, matrix.minima)
+    row = (wide[:, : matrix.shape[1]], mask, *matrix.tensors, None, *matrix.format, matrix.minima)
     return [(packed_gather_linear, gather), (packed_row_linear, row)]
 
 for bits, axis in [(4, 0), (4, 1), (8, 0), (8, 1)]:
