@@ -19,6 +19,7 @@ from dipc.native.unit_products import (
     instruction_set,
     row_linear,
     set_threads,
+    widen,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "select_cache_aware",
     "select_topk",
     "set_threads",
+    "widen",
 ]

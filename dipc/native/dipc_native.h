@@ -81,6 +81,9 @@ DIPC_EXPORT int dipc_gather_glu(const dipc_units* units, const float* x, const u
 DIPC_EXPORT int dipc_row_linear(const dipc_units* units, const float* x, const uint8_t* mask, const float* bias,
                                 int64_t tokens, float* y);
 
+// rows f32[U,N] = the matrix as it is.
+DIPC_EXPORT int dipc_widen(const dipc_units* units, float* rows);
+
 // How many threads work on one call, the caller's included; 0 takes the physical cores that the process may run on.
 // Inside ONNX Runtime its own threads are used instead.
 DIPC_EXPORT int dipc_set_threads(int32_t threads);

@@ -75,6 +75,8 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.dipc_gather_glu.restype = number
     opened.dipc_row_linear.argtypes = [*[pointer] * 4, size, pointer]
     opened.dipc_row_linear.restype = number
+    opened.dipc_widen.argtypes = [*[pointer] * 2]
+    opened.dipc_widen.restype = number
     opened.dipc_set_threads.argtypes = [ctypes.c_int32]
     opened.dipc_set_threads.restype = number
     opened.dipc_threads.argtypes = []

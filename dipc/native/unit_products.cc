@@ -3,6 +3,7 @@
 
 #include "dipc_native.h"
 #include "gemv.h"
+#include "gemv_cut.h"
 #include "thread_pool.h"
 
 namespace dipc {
@@ -55,6 +56,19 @@ DIPC_EXPORT int dipc_row_linear(const dipc_units* units, const float* x, const u
   using namespace dipc;
   if (!are_valid(units, x, mask, tokens, y)) return kBadArgument;
   return status_of([&] { row_linear(matrix_of(*units), x, mask, bias, tokens, y, ThreadPool::instance()); });
+}
+
+DIPC_EXPORT int dipc_widen(const dipc_units* units, float* rows) {
+  using namespace dipc;
+  if (units == nullptr || !is_valid(matrix_of(*units))) return kBadArgument;
+  if (units->units == 0 || units->length == 0) return kOk;
+  if (rows == nullptr) return kBadArgument;
+  return status_of([&] {
+    const UnitMatrix matrix = matrix_of(*units);
+    by_pieces(ThreadPool::instance(), matrix.units, 1, [&](int64_t begin, int64_t end) {
+      widen(matrix, begin, end - begin, rows + begin * matrix.length);
+    });
+  });
 }
 
 DIPC_EXPORT int dipc_set_threads(int32_t threads) {

@@ -189,6 +189,17 @@ def row_linear(matrix: UnitMatrix, x: Floats, mask: Bools, bias: Floats | None =
     return _product(opened().dipc_row_linear, matrix, x, mask, bias, matrix.length, matrix.units)
 
 
+def widen(matrix: UnitMatrix, rows: Buffer) -> None:
+    """Write the matrix as float32 [U, N] to `rows`.
+
+    Raises:
+        ValueError: a shape or dtype is not as stated.
+        MissingDependency: the native library is absent.
+    """
+    _fit("rows", rows, "float32", (matrix.units, matrix.length))
+    check(opened().dipc_widen(ctypes.byref(matrix.struct), rows.address))
+
+
 def set_threads(threads: int) -> None:
     """How many threads work on one call, the caller's included; 0 takes the physical cores of the process.
 

@@ -187,8 +187,8 @@ def call_native(
         return None
     native.set_threads(torch.get_num_threads())
     tables = (matrix.scales, matrix.zeros, matrix.minima)
-    scales, zeros, minima = (None if t is None else _buffer(t) for t in tables)
-    units = native.UnitMatrix(_buffer(matrix.units), scales, zeros, *matrix.format, minima)
+    scales, zeros, minima = (None if t is None else dequantize.buffer_of(t) for t in tables)
+    units = native.UnitMatrix(dequantize.buffer_of(matrix.units), scales, zeros, *matrix.format, minima)
     floats = None if bias is None else bias.detach().float().numpy()
     y = product(units, _rows(x.float()), _rows(mask), floats, *options)
     return torch.from_numpy(y).reshape(*x.shape[:-1], y.shape[-1]).to(x.dtype)
@@ -197,10 +197,6 @@ def call_native(
 def _rows(x: Tensor) -> NDArray[Any]:
     rows: NDArray[Any] = x.detach().reshape(-1, x.shape[-1]).numpy()
     return rows
-
-
-def _buffer(t: Tensor) -> native.Buffer:
-    return native.Buffer(t.data_ptr(), str(t.dtype).removeprefix("torch."), tuple(t.shape), t)
 
 
 def even(length: int) -> int:

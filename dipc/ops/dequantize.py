@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from dipc import native
 from dipc.errors import UnsupportedModel
 from dipc.ir.codes import BITS, CodeFormat, QuantizedTensor, piece_of, round_to_nearest, unpack
 from dipc.ir.onnx_form import OnnxForm, onnx_node
@@ -16,6 +17,7 @@ from dipc.ir.signature import schema_of
 
 SCALES = (torch.float16, torch.float32)
 """What scales and minima may be stored in."""
+_NATIVE_BITS = 4
 
 
 def reference(
@@ -45,6 +47,37 @@ def reference(
         return (wide * spread(scales) + spread(minima)).to(dtype)
     zero = 2 ** (bits - 1) if zeros is None else spread(zeros)
     return ((wide - zero) * spread(scales)).to(dtype)
+
+
+def kernel(
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    axis: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
+) -> Tensor:
+    """The same bits by the native library, where the tensors are dense and on the CPU; else the reference."""
+    given = [t for t in (codes, scales, zeros, minima) if t is not None]
+    dense = all(t.is_cpu and t.is_contiguous() and t.numel() for t in given)
+    if not dense or bits < _NATIVE_BITS or native.library() is None:
+        return reference(codes, scales, zeros, bits, group, axis, dtype, minima)
+    if bits not in (4, 8):
+        wide = QuantizedTensor(codes, scales, zeros, bits, group, axis, minima).widened(8)
+        codes, bits = wide.codes, wide.bits
+    native.set_threads(torch.get_num_threads())
+    tables = [None if t is None else buffer_of(t) for t in (scales, zeros, minima)]
+    matrix = native.UnitMatrix(buffer_of(codes), *tables[:2], bits, group, axis, tables[2])
+    rows = torch.empty(matrix.units, matrix.length)
+    native.widen(matrix, buffer_of(rows))
+    return rows.to(dtype)
+
+
+def buffer_of(t: Tensor) -> native.Buffer:
+    """The memory of a dense tensor."""
+    return native.Buffer(t.data_ptr(), str(t.dtype).removeprefix("torch."), tuple(t.shape), t)
 
 
 def fake(
@@ -201,6 +234,7 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
+    kernel=kernel,
     onnx=OnnxForm(to_onnx, {"Dequantize": BODY, "DequantizeMinima": MINIMA_BODY}),
     makes_weight_from="codes",
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from dipc.ir.codes import CodeFormat, round_to_nearest
+from dipc.ir.codes import CodeFormat, piece_of, round_to_nearest
 from dipc.ir.onnx_form import OnnxForm
 from dipc.ir.operator import Operator, Read, argument, quantized_read
 from dipc.ir.signature import schema_of
@@ -26,9 +26,8 @@ def reference(
 ) -> Tensor:
     """W[indices] with W as `dequantize` makes it of groups along the rows. indices int [...] -> [..., C]."""
     chosen = indices.reshape(-1)
-    scales, minima = scales[chosen], None if minima is None else minima[chosen]
-    zeros = None if zeros is None else zeros[chosen]
-    rows = dequantize.reference(codes[chosen], scales, zeros, bits, group, 1, dtype, minima)
+    taken = [None if t is None else t[chosen] for t in (codes, scales, zeros, minima)]
+    rows = dequantize.reference(*taken[:3], bits, group, 1, dtype, taken[3])  # type: ignore[arg-type]
     return rows.reshape(*indices.shape, rows.shape[-1])
 
 
@@ -66,6 +65,34 @@ def examples(generator: torch.Generator, tokens: int, units: int) -> list[tuple[
     return [*made, (indices, q.codes, q.scales, None, 5, 5, torch.bfloat16, q.minima)]
 
 
+def to_onnx(
+    indices: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    group: int,
+    dtype: torch.dtype,
+    minima: Tensor | None = None,
+) -> Tensor:
+    """The same in operations on whole numbers that every runtime has; codes may lie in blocks, uint8 [R, ..., bytes]."""
+    chosen = indices.reshape(-1)
+    taken = codes[chosen].flatten(1).long()
+    count, size = piece_of(bits)
+    word = sum((taken[:, j::size] * 256**j for j in range(1, size)), taken[:, 0::size])
+    wide = torch.stack([word // 2 ** (bits * i) % 2**bits for i in range(count)], -1).flatten(1).float()
+    owners = torch.arange(wide.shape[1]) // group
+
+    def spread(table: Tensor) -> Tensor:
+        return table[chosen].float()[:, owners]
+
+    if minima is not None:
+        rows = wide * spread(scales) + spread(minima)
+    else:
+        rows = (wide - (2 ** (bits - 1) if zeros is None else spread(zeros))) * spread(scales)
+    return rows.to(dtype).reshape(*indices.shape, wide.shape[1])
+
+
 OPERATOR = Operator(
     "dequantize_rows",
     schema_of(reference),
@@ -73,5 +100,5 @@ OPERATOR = Operator(
     fake,
     traffic,
     examples,
-    onnx=OnnxForm(reference),
+    onnx=OnnxForm(to_onnx),
 )

@@ -4,48 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import dipc
 from dipc.frontend.stored_codes import with_codes
-from dipc.ir.codes import CodeFormat, QuantizedTensor, round_to_nearest
-from dipc.ir.program import Program, is_buffer
+from dipc.ir.codes import round_to_nearest
+from dipc.ir.program import is_buffer
 from dipc.memory.lowering import lower
-from dipc.ops.dequantize import reference, with_minima
 from dipc.pipeline.numeric_check import probe_logits
+from kit.coded import coded, matrices, widened
 from kit.quantization import TABLE, compiled
 from kit.tiny_models import tiny_llama, tiny_model
-
-
-def values(q: QuantizedTensor) -> Tensor:
-    return reference(q.codes, q.scales, q.zeros, q.bits, q.group, q.axis, torch.float32, q.minima)
-
-
-def matrices(program: Program) -> dict[str, Tensor]:
-    return {n: w for n, w in program.weights.items() if w.dim() == 2 and not is_buffer(n)}
-
-
-def coded(program: Program) -> tuple[Program, dict[str, QuantizedTensor]]:
-    """The program with random codes: with minima, with zero points, of 5 and 6 bits, in turn."""
-    generator = torch.Generator().manual_seed(0)
-    made = {}
-    for i, (name, weight) in enumerate(matrices(program).items()):
-        rows, columns = weight.shape
-        q = (
-            with_minima(generator, (rows, columns), CodeFormat(4, 16, 1), torch.float16),
-            round_to_nearest(weight, 4, 8, 1, symmetric=False),
-            with_minima(generator, (rows, columns), CodeFormat(5, 32, 1), torch.float32),
-            round_to_nearest(weight, 6, 16, 1),
-        )
-        made[name] = q[i % 4]
-    after, wide = with_codes(program, made)
-    assert not wide
-    return after, made
-
-
-def widened(program: Program, codes: dict[str, QuantizedTensor]) -> Program:
-    """The program with the values that the codes stand for as weights."""
-    return program.replace(weights={**program.weights, **{n: values(q) for n, q in codes.items()}})
 
 
 @pytest.mark.parametrize("tied", [False, True])

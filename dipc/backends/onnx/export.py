@@ -15,7 +15,7 @@ from dipc.backends import Export
 from dipc.backends.onnx.file import EXTERNAL_DATA_BYTES, finish, write
 from dipc.backends.onnx.fusions import fuse
 from dipc.backends.onnx.graph import expand_glus, in_float32, lowered
-from dipc.backends.onnx.matmul_nbits import use_matmul_nbits
+from dipc.backends.onnx.matmul_nbits import lookups_as_bytes, use_matmul_nbits, widen_codes
 from dipc.backends.onnx.names import input_names, metadata, output_names
 from dipc.backends.onnx.runtime import MODEL
 from dipc.errors import UnsupportedModel, UsageError
@@ -75,7 +75,7 @@ def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tupl
 
     Raises UnsupportedModel as `export` does.
     """
-    ready = use_matmul_nbits(in_float32(expand_glus(program)))
+    ready = lookups_as_bytes(use_matmul_nbits(widen_codes(in_float32(expand_glus(program)))))
     module, forms = lowered(ready)
     names = input_names(program)
     model = _translate(ready, module, [names[p.name] for p in ready.inputs], output_names(program))

@@ -7,13 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dipc.api import Program, capture, compile, export
-from dipc.backends.eager import EagerSession
 from dipc.backends.onnx import export as backend
 from dipc.backends.onnx.names import input_names, output_names
 from dipc.cache.policy import get_policy
@@ -21,11 +18,8 @@ from dipc.errors import UnknownName, UnsupportedModel, UsageError
 from dipc.ir import operators
 from dipc.ops.select_topk import OPERATOR as SELECT_TOPK
 from dipc.passes.pack import Pack
-from kit.runs import relative
-from kit.tiny_models import one_glu, outlined, random_ids, tiny_model
-
-PIECES = (7, 1, 1, 1)
-ONE_LAYER = {"intermediate_size": 64, "num_hidden_layers": 1}
+from kit.exported import ONE_LAYER, Running, bytes_of, calls_of, check_same
+from kit.tiny_models import one_glu, outlined, tiny_model
 
 
 @cache
@@ -46,67 +40,6 @@ def written(pipeline: str, packed: bool = True) -> bytes:
     return bytes_of(compiled(pipeline, packed))
 
 
-def bytes_of(program: Program, **options: bool) -> bytes:
-    import onnx_ir
-
-    model, _ = backend.to_ir(program, pipeline="as tested", **options)
-    made: bytes = onnx_ir.to_proto(model).SerializeToString()
-    return made
-
-
-class Running:
-    """An exported model in ONNX Runtime by its function bodies, with what it carries, as its metadata say."""
-
-    def __init__(self, model: bytes | str) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        # ONNX Runtime makes MatMulNBits of our bodies, by default from 8-bit activations.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.metadata = dict(self.session.get_modelmeta().custom_metadata_map)
-        self.carried = json.loads(self.metadata["dipc.carried"])
-        self.inputs = [i.name for i in self.session.get_inputs()]
-        self.outputs = [o.name for o in self.session.get_outputs()]
-        self.state = {
-            c["input"]: np.full([0 if isinstance(n, str) else n for n in c["shape"]], c["fill"], c["dtype"])
-            for c in self.carried
-        }
-        self.position = 0
-
-    def step(self, ids_T: Tensor, dense: bool = False) -> Tensor:
-        count = len(ids_T)
-        given = {
-            "input_ids": ids_T[None].numpy(),
-            "position_ids": np.arange(self.position, self.position + count)[None],
-            "dense": np.full((1, count), dense),
-        }
-        feed = {n: v for n, v in given.items() if n in self.inputs} | self.state
-        results = dict(zip(self.outputs, self.session.run(None, feed), strict=True))
-        self.state = {c["input"]: results[c["output"]] for c in self.carried}
-        self.position += count
-        return torch.from_numpy(results["logits"][0])
-
-
-def check_same(program: Program, running: Running, tolerance: float = 1e-4, reference: Program | None = None) -> None:
-    """The same logits for a prompt and single tokens, and the same selection state after them."""
-    eager, ids = EagerSession(reference or program), random_ids(sum(PIECES))
-    for index, chunk in enumerate(ids.split(list(PIECES))):
-        prompt = index == 0
-        assert relative(running.step(chunk, prompt), eager.step(chunk, dense=prompt).logits) < tolerance
-    names = input_names(program)
-    for port in program.carried:
-        got, want = torch.from_numpy(running.state[names[port.name]]), eager.state(port.name)
-        if port.window is not None:
-            # This caller drops nothing, the session what has left the window.
-            assert got.shape[2] == sum(PIECES) and want.shape[2] == port.window
-            got = got[:, :, -port.window :]
-        if port.kind == "state":
-            assert torch.equal(got, want)
-        else:
-            assert relative(got, want.float()) < tolerance
-
-
 DIP, DIP_CA = "dip{density=0.5}", "dip-ca{density=0.5 policy=lru scope=decode}"
 PIPELINES: dict[str, dict[str, int]] = {
     "outline-glu": {},
@@ -123,15 +56,6 @@ PIPELINES: dict[str, dict[str, int]] = {
 def test_an_exported_model_is_its_program(pipeline: str) -> None:
     check_same(compiled(pipeline), Running(written(pipeline)))
     assert calls_of(written(pipeline)) == PIPELINES[pipeline]
-
-
-def calls_of(model: bytes) -> dict[str, int]:
-    import onnx
-
-    loaded = onnx.load_model_from_string(model)
-    names = [n.op_type for n in loaded.graph.node if n.domain == "ai.dipc"]
-    assert {f.name for f in loaded.functions} == set(names)
-    return {n: names.count(n) for n in sorted(set(names))}
 
 
 def test_unpacked_products_are_exported_too() -> None:
