@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -14,15 +15,19 @@ from torch import nn
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.frontend.bare_config import from_config
 from dipc.frontend.checkpoint import stored_as
+from dipc.frontend.digest import model_digest
 from dipc.frontend.gguf.find import gguf_in
 from dipc.frontend.gguf.hub import gguf_on_hub
 from dipc.frontend.gguf.model import from_gguf
 from dipc.frontend.loading import check_finite
 from dipc.frontend.named_models import NAMES, named_model
 from dipc.frontend.pretrained import from_pretrained
+from dipc.frontend.stored_codes import with_codes
 from dipc.frontend.stored_width import stored_width
 from dipc.frontend.tracer import Source, trace
+from dipc.ir.codes import QuantizedTensor
 from dipc.ir.program import Program
+from dipc.ir.stored_weight import values_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -62,7 +67,19 @@ def capture(
         source = _open(str(model), dtype, trust_remote_code)
     source = dataclasses.replace(source, name=name or source.name)
     check_finite(source.name, source.model)
-    return trace(source)
+    program = trace(source)
+    return _coded(program, source.codes) if source.codes else program
+
+
+def _coded(program: Program, codes: Mapping[str, QuantizedTensor]) -> Program:
+    """The program with the codes that its model came with, and with the values of those that it cannot take."""
+    after, wide = with_codes(program, codes)
+    absent = {name for name in (f"{m.where}.weight" for m in wide) if name in program.weights}
+    if not absent:
+        return after
+    values = {name: values_of(codes[name], program.weights[name].dtype) for name in absent}
+    after = after.replace(weights={**after.weights, **values})
+    return after.replace(info=dataclasses.replace(after.info, digest=model_digest(after)))
 
 
 def find_model(model: str) -> Path | str:

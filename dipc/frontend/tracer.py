@@ -30,6 +30,7 @@ from dipc.frontend.layer_copies import NotRepeated, repeat
 from dipc.frontend.recurrences import in_closed_form, is_closed
 from dipc.frontend.repeated_layers import Layers, find_layers, shorten
 from dipc.frontend.rope import follow_length, longest_context
+from dipc.ir.codes import QuantizedTensor
 from dipc.ir.program import ModelInfo, Port, Program, TensorType
 from dipc.ir.verify import verify_structure
 
@@ -38,7 +39,8 @@ from dipc.ir.verify import verify_structure
 class Source:
     """A model to trace: a module on any device, with what results have to say of it.
 
-    A value of a weight is stored in `stored_bits`, scales included, but for the weights in `own_bits`, by name.
+    A value of a weight is stored in `stored_bits`, scales included, but for the weights in `own_bits`, by name. Of
+    those in `codes` the module has the shape alone.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class Source:
     stored_bits: float
     tokenizer: Any = None
     own_bits: Mapping[str, float] = field(default_factory=dict)
+    codes: Mapping[str, QuantizedTensor] = field(default_factory=dict)
 
 
 def first_line(error: Exception) -> str:

@@ -134,6 +134,13 @@ def codes_of(value: fx.Node, weights: Mapping[str, Tensor]) -> QuantizedTensor:
     return QuantizedTensor(codes, scales, zeros, argument(value, "bits"), argument(value, "group"), axis, minima)
 
 
+def values_of(tensor: QuantizedTensor, dtype: torch.dtype) -> Tensor:
+    """The matrix that codes stand for."""
+    stored = StoredWeight.of_codes(tensor, dtype)
+    made: Tensor = stored.operator.target(**{**stored.parts, **stored.options})
+    return made
+
+
 def put_codes(
     graph: fx.Graph, weights: dict[str, Tensor], name: str, tensor: QuantizedTensor, dtype: torch.dtype
 ) -> fx.Node:

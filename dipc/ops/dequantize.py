@@ -68,8 +68,8 @@ def kernel(
         wide = QuantizedTensor(codes, scales, zeros, bits, group, axis, minima).widened(8)
         codes, bits = wide.codes, wide.bits
     native.set_threads(torch.get_num_threads())
-    tables = [None if t is None else buffer_of(t) for t in (scales, zeros, minima)]
-    matrix = native.UnitMatrix(buffer_of(codes), *tables[:2], bits, group, axis, tables[2])
+    given_scales, given_zeros, given_minima = (None if t is None else buffer_of(t) for t in (scales, zeros, minima))
+    matrix = native.UnitMatrix(buffer_of(codes), given_scales, given_zeros, bits, group, axis, given_minima)
     rows = torch.empty(matrix.units, matrix.length)
     native.widen(matrix, buffer_of(rows))
     return rows.to(dtype)

@@ -26,8 +26,8 @@ def reference(
 ) -> Tensor:
     """W[indices] with W as `dequantize` makes it of groups along the rows. indices int [...] -> [..., C]."""
     chosen = indices.reshape(-1)
-    taken = [None if t is None else t[chosen] for t in (codes, scales, zeros, minima)]
-    rows = dequantize.reference(*taken[:3], bits, group, 1, dtype, taken[3])  # type: ignore[arg-type]
+    zeros, minima = (None if t is None else t[chosen] for t in (zeros, minima))
+    rows = dequantize.reference(codes[chosen], scales[chosen], zeros, bits, group, 1, dtype, minima)
     return rows.reshape(*indices.shape, rows.shape[-1])
 
 
@@ -75,7 +75,7 @@ def to_onnx(
     dtype: torch.dtype,
     minima: Tensor | None = None,
 ) -> Tensor:
-    """The same in operations on whole numbers that every runtime has; codes may lie in blocks, uint8 [R, ..., bytes]."""
+    """The same in operations on whole numbers that every runtime has; codes may lie in blocks, uint8 [R, G, bytes]."""
     chosen = indices.reshape(-1)
     taken = codes[chosen].flatten(1).long()
     count, size = piece_of(bits)

@@ -15,6 +15,7 @@ from dipc.ir.weight_parts import values_per_entry
 from dipc.memory.lowering import active_units, lower, mean_bits, program_density
 from dipc.quantities import NONE, format_bytes, number, ranges, share
 from dipc.report.compiled import pass_dict, pass_table
+from dipc.report.stored import stored_rows, stored_table
 from dipc.report.table import facts, stack, table
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = N
         method=program.method,
         passes=[pass_dict(entry) for entry in log],
         sites=[row for row in site_rows(program, traffic) if layer in (None, row.layer)],
+        weights=stored_rows(program),
         totals={
             "mlp_bytes": traffic.mlp_bytes,
             "resident_bytes": traffic.resident_bytes,
@@ -90,6 +92,7 @@ def program_tables(program: Program, log: Sequence[PassLog], layer: int | None =
         facts("model", _model_facts(program)),
         pass_table("passes", log) if log else None,
         table("sites", columns if aware else columns[:-1], _grouped(rows, aware)),
+        stored_table(program),
         facts("totals", totals),
     )
 

@@ -59,7 +59,7 @@ def lookups_as_bytes(program: Program) -> Program:
         name = str(codes.target)
         others = [u for same in after.graph.find_nodes(op="get_attr", target=name) for u in same.users]
         if argument(node, "bits") == 4 and any(user.target is DEQUANTIZE for user in others):
-            weights[copy_of(name)] = weights[name]
+            weights[copy_of(name)] = weights[name].clone()  # the exporter makes one of what shares memory
             with after.graph.inserting_before(node):
                 set_argument(node, "codes", after.graph.get_attr(copy_of(name)))
         node.target = dequantize_rows.to_onnx
@@ -160,13 +160,15 @@ class _Rewriting:
 
 def group_sums(x: Tensor, group: int) -> Tensor:
     """[..., K] -> [..., K / group]."""
-    return x.unflatten(-1, (-1, group)).sum(-1)
+    sums: Tensor = x.unflatten(-1, (-1, group)).sum(-1)
+    return sums
 
 
 def add_minima(y: Tensor, sums: Tensor, scales: Tensor, minima: Tensor, bits: int) -> Tensor:
     """Add to y [..., N], of codes that count from the middle one, what they are off by; scales and minima [N, G]."""
     offsets = minima.to(torch.float32) + scales * 2 ** (bits - 1)
-    return y + sums @ offsets.T
+    found: Tensor = y + sums @ offsets.T
+    return found
 
 
 def packed_zeros(zeros: Tensor, bits: int) -> Tensor:

@@ -19,6 +19,7 @@ from dipc.frontend.gguf.weights import place
 from dipc.frontend.loading import check_loaded, load
 from dipc.frontend.stored_width import compute_dtype, main_dtype, stored_width
 from dipc.frontend.tracer import Source, first_line, quiet
+from dipc.ir.codes import QuantizedTensor
 
 _ENDS = ("eos", "eot", "eom")
 
@@ -45,7 +46,7 @@ def from_gguf(path: Path, name: str, dtype: str) -> Source:
     stored = {key: _stored_as(tensor) for key, tensor in file.tensors.items()}
     compute = getattr(torch, dtype) if dtype != "auto" else compute_dtype(main_dtype(stored), torch.float32)
     try:
-        model, tensors = _placed(file, config, compute) or _converted(file, config, compute)
+        model, tensors, codes = _placed(file, config, compute) or _converted(file, config, compute)
     except DipcError:
         raise
     except Exception as error:
@@ -53,7 +54,7 @@ def from_gguf(path: Path, name: str, dtype: str) -> Source:
     divide_frequencies(file, model)
     _name_ends(file, model)
     width = stored_width(tensors, {n for n, _ in model.named_parameters()})
-    return Source(model, config, name, width.bits, _tokenizer(file), width.own)
+    return Source(model, config, name, width.bits, _tokenizer(file), width.own, codes)
 
 
 def _stored_as(tensor: GgufTensor) -> StoredTensor:
@@ -62,22 +63,23 @@ def _stored_as(tensor: GgufTensor) -> StoredTensor:
     return StoredTensor(dtype, tensor.shape, form.bits)
 
 
-_Opened = tuple[nn.Module, dict[str, StoredTensor]]
+_Opened = tuple[nn.Module, dict[str, StoredTensor], dict[str, QuantizedTensor]]
 
 
 def _placed(file: GgufFile, config: Any, dtype: torch.dtype) -> _Opened | None:
-    """Make the model of a family whose weights are one tensor of the file each; None for others."""
+    """Make the model of a family whose weights are one tensor of the file each, which keep codes; None for others."""
     twin = on_meta(config)
     if (placed := place(file, twin)) is None:
         return None
     values = {name: tensor.value() for name, tensor in placed.items()}
     model, info = load(type(twin), None, config=config, state_dict=values, dtype=dtype)
     check_loaded(str(file.path), info)
-    return model, {name: _stored_as(tensor.stored) for name, tensor in placed.items()}
+    codes = {name: found for name, tensor in placed.items() if (found := tensor.codes()) is not None}
+    return model, {name: _stored_as(tensor.stored) for name, tensor in placed.items()}, codes
 
 
 def _converted(file: GgufFile, config: Any, dtype: torch.dtype) -> _Opened:
-    """Have transformers make the model of another family; what each weight was stored in is not known then."""
+    """Have transformers widen the model of another family; what each weight was stored in is not known then."""
     from transformers import AutoModelForCausalLM
 
     if importlib.util.find_spec("accelerate") is None:
@@ -92,7 +94,7 @@ def _converted(file: GgufFile, config: Any, dtype: torch.dtype) -> _Opened:
     check_loaded(str(file.path), info)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model, {name: _stored_as(tensor) for name, tensor in file.tensors.items()}
+    return model, {name: _stored_as(tensor) for name, tensor in file.tensors.items()}, {}
 
 
 def _name_ends(file: GgufFile, model: nn.Module) -> None:

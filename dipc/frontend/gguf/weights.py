@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dipc.frontend.gguf.codes import BLOCKS, codes_of_blocks
 from dipc.frontend.gguf.container import GgufFile, GgufTensor
+from dipc.ir.codes import QuantizedTensor
 
 # Of these families a weight is one tensor of the file; of others (experts, recurrences) transformers makes one of many.
 SINGLE = ("TensorProcessor", "LlamaTensorProcessor", "Gemma2TensorProcessor", "NemotronTensorProcessor")
@@ -37,6 +39,18 @@ class Placed:
         """Return the parameter: float32, or bfloat16 where it is stored so."""
         made = torch.from_numpy(np.require(self.turn(widened(self.stored)), requirements=["C", "W"]))
         return made.bfloat16() if self.stored.form.name == "BF16" else made
+
+    def codes(self) -> QuantizedTensor | None:
+        """Return the parameter's codes; None where its type has none, or more is done to it than moving its rows."""
+        stored = self.stored
+        if stored.form.name not in BLOCKS or len(stored.shape) != 2:
+            return None
+        rows = np.arange(stored.shape[0])
+        order = self.turn(rows[:, None]).reshape(-1)
+        if not np.array_equal(np.sort(order), rows):
+            return None
+        found = codes_of_blocks(torch.from_numpy(np.array(stored.data).reshape(len(rows), -1)), stored.form.name)
+        return found if np.array_equal(order, rows) else found.rows(torch.from_numpy(np.ascontiguousarray(order)))
 
 
 def widened(tensor: GgufTensor) -> Any:

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from dipc.api import capture
+from dipc.api import capture, compile
+from dipc.backends.eager import EagerSession
 from dipc.errors import DipcError, UnsupportedModel
+from dipc.frontend.gguf.codes import BLOCKS
 from dipc.frontend.gguf.find import gguf_in
 from dipc.frontend.gguf.model import from_gguf
+from dipc.report.stored import stored_rows
 from kit.gguf_files import gguf, gguf_tensors, write_gguf
 from kit.reference import deviation_from
+from kit.runs import relative
 from kit.tiny_models import random_ids, tiny_model
 
 BYTES: dict[str, Any] = {"intermediate_size": 64, "vocab_size": 258, "tie_word_embeddings": True}
@@ -110,3 +114,28 @@ def test_a_split_model_is_one_whichever_part_is_given(tmp_path: Path) -> None:
     parts[1].unlink()
     with pytest.raises(DipcError, match=r"00002-of-00003\.gguf: is missing; the model is split into 3 files"):
         from_gguf(parts[0], "m", "auto")
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q4_1", 4), ("Q5_0", 5), ("Q8_0", 8)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_captured_file_computes_from_its_codes_what_its_floats_say(
+    kind: str, bits: int, tied: bool, tmp_path: Path
+) -> None:
+    model = tiny_model(intermediate_size=64, tie_word_embeddings=tied)
+    path = write_gguf(tmp_path / "m.gguf", model, kind)
+    program, ids = capture(path), random_ids(9)
+    wide = from_gguf(path, "m", "auto").model
+    assert relative(EagerSession(program).step(ids).logits, logits(wide)[0]) < 1e-5
+    values = {n: w for n, w in compile(program, "widen").program.weights.items() if n.endswith("weight")}
+    assert values and all(torch.equal(value, wide.get_parameter(name)) for name, value in values.items())
+    rows = {row.name: row for row in stored_rows(program)}
+    query, block = rows["model.layers.0.self_attn.q_proj"], BLOCKS[kind]
+    assert query.form.startswith(f"{bits}-bit codes in groups of 32, float16 scales")
+    assert (query.checkpoint_bits, query.bits) == (block.stored_bits, block.stored_bits)
+    assert ("lm_head" in rows) is not tied and rows["model.norm"].form == "float32"
+
+
+def test_what_has_no_codes_is_widened_and_said_so(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", tiny_model(hidden_size=256, intermediate_size=256), "TQ2_0")
+    (row,) = [row for row in stored_rows(capture(path)) if row.name == "model.layers.0.mlp.up_proj"]
+    assert (row.form, row.checkpoint_bits, row.bits) == ("float32, widened", 2.0625, 32)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dipc.frontend.gguf_codes import BLOCKS, codes_of_blocks
+from dipc.frontend.gguf.codes import BLOCKS, codes_of_blocks
 from dipc.ir.codes import QuantizedTensor, unpack
 from dipc.ops.dequantize import reference
 
