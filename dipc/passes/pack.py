@@ -134,7 +134,7 @@ class _Packing:
     def _replace(self, node: fx.Node, target: Any, arguments: tuple[Any, ...], minima: fx.Node | None) -> None:
         with self.graph.inserting_before(node):
             name = str(target._schema.name).rpartition("::")[2]
-            others = {} if minima is None else {"minima": minima}
+            others: dict[str, Any] = {} if minima is None else {"minima": minima}
             new = self.graph.create_node("call_function", target, arguments, others, name=name)
         new.meta = {"module": node.meta.get("module", "")}
         node.replace_all_uses_with(new)

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 import dipc
+from dipc.errors import UnsupportedModel
 from dipc.frontend.stored_codes import with_codes
 from dipc.ir.codes import round_to_nearest
+from dipc.ir.operator import argument, has_argument, is_dequantized
 from dipc.ir.program import is_buffer
 from dipc.memory.lowering import lower
 from dipc.pipeline.numeric_check import probe_logits
-from kit.coded import coded, matrices, widened
+from kit.coded import coded, matrices, values, widened
 from kit.quantization import TABLE, compiled
+from kit.runs import relative
 from kit.tiny_models import tiny_llama, tiny_model
 
 
@@ -82,3 +85,24 @@ def test_the_dense_program_gets_the_same_codes() -> None:
     assert not wide and after.dense is not None
     assert after.dense.weights[f"{name}.codes"] is after.weights[f"{name}.codes"]
     assert name not in after.dense.weights
+
+
+def test_packed_products_read_them_and_codes_of_5_and_6_bits_take_8_there() -> None:
+    after, _ = coded(tiny_llama())
+    sparse = compiled("dip{density=1}", after).program
+    packed = compiled("pack", sparse).program
+    assert relative(probe_logits(packed), probe_logits(sparse)) < 1e-3
+    units = {
+        int(argument(n, "bits")) for n in packed.graph.nodes if n.op == "call_function" and has_argument(n, "units")
+    }
+    assert units == {4, 8} and not [n for n in packed.graph.nodes if "mlp" in str(n.meta) and is_dequantized(n)]
+
+
+def test_codes_are_not_rounded_again_but_may_be_widened_first() -> None:
+    after, codes = coded(tiny_llama())
+    with pytest.raises(UnsupportedModel, match=r"^int4 found nothing to rewrite in tiny .*: it is quantised already$"):
+        compiled("int4{group=32}", after)
+    wide = compiled("widen", after).program
+    assert torch.equal(probe_logits(wide), probe_logits(after))
+    assert all(torch.equal(wide.weights[name], values(q)) for name, q in codes.items())
+    assert any(name.endswith(".codes") for name in compiled("widen,int4{group=32}", after).program.weights)
