@@ -21,7 +21,8 @@ from dipc.ir.program import Method, Mlp, ModelInfo
 from dipc.pipeline.runner import PassLog
 
 NAME = "dipc.json"
-SCHEMA = 1
+PLAIN, NARROWED = 1, 2
+"""Schemas: weights are stored as they are computed, or some of them narrower."""
 # Where files may lie: no path leaves the folder, and none is hidden.
 _PATH = re.compile(r"program\.json|weights\.safetensors|(graph|reports|tokenizer)(/[\w-][\w.-]*)+", re.ASCII)
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -39,7 +40,7 @@ class Manifest(BaseModel):
     """The content of `dipc.json`. `files` maps paths, relative to the artifact and with `/`, to their records."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
-    schema_version: Annotated[int, Field(alias="schema")] = SCHEMA
+    schema_version: Annotated[int, Field(alias="schema")] = PLAIN
     versions: dict[str, str]
     model: ModelInfo
     method: Method
@@ -73,8 +74,8 @@ def read_manifest(folder: Path) -> Manifest:
     schema = data.get("schema")
     if type(schema) is not int or schema < 1:
         raise BadFile(f"{where}: schema must be a whole number from 1, so this is no artifact of dipc")
-    if schema > SCHEMA:
-        raise BadFile(f"{where}: written by a newer dipc (schema {schema}, this one reads {SCHEMA}); upgrade dipc")
+    if schema > NARROWED:
+        raise BadFile(f"{where}: written by a newer dipc (schema {schema}, this one reads {NARROWED}); upgrade dipc")
     data.pop("sha256", None)
     try:
         manifest = Manifest.model_validate_json(json.dumps(data))

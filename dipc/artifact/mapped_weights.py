@@ -16,18 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
+from dipc.artifact.weights_file import DTYPES
 
 
 def map_weights(path: Path) -> dict[str, Tensor]:
@@ -49,9 +38,9 @@ def map_weights(path: Path) -> dict[str, Tensor]:
 
 def _tensor(content: mmap.mmap, start: int, about: dict[str, Any]) -> Tensor:
     dtype, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise ValueError(f"a tensor of {dtype}, which no program has")
-    kind = _DTYPES[dtype]
+    kind = DTYPES[dtype]
     if begin == end:
         return torch.empty(shape, dtype=kind)
     with warnings.catch_warnings():

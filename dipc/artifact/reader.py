@@ -18,11 +18,13 @@ from dipc.artifact.graph_json import graph_from_json
 from dipc.artifact.graph_names import check_weight_names
 from dipc.artifact.manifest import NAME, FileRecord, Manifest, read_manifest
 from dipc.artifact.mapped_weights import map_weights
+from dipc.artifact.widened_weights import widen
 from dipc.documents import JsonObject, first_problem, read_json
 from dipc.errors import BadFile, DipcError, UsageError
 from dipc.frontend.tracer import first_line, quiet
 from dipc.input_file import is_there, read_input
 from dipc.ir.program import Method, Program
+from dipc.ir.stored_dtype import NARROW
 from dipc.ir.verify import torch_dtype, verify_structure
 from dipc.pipeline.runner import PassLog
 
@@ -159,8 +161,11 @@ def _read_weights(path: Path, shapes: Mapping[str, _Weight]) -> dict[str, torch.
         if name not in found or name not in shapes:
             raise BadFile(f"{path.name} and the weights of the program differ in {name[:80]!r}")
         tensor, stated = found[name], shapes[name]
-        if list(tensor.shape) != stated.shape or tensor.dtype != torch_dtype(stated.dtype):
+        dtypes = (torch.float32, *NARROW) if stated.dtype == "float32" else (torch_dtype(stated.dtype),)
+        if list(tensor.shape) != stated.shape or tensor.dtype not in dtypes:
             raise BadFile(f"{path.name}: {name} is not {stated.dtype}{stated.shape}")
+    narrow = {n: found[n] for n, w in shapes.items() if w.dtype == "float32" and found[n].dtype in NARROW}
+    found |= widen(narrow, path.parent)
     return {name: found[name] for name in shapes}
 
 

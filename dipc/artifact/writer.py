@@ -3,7 +3,8 @@
     out/  dipc.json             schema version, versions, model, method, pipeline, pass log, sha256 of every other file
           graph/NN-PASS.txt     the program as text, as captured (00) and after each pass
           program.json          the graph (dipc.artifact.graph_json), with dtype and shape of every weight
-          weights.safetensors   the weights; absent where the model was compiled from its config alone
+          weights.safetensors   the weights, in 16 bits where the checkpoint has them so (dipc.ir.stored_dtype); absent
+                                where the model was compiled from its config alone
           tokenizer/            what transformers' AutoTokenizer reads; absent where there is none
           reports/NAME.json     results that were kept
           onnx/ and the like    exports, named by their backends, if any were made there; not part of the artifact
@@ -29,15 +30,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from dipc.artifact.graph_json import graph_to_json
-from dipc.artifact.manifest import NAME, Manifest, read_manifest
+from dipc.artifact.manifest import NAME, NARROWED, PLAIN, Manifest, read_manifest
 from dipc.artifact.reader import Artifact, file_record, is_artifact, list_files, load
+from dipc.artifact.weights_file import write_weights
 from dipc.documents import json_bytes
 from dipc.errors import BadFile, UnsupportedModel, UsageError
 from dipc.files import whole_folder, write_whole, writing
 from dipc.ir.program import Program
+from dipc.ir.stored_dtype import stored_dtype
 from dipc.pipeline.runner import Compiled
 from dipc.version import __version__
 
@@ -79,13 +81,13 @@ def _write(
 ) -> None:
     program = compiled.program if isinstance(compiled, Compiled) else compiled
     dense = None if program.dense is None else graph_to_json(program.dense)
-    weights = {
-        n: {"dtype": str(w.dtype).removeprefix("torch."), "shape": list(w.shape)} for n, w in _weights(program).items()
-    }
-    content = {"graph": graph_to_json(program), "dense": dense, "weights": weights}
+    weights = _weights(program)
+    forms = {n: {"dtype": str(w.dtype).removeprefix("torch."), "shape": list(w.shape)} for n, w in weights.items()}
+    content = {"graph": graph_to_json(program), "dense": dense, "weights": forms}
     (folder / "program.json").write_text(json.dumps(content, allow_nan=False, separators=(",", ":")), "utf-8")
+    stored = {name: stored_dtype(name, weight, program.info) for name, weight in weights.items()}
     if program.info.has_weights:
-        _write_weights(program, folder / "weights.safetensors")
+        write_weights(folder / "weights.safetensors", weights, stored)
     if program.tokenizer is not None:
         program.tokenizer.save_pretrained(str(folder / "tokenizer"))
     (folder / "graph").mkdir()
@@ -94,7 +96,8 @@ def _write(
     (folder / "reports").mkdir()
     for name, report in reports.items():
         (folder / "reports" / f"{_checked(name)}.json").write_bytes(json_bytes(report))
-    (folder / NAME).write_bytes(_manifest(compiled, program, folder).to_bytes())
+    narrowed = any(stored[name] != weight.dtype for name, weight in weights.items())
+    (folder / NAME).write_bytes(_manifest(compiled, program, folder, narrowed).to_bytes())
 
 
 def _texts(compiled: Compiled | Program) -> dict[str, str]:
@@ -123,23 +126,10 @@ def _weights(program: Program) -> dict[str, torch.Tensor]:
     return both
 
 
-def _write_weights(program: Program, path: Path) -> None:
-    plain: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, weight in _weights(program).items():
-        tensor = weight.detach().cpu().contiguous()
-        storage = tensor.untyped_storage()
-        # Weights may be slices of one tensor; safetensors writes whole tensors that share no memory.
-        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        plain[name] = tensor
-    save_file(plain, str(path), metadata={"format": "pt"})
-
-
-def _manifest(compiled: Compiled | Program, program: Program, folder: Path) -> Manifest:
+def _manifest(compiled: Compiled | Program, program: Program, folder: Path, narrowed: bool) -> Manifest:
     passes = compiled.log if isinstance(compiled, Compiled) else ()
     manifest = Manifest(
+        schema_version=NARROWED if narrowed else PLAIN,
         versions={"dipc": __version__, "torch": str(torch.__version__), "transformers": version("transformers")},
         model=program.info,
         method=program.method,

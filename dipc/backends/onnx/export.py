@@ -18,6 +18,7 @@ from dipc.backends.onnx.graph import expand_glus, in_float32, lowered
 from dipc.backends.onnx.matmul_nbits import lookups_as_bytes, use_matmul_nbits, widen_codes
 from dipc.backends.onnx.names import input_names, metadata, output_names
 from dipc.backends.onnx.runtime import MODEL
+from dipc.backends.onnx.stored_initializers import narrow_initializers
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.files import check_output, whole_folder
 from dipc.frontend.tracer import first_line, quiet
@@ -81,7 +82,9 @@ def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tupl
     model = _translate(ready, module, [names[p.name] for p in ready.inputs], output_names(program))
     if fusions:
         fuse(model)
-    return model, finish(model, ready, forms, metadata(ready, pipeline))
+    calls = finish(model, ready, forms, metadata(ready, pipeline))
+    narrow_initializers(model, program.info)
+    return model, calls
 
 
 def _translate(program: Program, module: torch.nn.Module, inputs: list[str], outputs: list[str]) -> ir.Model:
