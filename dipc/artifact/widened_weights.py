@@ -70,8 +70,8 @@ def _file_of(size: int, folder: Path) -> IO[bytes]:
                 raise
             return file
     raise BadFile(
-        f"{folder}: its 16-bit weights are computed in float32, and take {format_bytes(size)} so: neither memory nor the "
-        f"disks of {folder} and {tempfile.gettempdir()} have room for that; set TMPDIR to a folder that has"
+        f"{folder}: its 16-bit weights are computed in float32 and take {format_bytes(size)} so, for which there is no "
+        f"room in memory, beside them or in {tempfile.gettempdir()}; set TMPDIR to a folder on a larger disk"
     )
 
 

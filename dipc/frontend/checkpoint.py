@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from dipc.errors import BadFile
 from dipc.frontend.model_json import check_model_file, read_object
@@ -58,6 +59,33 @@ def stored_tensors(where: str, find: Find, explicit: str | None = None) -> dict[
         if (path := find(name)) is not None:
             return _sharded(path, find) if name.endswith(".index.json") else _read(path)
     raise BadFile(f"{where}: no weights beside config.json: none of {', '.join((explicit,) if explicit else NAMES)}")
+
+
+def read_tensors(where: str, find: Find, explicit: str | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint that `stored_tensors` has looked at, mapped from its files.
+
+    Raises:
+        BadFile: a file is damaged.
+    """
+    for name in (explicit,) if explicit else NAMES:
+        if (path := find(name)) is None:
+            continue
+        shards = sorted(set(read_object(path)["weight_map"].values())) if name.endswith(".index.json") else [name]
+        found: dict[str, torch.Tensor] = {}
+        for file in filter(None, map(find, shards)):
+            found |= _values(file)
+        return found
+    raise BadFile(f"{where}: no weights beside config.json")
+
+
+def _values(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # What a damaged file can make torch raise has no common base.
+        raise BadFile(f"{path}: damaged: {first_line(error)}") from error
+    return content
 
 
 def _sharded(index: Path, find: Find) -> dict[str, StoredTensor]:

@@ -55,8 +55,7 @@ def check_computable(name: str, quantization: JsonLike, tensors: Mapping[str, St
     method = method_of(quantization)
     if method != "fp8":
         raise UnsupportedModel(
-            f"{name}: its weights are quantised with {method}, which dipc cannot compute; give the checkpoint in "
-            "bfloat16 or float16 and quantise it with the passes int4, int8 or gptq, or price its config.json alone"
+            f"{name}: its weights are quantised with {method}, which dipc cannot compute; {instead()}"
         )
     if importlib.util.find_spec("accelerate") is None:
         raise MissingDependency(f"{name}: weights in FP8 are read with accelerate; run `pip install accelerate`")
@@ -64,6 +63,14 @@ def check_computable(name: str, quantization: JsonLike, tensors: Mapping[str, St
     for weight, tensor in tensors.items():
         if tensor.dtype.startswith("float8") and len(tensor.shape) == 2 and not weight.endswith("_scale_inv"):
             _check_scales(name, weight, tensor.shape, tensors, tuple(block))
+
+
+def instead() -> str:
+    """What to do about a quantised checkpoint that is not read."""
+    return (
+        "give the checkpoint in bfloat16 or float16 and quantise it with the passes int4, int8 or gptq, or price its "
+        "config.json alone"
+    )
 
 
 def _check_scales(

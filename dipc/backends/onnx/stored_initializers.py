@@ -6,7 +6,6 @@ when it opens the file, and computes what it would have computed from a file twi
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
