@@ -6,6 +6,8 @@ when it opens the file, and computes what it would have computed from a file twi
 
 from __future__ import annotations
 
+import warnings
+
 import onnx_ir as ir
 import torch
 
@@ -26,7 +28,9 @@ def narrow_initializers(model: ir.Model, info: ModelInfo) -> None:
         wide = value.const_value
         if wide is None or len(wide.shape) < 2 or wide.dtype != ir.DataType.FLOAT:
             continue
-        dtype = stored_dtype(name, torch.from_numpy(wide.numpy()), info)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            dtype = stored_dtype(name, torch.from_numpy(wide.numpy()), info)
         if dtype not in _NARROW:
             continue
         cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", ir.DataType.FLOAT)], name=f"{name}_cast")

@@ -82,7 +82,7 @@ def open_quantized(
     if not layers:
         method = method_of(quantization)
         raise BadFile(
-            f"{name}: config.json says that its weights are quantised with {method}, and no layer is stored so; if they "
+            f"{name}: its weights are quantised with {method}, says config.json, and no layer is stored so; if they "
             "are not, take quantization_config out of it"
         )
     _forget_empty_biases(twin, state, layers)
