@@ -117,7 +117,10 @@ def _read(path: Path) -> dict[str, StoredTensor]:
         return dict(_pickled(path))
     except Exception as error:  # What a damaged pickle can make torch raise has no common base.
         why = first_line(error) if isinstance(error, ValueError) else "torch cannot read it"
-        raise BadFile(f"{path}: damaged, or holds more than tensors, which is not unpickled: {why}") from error
+        raise BadFile(
+            f"{path}: damaged, or holds more than tensors, which is not unpickled: {why}; if you trust it, load it "
+            "with transformers and save it with save_pretrained, which writes safetensors"
+        ) from error
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:

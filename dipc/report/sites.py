@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from dipc.documents import JsonObject, document
 from dipc.ir.selections import cache_aware
 from dipc.ir.site import SiteId
+from dipc.ir.stored_dtype import stored_bytes
 from dipc.ir.weight_parts import values_per_entry
 from dipc.memory.lowering import active_units, lower, mean_bits, program_density
 from dipc.quantities import NONE, format_bytes, number, ranges, share
@@ -68,6 +69,7 @@ def program_dict(program: Program, log: Sequence[PassLog], layer: int | None = N
         totals={
             "mlp_bytes": traffic.mlp_bytes,
             "resident_bytes": traffic.resident_bytes,
+            "stored_bytes": stored_bytes(program.weights, program.info) if program.info.has_weights else None,
             "kv_bytes_per_position": traffic.kv_bytes_per_position,
             "kv_windows": traffic.kv_windows,
             "bits_per_weight": mean_bits(program),
@@ -118,10 +120,17 @@ def _model_facts(program: Program) -> list[tuple[str, str]]:
         ("context", f"{info.context:,} tokens"),
         ("parameters", number(program.parameter_count)),
         ("weights", weights),
+        *([("stored", _stored(program))] if info.has_weights else []),
         ("digest", info.digest),
         ("method", method.options or method.name),
     ]
     return rows if method.name == "dense" else [*rows, ("scope", method.scope)]
+
+
+def _stored(program: Program) -> str:
+    """Bytes of the weights in a compiled folder, and of those that are computed with where these are more."""
+    size, wide = stored_bytes(program.weights, program.info), sum(w.nbytes for w in program.weights.values())
+    return format_bytes(size) if size == wide else f"{format_bytes(size)}, and {format_bytes(wide)} as it computes"
 
 
 def _grouped(rows: list[SiteRow], aware: bool) -> list[list[str]]:

@@ -1,7 +1,8 @@
-"""A model that does not fit: weights stay in their file, and are read from there as they are needed."""
+"""A model that does not fit: weights stay in their file, or are widened into one, and read as they are needed."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from dipc.api import capture, compile, save
 from dipc.artifact.mapped_weights import map_weights
+from dipc.ir.program import Program
 from kit.tiny_models import tiny_llama, tiny_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
@@ -32,18 +34,30 @@ def run(folder):
     for version in (program, program.dense):
         assert EagerSession(version, record=True).step(torch.arange(3)).logits.isfinite().all()
 
-small, large, checkpoint, margin = *sys.argv[1:4], int(sys.argv[4])
+small, large, half, checkpoint, margin = *sys.argv[1:5], int(sys.argv[5])
 run(small)
 capture(checkpoint + "-small")
 limit = resource.getrlimit(resource.RLIMIT_DATA)
 resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + margin, limit[1]))
 run(large)
+run(half)
 resource.setrlimit(resource.RLIMIT_DATA, limit)
 before = status("RssAnon")
 kept = capture(checkpoint)
 assert EagerSession(kept).step(torch.arange(3)).logits.isfinite().all()
 print(status("RssAnon") - before)
 """
+
+
+def in_half(program: Program) -> Program:
+    """The same with weights as of a checkpoint in float16, which are computed with in float32."""
+    info = dataclasses.replace(program.info, weight_bits=16.0)
+    both = {n: w.half().float() for n, w in {**program.reference.weights, **program.weights}.items()}
+    return program.replace(weights=both, info=info, dense=program.reference.replace(weights=both, info=info))
+
+
+def weights_bytes(folder: Path) -> int:
+    return (folder / "weights.safetensors").stat().st_size
 
 
 def check(folder: Path, **sizes: Any) -> None:
@@ -54,8 +68,10 @@ def check(folder: Path, **sizes: Any) -> None:
     program = compile(capture(made, name="large"), "dip-ca").program
     save(program, folder / "large")
     save(compile(tiny_llama(), "dip-ca").program, folder / "small")
-    size_bytes = (folder / "large" / "weights.safetensors").stat().st_size
-    arguments = [str(folder / name) for name in ("small", "large", "checkpoint")]
+    save(in_half(program), folder / "half")
+    assert (folder / "half" / "weights.safetensors").stat().st_size < 0.51 * weights_bytes(folder / "large")
+    size_bytes = weights_bytes(folder / "large")
+    arguments = [str(folder / name) for name in ("small", "large", "half", "checkpoint")]
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments, str(size_bytes // 3)],
         capture_output=True,

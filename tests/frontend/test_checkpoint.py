@@ -120,6 +120,20 @@ def test_a_checkpoint_in_parts(tmp_path: Path) -> None:
     assert "a Git LFS pointer, not the file itself; run `git lfs pull`" in refused(folder)
 
 
+def test_a_pickled_checkpoint_in_parts(tmp_path: Path) -> None:
+    folder = shard(tmp_path / "m")
+    index = folder / "model.safetensors.index.json"
+    placed = {n: f.replace("safetensors", "bin") for n, f in json.loads(index.read_text())["weight_map"].items()}
+    index.unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    for file in set(placed.values()):
+        (folder / file.replace("bin", "safetensors")).unlink()
+        torch.save({n: tiny_tensors()[n].bfloat16() for n, f in placed.items() if f == file}, folder / file)
+    source = opened(folder)
+    assert source.stored_bits == 16
+    assert torch.equal(source.model.get_parameter(UP), tiny_tensors()[UP].bfloat16())
+
+
 class Code:
     """What a pickle may run when it is read."""
 
@@ -144,6 +158,7 @@ def test_a_pickled_checkpoint(tmp_path: Path) -> None:
     assert "pytorch_model.bin: damaged" in refused(folder)
     torch.save({"a": Code(ran)}, file)
     assert "holds more than tensors, which is not unpickled" in refused(folder) and not ran.exists()
+    assert "if you trust it, load it with transformers and save it with save_pretrained" in refused(folder)
     torch.save({"state_dict": tiny_tensors()}, file)
     assert "'state_dict' is no tensor" in refused(folder)
     file.write_bytes(LFS_POINTER)

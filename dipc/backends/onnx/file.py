@@ -19,6 +19,9 @@ from dipc.version import __version__
 
 EXTERNAL_DATA_BYTES = 2**30
 """From so many bytes on, weights have a file of their own; protobuf's limit is twice that."""
+WIDENED_BYTES = 2**26
+"""So they have from so many bytes in 16-bit floats on: ONNX Runtime widens these as it opens a model, and would hold what
+is embedded in memory as well, where it maps a file of weights."""
 
 
 def finish(model: ir.Model, program: Program, forms: Sequence[OnnxForm], metadata: Mapping[str, str]) -> dict[str, int]:
@@ -85,6 +88,8 @@ def _forget_the_exporter(model: ir.Model) -> None:
 
 def write(model: ir.Model, path: Path, external_data_bytes: int) -> None:
     """Save and check a model; large ones with their weights in `NAME.data` beside it, written tensor by tensor."""
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    ir.save(model, path, external_data=f"{path.name}.data" if size >= external_data_bytes else None)
+    weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    halves = sum(w.nbytes for w in weights if w.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
+    apart = sum(w.nbytes for w in weights) >= external_data_bytes or halves >= WIDENED_BYTES
+    ir.save(model, path, external_data=f"{path.name}.data" if apart else None)
     onnx.checker.check_model(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,16 @@ def test_a_file_of_16_bits_computes_what_the_wide_one_does(tmp_path: Path, exter
         assert np.array_equal(found, outputs(tmp_path / "wide.onnx", more))
     opened = onnx.load(str(tmp_path / "optimised.onnx"))
     assert "Cast" not in [node.op_type for node in opened.graph.node]  # done when the file was opened
+
+
+def test_many_of_them_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dipc.backends.onnx.file.WIDENED_BYTES", 2 * (8 * 16 + 16 * 16))
+    for name, info in (("narrow", INFO), ("less", dataclasses.replace(INFO, own_bits={"wide": 32.0, "table": 32.0}))):
+        made = model()
+        narrow_initializers(made, info)
+        write(made, tmp_path / f"{name}.onnx", 2**30)
+    assert {p.name for p in tmp_path.iterdir()} == {"narrow.onnx", "narrow.onnx.data", "less.onnx"}
+    assert np.array_equal(outputs(tmp_path / "narrow.onnx", True), outputs(tmp_path / "less.onnx", True))
 
 
 def test_numbers_of_bfloat16(tmp_path: Path) -> None:
