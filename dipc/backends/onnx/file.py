@@ -20,8 +20,8 @@ from dipc.version import __version__
 EXTERNAL_DATA_BYTES = 2**30
 """From so many bytes on, weights have a file of their own; protobuf's limit is twice that."""
 WIDENED_BYTES = 2**26
-"""So they have from so many bytes in 16-bit floats on: ONNX Runtime widens these as it opens a model, and would hold what
-is embedded in memory as well, where it maps a file of weights."""
+"""So they have from so many bytes in 16-bit floats on: ONNX Runtime widens these as it opens a model, and would hold
+embedded ones in memory as well, where it maps a file of weights."""
 
 
 def finish(model: ir.Model, program: Program, forms: Sequence[OnnxForm], metadata: Mapping[str, str]) -> dict[str, int]:
