@@ -242,7 +242,7 @@ def test_an_artifact_may_be_of_links(out: Path, tmp_path: Path) -> None:
         ('{"schema": "1"}', "schema"),
         ('{"schema": 0}', "schema"),
         ('{"schema": 1}', "field required"),
-        ('{"schema": 2}', r"written by a newer dipc \(schema 2.*upgrade"),
+        ('{"schema": 3}', r"written by a newer dipc \(schema 3, this one reads 2\); upgrade"),
     ],
 )
 def test_a_manifest_that_is_none(tmp_path: Path, text: str, message: str) -> None:

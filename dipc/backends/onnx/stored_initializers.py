@@ -48,4 +48,4 @@ def narrow_initializers(model: ir.Model, info: ModelInfo) -> None:
 def _narrowed(wide: ir.TensorProtocol, dtype: ir.DataType) -> ir.LazyTensor:
     """Values in fewer bits, which are made as they are written."""
     made = lambda: ir.tensor(wide.numpy().astype(dtype.numpy()), name=wide.name)  # noqa: E731
-    return ir.LazyTensor(made, dtype, ir.Shape(wide.shape), name=wide.name)
+    return ir.LazyTensor(made, dtype, ir.Shape(wide.numpy().shape), name=wide.name)

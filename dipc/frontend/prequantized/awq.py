@@ -44,7 +44,8 @@ def _matrix(parts: Parts, shape: tuple[int, int], about: JsonLike) -> Matrix:
 
 def _in_order(words: Tensor, rows: int) -> Tensor:
     """Codes uint8 [..., R] of words [..., R / 8]."""
-    return unpacked(words, _BITS, rows).unflatten(-1, (-1, _PER_WORD))[..., _PLACE].flatten(-2)
+    codes: Tensor = unpacked(words, _BITS, rows).unflatten(-1, (-1, _PER_WORD))
+    return codes[..., _PLACE].flatten(-2)
 
 
 LAYOUT = Layout(lambda parts: "qweight" in parts, _obstacle, _matrix, ("qweight", "qzeros", "scales"))

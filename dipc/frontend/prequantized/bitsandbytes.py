@@ -52,10 +52,8 @@ def _four_bits(parts: Parts, shape: tuple[int, int]) -> Tensor:
     codes = torch.stack((flat >> 4, flat & 15), -1).reshape(-1)[:values]
     blocks = -(-values // size)
     scales = _scales(parts, state, blocks)
-    wide = table[codes.int()].unflatten(0, (blocks, -1)) if values % size == 0 else None
-    if wide is None:
-        return (table[codes.int()] * scales.repeat_interleave(size)[:values]).view(shape).to(_DTYPES[state["dtype"]])
-    return wide.mul_(scales[:, None]).view(shape).to(_DTYPES[state["dtype"]])
+    wide = table[codes.int()] * scales.repeat_interleave(size)[:values]
+    return wide.view(shape).to(_DTYPES[state["dtype"]])
 
 
 def _state(parts: Parts) -> dict[str, Any]:

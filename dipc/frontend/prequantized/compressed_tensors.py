@@ -74,10 +74,10 @@ def _matrix(parts: Parts, shape: tuple[int, int], about: JsonLike) -> Matrix:
 def _bits(parts: Parts, columns: int, about: JsonLike) -> int:
     """The width of packed codes, of those that the config has: the one that fills the row."""
     width = parts["weight_packed"].shape[-1]
-    stated = {weights.get("num_bits") for _, weights in _groups(about)}
+    stated = [weights.get("num_bits") for _, weights in _groups(about)]
     found = [bits for bits in _PACKED_BITS if bits in stated and -(-columns * bits // 32) == width]
     if not found:
-        raise ValueError(f"weight_packed has rows of {width} words, which are no {columns} codes of {sorted(stated)}")
+        raise ValueError(f"weight_packed has rows of {width} words, which are no {columns} codes of {stated} bits")
     return found[0]
 
 
@@ -127,7 +127,8 @@ def _floats(weight: Tensor, parts: Parts, about: JsonLike) -> Tensor:
     for block in (weights.get("block_structure") for _, weights in _groups(about)):
         if block and all(-(-n // b) == s for n, b, s in zip(weight.shape, block, scales.shape, strict=True)):
             spread = scales.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-            return wide * spread[: weight.shape[0], : weight.shape[1]]
+            wide *= spread[: weight.shape[0], : weight.shape[1]]
+            return wide
     raise ValueError(f"weight_scale is {list(scales.shape)}, which is neither of outputs nor of blocks")
 
 

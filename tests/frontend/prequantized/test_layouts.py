@@ -228,11 +228,10 @@ def test_what_is_not_read(layout: Layout, about: dict[str, Any], expected: str) 
 def test_compressed_tensors_by_its_own_library(bits: int, symmetric: bool) -> None:
     pytest.importorskip("loguru", reason="compressed_tensors imports it")
     library = pytest.importorskip("compressed_tensors.compressors.pack_quantized.base")
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
+    forms = pytest.importorskip("compressed_tensors.quantization")
     layer = made_up((24, 96), bits, 32, symmetric)
-    arguments = QuantizationArgs(num_bits=bits, group_size=32, strategy="group", symmetric=symmetric)
-    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    arguments = forms.QuantizationArgs(num_bits=bits, group_size=32, strategy="group", symmetric=symmetric)
+    scheme = forms.QuantizationScheme(targets=["Linear"], weights=arguments)
     wide = library.PackedQuantizationCompressor.decompress(compressed(layer), scheme)["weight"]
     made = compressed_tensors.LAYOUT.matrix(compressed(layer), (24, 96), config(bits, 32))
     assert torch.equal(values(made).half(), wide)
