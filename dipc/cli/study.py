@@ -32,7 +32,7 @@ Model = Annotated[
 class MethodLists(Options):
     """The methods of a study, and their densities."""
 
-    methods: Annotated[str, typer.Option(metavar="LIST", help="Names; all, paper.")] = "dense,dip,dip-ca"
+    methods: Annotated[str, typer.Option(metavar="LIST", help="Names; all, paper.")] = "dense,dip,dip-ca,dip-ca+shared"
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="A pipeline of your own, run at each density: 'int4,dip'; may be repeated."),

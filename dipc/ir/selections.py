@@ -79,6 +79,11 @@ def cache_aware(program: Program) -> dict[str, tuple[str, int]]:
     return {site: (str(argument(n, "policy")), int(argument(n, "capacity"))) for site, n in nodes.items()}
 
 
+def claims(program: Program) -> dict[str, float]:
+    """Site -> its claim to its layer's cache for each of its bytes, of every cache-aware selection."""
+    return {site: float(argument(node, "claim")) for site, node in cache_aware_nodes(program).items()}
+
+
 def popularities(program: Program) -> dict[str, npt.NDArray[np.int64]]:
     """Site -> popularity of its units, int64 [U], of each cache-aware selection that has it from a calibration.
 

@@ -5,12 +5,16 @@ Sizes are in bytes and may be fractions: 4-bit weights with shared scales have n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 from dipc.errors import UsageError
 from dipc.memory.traffic import TrafficProgram
 from dipc.quantities import format_bytes
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ def allocate(traffic: TrafficProgram, dram_bytes: float, context: int) -> Alloca
     """Share the DRAM: first what is resident and the KV cache, then the caches.
 
     The rest is shared equally over the layers; what a layer has no use for goes to the others in equal parts. Inside a
-    layer each site gets in proportion to its bytes, in whole units, rounded down.
+    layer each site gets in proportion to its bytes times its claim, in whole units, rounded down; what one has no use
+    for goes to the others.
 
     Args:
         traffic: the program.
@@ -52,19 +57,29 @@ def allocate(traffic: TrafficProgram, dram_bytes: float, context: int) -> Alloca
     sizes: dict[int, Fraction] = {}
     for site in traffic.sites:
         sizes[site.layer] = sizes.get(site.layer, Fraction(0)) + site.units * Fraction(site.unit_bytes)
-    shares = _share_equally(rest, sizes)
-    capacities = {site.name: site.units * shares[site.layer] // sizes[site.layer] for site in traffic.sites}
+    shares = _share(rest, sizes, dict.fromkeys(sizes, Fraction(1)))
+    capacities = {name: units for layer in sizes for name, units in _inside(traffic, layer, shares[layer]).items()}
     cached = sum((capacities[site.name] * Fraction(site.unit_bytes) for site in traffic.sites), Fraction(0))
     return Allocation(capacities, traffic.resident_bytes, kv_bytes, float(cached), float(rest - cached))
 
 
-def _share_equally(amount: Fraction, sizes: dict[int, Fraction]) -> dict[int, Fraction]:
-    """Equal shares, none above its layer's size; the surplus goes to the others."""
-    shares: dict[int, Fraction] = {}
-    # From the smallest up: once an equal share of what is left does not fill a layer, it fills no later one.
-    for done, layer in enumerate(sorted(sizes, key=lambda layer: sizes[layer])):
-        shares[layer] = min(sizes[layer], amount / (len(sizes) - done))
-        amount -= shares[layer]
+def _inside(traffic: TrafficProgram, layer: int, amount: Fraction) -> dict[str, int]:
+    """Units of each site of a layer whose caches have so many bytes."""
+    sites = {site.name: site for site in traffic.sites if site.layer == layer}
+    sizes = {name: site.units * Fraction(site.unit_bytes) for name, site in sites.items()}
+    shares = _share(amount, sizes, {name: sizes[name] * Fraction(site.claim) for name, site in sites.items()})
+    return {name: int(shares[name] // Fraction(site.unit_bytes)) for name, site in sites.items()}
+
+
+def _share(amount: Fraction, sizes: Mapping[K, Fraction], claims: Mapping[K, Fraction]) -> dict[K, Fraction]:
+    """Shares in proportion to claims, none above its owner's size; the surplus goes to the others."""
+    shares: dict[K, Fraction] = {}
+    claimed = sum(claims.values(), Fraction(0))
+    # From what is filled first: once a share of what is left does not fill its owner, it fills no later one.
+    for owner in sorted(sizes, key=lambda owner: sizes[owner] / claims[owner]):
+        shares[owner] = min(sizes[owner], amount * claims[owner] / claimed)
+        amount -= shares[owner]
+        claimed -= claims[owner]
     return shares
 
 

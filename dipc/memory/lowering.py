@@ -17,7 +17,7 @@ from dipc.errors import UnsupportedModel, UsageError
 from dipc.ir import operators
 from dipc.ir.operator import Read
 from dipc.ir.program import Mlp, Port, Program, is_buffer
-from dipc.ir.selections import expected_units, reads_of, selections, site_name
+from dipc.ir.selections import claims, expected_units, reads_of, selections, site_name
 from dipc.ir.verify import torch_dtype
 from dipc.ir.weight_parts import pruned_values, values_per_entry, weight_of
 from dipc.memory.traffic import KvWindow, Site, TrafficProgram
@@ -54,7 +54,8 @@ def lower(program: Program, bits_per_weight: float | None = None) -> TrafficProg
     unread = sum(map(stored.size_bytes, sorted(_looked_up(program) & apart)))
     windows = _windows(program)
     kv = sum(_position_bytes(p.type.shape) for p in program.inputs if p.kind == "kv") + _states(program)[1]
-    made = tuple(_site(name, reads, stored) for name, reads in sites.items())
+    claimed = claims(program)
+    made = tuple(_site(name, reads, stored, claimed.get(name, 1.0)) for name, reads in sites.items())
     return TrafficProgram(resident, made, kv, program.info.name, unread, windows)
 
 
@@ -134,7 +135,7 @@ def _label(read: Read, mlp: Mlp) -> str:
     return f"{mlp.site_prefix}.{weight_of(read.weight).removesuffix('.weight').rsplit('.', 1)[-1]}"
 
 
-def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
+def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored, claim: float) -> Site:
     """A unit is a row or a column of every matrix that the mask decides, fetched together with its scales."""
     first, mlp = reads[0]
     units = stored.units(first)
@@ -142,7 +143,8 @@ def _site(name: str, reads: list[tuple[Read, Mlp]], stored: _Stored) -> Site:
     size_bytes = sum(stored.size_bytes(n) for read, _ in reads for n in (read.weight, *read.per_unit))
     weights = sum(map(stored.values, matrices))
     kept = sum(map(stored.kept_values, matrices))
-    return Site(name, mlp.layer, units, size_bytes / units, matrices, first.mask is None, weights / units, kept / units)
+    each = (size_bytes / units, matrices, first.mask is None, weights / units, kept / units)
+    return Site(name, mlp.layer, units, *each, claim)
 
 
 def _looked_up(program: Program) -> set[str]:

@@ -30,10 +30,12 @@ class Site:
     """Weights in one unit, however wide they are stored: what densities count."""
     unit_kept_weights: float | None = None
     """Those of them that were not pruned for good, on average; all where nothing was."""
+    claim: float = 1.0
+    """To its layer's cache, for each of its bytes, beside the layer's other sites."""
 
     def __post_init__(self) -> None:
-        if self.units < 1 or not self.unit_bytes > 0:
-            raise ValueError(f"site {self.name}: {self.units} units of {self.unit_bytes} bytes")
+        if self.units < 1 or not self.unit_bytes > 0 or not self.claim > 0:
+            raise ValueError(f"site {self.name}: {self.units} units of {self.unit_bytes} bytes, claim {self.claim:g}")
 
     @property
     def id(self) -> SiteId:

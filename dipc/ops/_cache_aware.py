@@ -15,6 +15,8 @@ class CacheAwareOptions:
         gamma: the factor on scores of units that are not cached.
         policy: the eviction policy, by its registry name.
         site: the place of selection in traces and reports; it changes nothing.
+        claim: the site's claim to its layer's cache for each of its bytes, beside the layer's other sites, where a
+            device decides capacities; it changes nothing here.
     """
 
     k: int
@@ -22,3 +24,4 @@ class CacheAwareOptions:
     gamma: float
     policy: str = "lfu"
     site: str = ""
+    claim: float = 1.0

@@ -13,7 +13,7 @@ from dipc.pipeline.mlp_rewriter import MlpRewriter
 from dipc.pipeline.pass_ import Pass
 from dipc.pipeline.sparsity_pass import CalibratedPass, check_choice, check_density
 
-Split = Literal["equal", "split", "layers"]
+Split = Literal["equal", "square", "split", "layers"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Dip(CalibratedPass):
         rho_in: kept columns of up and gate; by default `density`.
         rho_glu: kept columns of down; by default what makes (2 rho_in + rho_glu) / 3 equal to `density`. With both
             given, they alone decide.
-        allocation: how sites share the density: all the same (`equal`), or as calibrated, with one (rho_in, rho_glu)
-            for all MLPs (`split`, Appendix B.1) or one for each (`layers`).
+        allocation: how sites share the density: all the same (`equal`); rho_glu = density^2 (`square`); or
+            as calibrated, with one (rho_in, rho_glu) for all MLPs (`split`, Appendix B.1) or one for each (`layers`).
     """
 
     rho_in: float | None = None
@@ -53,6 +53,8 @@ class Dip(CalibratedPass):
     def densities(self) -> tuple[float, float]:
         """(rho_in, rho_glu), each from the other where only one is given."""
         rho_in, rho_glu = self.rho_in, self.rho_glu
+        if self.allocation == "square":
+            rho_glu = self.density**2
         if rho_in is None:
             rho_in = self.density if rho_glu is None else (3 * self.density - rho_glu) / 2
         if rho_glu is None:
@@ -62,7 +64,7 @@ class Dip(CalibratedPass):
 
     def densities_of(self, mlp: MlpRewriter) -> tuple[float, float]:
         """(rho_in, rho_glu) of one MLP."""
-        if self.allocation == "equal":
+        if self.allocation in ("equal", "square"):
             return self.densities()
         found = self.measured(mlp.program).allocation
         if found is None:

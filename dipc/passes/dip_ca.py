@@ -28,7 +28,9 @@ class DipCa(Dip):
         gamma: penalty of units that are not cached, in (0, 1]; 1 is DIP. The paper uses 0.2.
         policy: eviction policy of the cache (`dipc policies list`); `static` takes each unit's popularity from the
             calibration.
-        capacity: fraction of each site's units that the cache holds, where no device is given.
+        capacity: fraction of the units that the cache holds, where no device is given.
+        input_share: share of an MLP's cache that the columns of up and gate get, in (0, 1); by default the 2/3 that
+            they are of its weights. What one site has no use for, the other gets.
         hw: a device (name or file) whose DRAM gives the capacity instead.
         dram: DRAM for the model on that device, such as "4 GB", or "50%" of the dense model at its stored width; by
             default as its file says.
@@ -37,9 +39,11 @@ class DipCa(Dip):
     """
 
     cache_aware: ClassVar[bool] = True
+    density: float = 0.7
     gamma: float = 0.2
     policy: str = "lfu"
     capacity: float = 0.5
+    input_share: float | None = None
     hw: str | None = None
     dram: str | None = None
     context: int | None = None
@@ -56,6 +60,8 @@ class DipCa(Dip):
             raise UsageError(
                 f"{self.name}: capacity={self.capacity:g} is outside [0, 1]; it is a fraction of the units"
             )
+        if self.input_share is not None and not 0 < self.input_share < 1:
+            raise UsageError(f"{self.name}: input_share={self.input_share:g} is outside (0, 1); 2/3 is by size")
         for option in ("dram", "context", "bits_per_weight"):
             if getattr(self, option) is not None and self.hw is None:
                 raise UsageError(f"{self.name}: {option}={getattr(self, option)} needs a device: add hw=a18")
@@ -67,15 +73,27 @@ class DipCa(Dip):
 
     def select(self, mlp: MlpRewriter, score: fx.Node, density: float, where: str) -> fx.Node:
         """topK of Eq. 10, with the cache's state carried along."""
+        capacity, claim = self.room(where)
         return mlp.select_cache_aware(
             score,
             density,
             where,
             gamma=self.gamma,
             policy=self.policy,
-            capacity=self.capacity,
+            capacity=capacity,
+            claim=claim,
             popularity=self._popularity(mlp, where),
         )
+
+    def room(self, where: str) -> tuple[float, float]:
+        """The fraction of a site's units that is cached, and the site's claim to more where a device decides."""
+        if self.input_share is None:
+            return self.capacity, 1.0
+        size = {"input": 2 / 3, "glu": 1 / 3}
+        claim = {"input": self.input_share / size["input"], "glu": (1 - self.input_share) / size["glu"]}
+        other = "glu" if where == "input" else "input"
+        least = (self.capacity - size[other]) / size[where]
+        return round(min(1.0, max(self.capacity * claim[where], least)), 12), claim[where]
 
     def _popularity(self, mlp: MlpRewriter, where: str) -> Tensor | None:
         """Return the popularity of a site's units, int64 [U], where the policy does not count touches itself."""

@@ -11,3 +11,5 @@ from dipc.passes.sensitivity import Sensitivity
 @dataclass(frozen=True)
 class SensitivityCa(Sensitivity, DipCa):
     """`sensitivity` that prefers units already in the DRAM cache, as `dip-ca` does."""
+
+    density: float = DipCa.density

@@ -11,3 +11,5 @@ from dipc.passes.wina import Wina
 @dataclass(frozen=True)
 class WinaCa(Wina, DipCa):
     """WINA that prefers units already in the DRAM cache, as `dip-ca` does."""
+
+    density: float = DipCa.density

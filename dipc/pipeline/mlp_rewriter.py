@@ -150,12 +150,14 @@ class MlpRewriter:
         gamma: float,
         policy: str,
         capacity: float,
+        claim: float = 1.0,
         popularity: Tensor | None = None,
     ) -> fx.Node:
         """A mask that prefers cached units (Eq. 10); the cache's state becomes carried ports of the program.
 
-        `capacity` is the fraction of the site's units that the cache holds; `popularity`, int64 [U], what its policy
-        ranks them by where it does not count how often they are touched.
+        `capacity` is the fraction of the site's units that the cache holds, and `claim` what the site has a claim to
+        for each of its bytes, beside the MLP's other site, where a device decides that; `popularity`, int64 [U], what
+        its policy ranks units by where it does not count how often they are touched.
         """
         units = self.units(where)
         site = self.site(where)
@@ -172,7 +174,7 @@ class MlpRewriter:
         if popularity is not None:
             state["freq"] = self._constant(f"popularity.{where}", popularity)
         k, room = kept_units(density, units), min(units, math.floor(capacity * units))
-        given = (score, *(state[n] for n in STATE), k, room, gamma, policy, site)
+        given = (score, *(state[n] for n in STATE), k, room, gamma, policy, site, claim)
         chosen = self.call(operators.target("select_cache_aware"), *given, **self._dense())
         mask = self.call(getitem, chosen, 0)
         self.carried += [self.call(getitem, chosen, 1 + STATE.index(n)) for n in kinds]

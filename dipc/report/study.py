@@ -12,6 +12,7 @@ from rich.text import Text
 from dipc.documents import JsonObject, document
 from dipc.quantities import NONE, format_bandwidth, format_bytes, number, percent, share
 from dipc.report.study_findings import study_sentences
+from dipc.report.study_frontier import frontier_tables
 from dipc.report.table import by_reason, facts, stack, table
 from dipc.studies.study.findings import middle_flash
 from dipc.studies.study.result import TokenCost
@@ -19,12 +20,12 @@ from dipc.studies.study.result import TokenCost
 if TYPE_CHECKING:
     from dipc.studies.study.result import Point, Study, Target
 
-_POINTS = ("method", ">density", ">gamma", "policy", ">perplexity", ">hits", ">tok/s", ">x dense")
+_POINTS = ("method", ">density", ">gamma", "policy", ">perplexity", ">hits", ">missed", ">tok/s", ">x dense")
 _TARGETS = ("method", ">gamma", "policy", ">DRAM", ">flash", ">density", ">tok/s", ">x dense", "")
 INTERPOLATED = "~"
 _NOTES = (
-    "tok/s are simulated; hits: bytes found in the cache, of all that the MLPs read; x dense: beside the dense model "
-    "on the same device",
+    "tok/s are simulated; hits: bytes found in the cache, of all that the MLPs read; missed: those that were not, of "
+    "all bytes of the MLPs; x dense: beside the dense model on the same device",
     f"{INTERPOLATED} between two measured densities, which the JSON names: time per token on a line over perplexity",
 )
 
@@ -60,6 +61,7 @@ def study_tables(found: Study) -> list[RenderableType]:
     for place in shown:
         points = [p for p in found.points if (p.dram_bytes, p.flash_bytes_per_s) == place and p.cost]
         parts.append(table(place_text(*place), _POINTS, map(_point_cells, points)) if points else None)
+    parts += frontier_tables(found)
     if len(shown) < len(places):
         parts.append(Text(f"points of {len(places) - len(shown)} more devices are in the JSON"))
     reasons = by_reason((point.id, point.reason) for point in found.points)
@@ -107,6 +109,7 @@ def _point_cells(point: Point) -> list[str]:
         point.policy,
         number(point.perplexity),
         percent(cost.hit_rate),
+        share(cost.missed_share),
         number(cost.tokens_per_second),
         number(cost.speedup, 3),
     ]

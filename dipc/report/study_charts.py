@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dipc.quantities import format_bandwidth, format_bytes, number, share
 from dipc.report.chart import DENSE, SPEED, Axis, Chart, Line, Mark, plain
+from dipc.report.study_frontier import frontier_chart
 from dipc.report.study_tradeoffs import gamma_charts, pareto_chart, policy_charts
 from dipc.report.study_view import Setting, View, distinct, increase_text, knows_future, name, said, setting
 
@@ -24,7 +25,7 @@ class StudyCharts:
     Attributes:
         pareto: throughput over perplexity, or over density where no perplexity is known.
         others: the same at the other settings of the device.
-        panels: over DRAM, flash, gamma and policy, where the study has several.
+        panels: perplexity over bytes missed, and over DRAM, flash, gamma and policy, where the study has several.
         layers: hit rate and traffic of each layer.
     """
 
@@ -45,7 +46,14 @@ def study_charts(study: Study) -> StudyCharts:
     pareto = None if view.base is None else pareto_chart(view, view.base, "pareto")
     rest = [s for s in view.settings if s != view.base]
     others = [pareto_chart(view, s, f"pareto-{i}") for i, s in enumerate(rest, 1)]
-    panels = (*_over(view, "dram"), *_over(view, "flash"), *gamma_charts(view), *policy_charts(view))
+    bytes_missed = frontier_chart(view)
+    panels = (
+        *([bytes_missed] if bytes_missed else []),
+        *_over(view, "dram"),
+        *_over(view, "flash"),
+        *gamma_charts(view),
+        *policy_charts(view),
+    )
     return StudyCharts(pareto, tuple(c for c in others if c is not None), panels, tuple(_layers(view)))
 
 

@@ -14,6 +14,7 @@ from dipc.studies.study.findings import (
     BestGammas,
     Course,
     DramCourse,
+    EqualBytes,
     Fastest,
     FlashPower,
     ModelFits,
@@ -82,6 +83,17 @@ def _(finding: BestGammas) -> str:
     paper = f"as in the paper ({low} to {high})" if finding.as_in_paper else f"where the paper finds {low} to {high}"
     whose = f"{finding.method} ({finding.policy}) within +{finding.max_ppl_increase:.4g}"
     return f"Of the gammas {', '.join(finding.tried)}, the best for {whose} is {listed} of DRAM, {paper}."
+
+
+@sentence.register
+def _(finding: EqualBytes) -> str:
+    places = []
+    for missed, values in finding.places:
+        known = [(m, v) for m, v in zip(finding.methods, values, strict=True) if v is not None]
+        listed = ", ".join(f"{method} {number(value)}" for method, value in sorted(known, key=lambda pair: pair[1]))
+        places.append(f"at {missed:g} {listed}")
+    where = f"With {format_bytes(finding.dram_bytes)} of DRAM"
+    return f"{where}, perplexity by the share of the MLPs' bytes that is missed is {'; '.join(places)}."
 
 
 @sentence.register

@@ -86,7 +86,10 @@ _PAPER = (
     MethodRow("dip+lora", "dip + LoRA", "fuse-lora{adapter=ADAPTER},dip{density=DENSITY}", "lora"),
     MethodRow("dip+split", "dip, split", "dip{allocation=split density=DENSITY}"),
 )
-_BEYOND = (MethodRow("dip+layers", "dip, by layer", "dip{allocation=layers density=DENSITY}"),)
+_BEYOND = (
+    MethodRow("dip+layers", "dip, by layer", "dip{allocation=layers density=DENSITY}"),
+    MethodRow("dip-ca+shared", "dip-ca, shared", "dip-ca{allocation=square density=DENSITY input_share=0.9}"),
+)
 
 
 def choose(methods: str | Sequence[str], densities: Sequence[float], *, lora: bool = False) -> list[MethodRow]:

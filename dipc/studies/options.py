@@ -151,18 +151,20 @@ class StudySearch(Options):
 
     gammas: Annotated[
         Sequence[float],
-        Flag("Penalties of cache-aware methods.", metavar="LIST", name="--gamma", parse=numbers("--gamma")),
-    ] = (0.2,)
-    """Of cache-aware methods whose pipeline says none."""
+        Flag(
+            "Penalties of cache-aware methods, to begin with.", metavar="LIST", name="--gamma", parse=numbers("--gamma")
+        ),
+    ] = (0.1, 0.2, 0.5)
+    """To begin with, of cache-aware methods whose pipeline says none; beside the best ones it searches."""
     max_ppl_increase: Annotated[
         Sequence[str | float],
         Flag("Find the fastest within 0.2,0.5 of the dense perplexity, or 5% of it.", metavar="LIST", parse=items),
     ] = ()
     """Targets: perplexity over the dense model's, 0.2, or a share of it, "5%"."""
     step: Annotated[
-        float, Flag("Grid on which densities between the listed are searched; 0 searches none.", metavar="X")
+        float, Flag("Grid on which densities between the listed are searched; 0 searches nothing.", metavar="X")
     ] = 0.02
-    """Densities are searched between those that were given, on a grid of this step; 0 searches none."""
+    """Densities are searched between those that were given, on a grid of this step; 0 searches them and gammas not."""
 
 
 @dataclass(frozen=True)
@@ -219,16 +221,18 @@ class PlanChoices(Options):
         str | float, Flag("Perplexity that may be lost: 0.2, or 5% of the dense model's.", metavar="X", parse=str)
     ] = "5%"
     """Perplexity over the dense model's: 0.2, or a share of it, "5%"."""
-    methods: Annotated[str | Sequence[str], Flag("To choose from.", metavar="LIST", parse=items)] = "dip,dip-ca"
+    methods: Annotated[str | Sequence[str], Flag("To choose from.", metavar="LIST", parse=items)] = (
+        "dip,dip-ca,dip-ca+shared"
+    )
     """Names or pipelines."""
     densities: Annotated[
         Sequence[float], Flag("To begin with.", metavar="LIST", name="--density", parse=numbers("--density"))
     ] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
     """To begin with; between them it searches."""
     gammas: Annotated[
-        Sequence[float], Flag("To choose from.", metavar="LIST", name="--gamma", parse=numbers("--gamma"))
+        Sequence[float], Flag("To begin with.", metavar="LIST", name="--gamma", parse=numbers("--gamma"))
     ] = (0.1, 0.2, 0.5)
-    """Of cache-aware methods."""
+    """Of cache-aware methods; between them it searches, together with the density."""
     step: Annotated[
         float, Flag("Grid on which densities between the listed are searched; 0 searches none.", metavar="X")
     ] = 0.02

@@ -97,7 +97,8 @@ _FLASH = (0.5 * GB, 1.0 * GB, 2.0 * GB)
 _MODEL, _RESIDENT = 7.0 * GB, 1.0 * GB
 _NO_COST: dict[str, Any] = {
     **dict.fromkeys(("tokens_per_second", "ms_per_token", "flash_bytes_per_token", "dram_bytes_per_token")),
-    **dict.fromkeys(("hit_rate", "bound", "energy_j_per_token", "speedup", "perplexity", "kl", "density_measured")),
+    **dict.fromkeys(("hit_rate", "missed_share", "bound", "energy_j_per_token", "speedup")),
+    **dict.fromkeys(("perplexity", "kl", "density_measured")),
     "layers": [],
 }
 
@@ -164,6 +165,7 @@ def _point(
         "flash_bytes_per_token": missed,
         "dram_bytes_per_token": hit + _RESIDENT,
         "hit_rate": rate,
+        "missed_share": missed / whole,
         "bound": "flash",
         "energy_j_per_token": 0.5 * seconds,
         "speedup": dense_s / seconds,

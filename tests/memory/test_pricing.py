@@ -97,6 +97,18 @@ def test_an_allocation_adds_up_and_wastes_little(sites: list[tuple[int, int, flo
         assert allocation.left_over_bytes <= sum(s.unit_bytes for s in traffic.sites)
 
 
+def test_a_layer_is_shared_by_bytes_times_claims() -> None:
+    # 90 bytes: by size 60 and 30; with claims of 1.2 and 0.6 to each byte 72 and 18.
+    by_size = program(site("in", 0, 10, 10), site("out", 0, 10, 5))
+    claimed = program(
+        dataclasses.replace(site("in", 0, 10, 10), claim=1.2), dataclasses.replace(site("out", 0, 10, 5), claim=0.6)
+    )
+    assert allocate(by_size, dram_bytes=90, context=0).capacities == {"in": 6, "out": 6}
+    assert allocate(claimed, dram_bytes=90, context=0).capacities == {"in": 7, "out": 3}
+    # Of 130 bytes the first would get 104 and has use for 100.
+    assert allocate(claimed, dram_bytes=130, context=0).capacities == {"in": 10, "out": 6}
+
+
 def small_price(policy: str = "lru", warmup: int = 0, overlap: bool = True) -> Price:
     """Two sites, three tokens: a selects of 4 units of 10 bytes, b is read in full, 5 units of 20 bytes."""
     traffic = program(site("a", 0, 4, 10), site("b", 0, 5, 20, full=True), resident=100, kv=1, unread=30)

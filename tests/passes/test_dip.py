@@ -344,3 +344,50 @@ def test_methods_can_share_a_model() -> None:
     assert set(cache_aware(result.program)) == {"layers.1.input", "layers.1.glu"}
     assert set(run_pieces(result.program, torch.arange(3, 8), 2)[1]) == set(active_units(result.program))
     assert program_density(result.program) == pytest.approx((0.5 + 0.25) / 2)
+
+
+# --- what is shared over the two sites ---
+
+
+def test_square_gives_down_the_square_of_the_density() -> None:
+    assert Dip(density=0.8, allocation="square").densities() == (0.88, 0.64)
+    assert Dip(density=1.0, allocation="square").densities() == (1.0, 1.0)
+    with pytest.raises(UsageError, match="allocation=square decides rho_in"):
+        Dip(rho_in=0.5, allocation="square")
+
+
+@pytest.mark.parametrize(
+    ("capacity", "share", "room"),
+    [
+        (0.5, None, (0.5, 0.5)),
+        (0.5, 2 / 3, (0.5, 0.5)),
+        (0.5, 0.9, (0.675, 0.15)),
+        (0.8, 0.9, (1.0, 0.4)),  # up and gate fit whole: down gets what is left, 3 x 0.8 - 2
+        (0.5, 0.1, (0.25, 1.0)),
+    ],
+)
+def test_the_cache_of_an_mlp_is_shared_over_its_sites(
+    capacity: float, share: float | None, room: tuple[float, float]
+) -> None:
+    method = DipCa(capacity=capacity, input_share=share)
+    assert [method.room(where)[0] for where in ("input", "glu")] == pytest.approx(room)
+
+
+def test_a_share_of_the_cache_reaches_selections_and_devices() -> None:
+    program = compile(outlined(), DipCa(input_share=0.9).__str__()).program
+    units = {site.name: site.units for site in lower(program).sites}
+    held = {site: c / units[site] for site, (_, c) in cache_aware(program).items()}
+    assert held == pytest.approx({s: 0.675 if "input" in s else 0.15 for s in units}, abs=0.02)
+    # A device that holds half of the MLPs shares it alike, and one with more gives down what up and gate leave.
+    traffic = lower(program)
+    for part, wanted in ((0.5, (0.675, 0.15)), (0.8, (1.0, 0.4))):
+        room = allocate(traffic, traffic.resident_bytes + part * traffic.mlp_bytes, 0).capacities
+        assert {s: c / units[s] for s, c in room.items()} == pytest.approx(
+            {s: wanted["glu" in s] for s in units}, abs=0.04
+        )
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_leaves_both_sites_something(share: float) -> None:
+    with pytest.raises(UsageError, match=r"input_share=.* is outside \(0, 1\)"):
+        DipCa(input_share=share)

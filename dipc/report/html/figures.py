@@ -29,7 +29,7 @@ def pareto_section(charts: StudyCharts) -> Markup | None:
 
 
 def panel_section(charts: StudyCharts) -> Markup | None:
-    """Over DRAM, flash, gamma and policy."""
+    """Over bytes missed, DRAM, flash, gamma and policy."""
     return element("div", *map(_half, charts.panels), class_="grid-2") if charts.panels else None
 
 

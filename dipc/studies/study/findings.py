@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from dipc.cache.policy import get_policy
 from dipc.studies.engine.finding import Finding
 from dipc.studies.method_rows import unaware_form
+from dipc.studies.study.frontier import at_equal_bytes, frontier
 from dipc.studies.study.method_grid import DENSE
 from dipc.studies.study.result import Point, Study, Target
 
@@ -82,6 +83,20 @@ class BestGammas(Finding):
 
 
 @dataclass(frozen=True)
+class EqualBytes(Finding):
+    """The perplexities of methods where they miss as many bytes, each at its best density and gamma.
+
+    Attributes:
+        methods: those with a frontier.
+        places: missed share of the MLPs' bytes, and each method's perplexity there; None where it has none.
+    """
+
+    dram_bytes: int
+    methods: tuple[str, ...]
+    places: tuple[tuple[float, tuple[float | None, ...]], ...]
+
+
+@dataclass(frozen=True)
 class PolicyGains(Finding):
     """The throughput of a method under other policies, in shares of that under lfu (Figure 11)."""
 
@@ -127,6 +142,7 @@ def findings(found: Study) -> Iterator[Finding]:
         yield ModelFits(min(fits))
     yield from _by_flash(found.points)
     yield from _by_gamma(targets)
+    yield from _at_equal_bytes(points)
     yield from _by_policy(points)
     yield from _beside_oracle(points)
 
@@ -169,6 +185,15 @@ def _by_gamma(targets: Sequence[Target]) -> Iterator[Finding]:
         if best:
             agrees = all(low <= (t.gamma or 0) <= high for t in best)
             yield BestGammas(method, policy, increase, tuple(best[0].by_gamma), best, agrees)
+
+
+def _at_equal_bytes(points: Sequence[Point]) -> Iterator[Finding]:
+    """Yield how methods compare where one that follows the cache reads no more from flash than the others."""
+    for (dram,), group in _grouped(points, "dram_bytes"):
+        frontiers = {method: frontier(own) for (method,), own in _grouped(group, "method") if method != DENSE}
+        found = at_equal_bytes(frontiers.values())
+        if found:
+            yield EqualBytes(dram, tuple(frontiers), tuple((share, tuple(v)) for share, v in found.items()))
 
 
 def _by_policy(points: Sequence[Point]) -> Iterator[Finding]:

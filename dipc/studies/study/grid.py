@@ -51,6 +51,13 @@ class Grid:
                 self.cells[cell] = self._compiled(cell)
                 self._runs |= {(cell, dram): self._run(cell, dram) for dram in self.drams}
 
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The methods in the order of their cells; a gamma that was found stands with the others of its method."""
+        found = dict.fromkeys(cell.variant for cell in self.cells)
+        first = {variant.alike: place for place, variant in reversed(list(enumerate(found)))}
+        return tuple(sorted(found, key=lambda variant: first[variant.alike]))
+
     def run(self, cell: Cell, dram: int) -> StudyRun | str:
         """Return what has to be made for a cell on so much DRAM, or why nothing can be."""
         return self._runs[cell, dram]

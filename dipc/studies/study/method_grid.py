@@ -42,6 +42,11 @@ class Variant:
         """Return what the study calls the method."""
         return self.row.label
 
+    @property
+    def alike(self) -> Variant:
+        """The variant without its gamma: those of one method that differ in gamma alone have it in common."""
+        return dataclasses.replace(self, gamma=None)
+
     def passes(self, density: float) -> list[Pass]:
         """The passes at a density. Raises UsageError where it cannot have that density."""
         given = {"gamma": self.gamma, "policy": self.policy}

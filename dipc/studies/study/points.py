@@ -15,7 +15,7 @@ from dipc.studies.study.grid import Cell, Grid
 from dipc.studies.study.measure import DENSE_RUN, Measured, StudyRun
 from dipc.studies.study.method_grid import DENSE
 from dipc.studies.study.pricing import DeviceSetting, Priced, cost_of, point_id, priced
-from dipc.studies.study.result import Point
+from dipc.studies.study.result import Point, TokenCost
 from dipc.studies.study.spec import StudySpec
 from dipc.studies.study.store import StudyStore
 
@@ -65,7 +65,7 @@ class Points:
         if all(found.price is None for found in dense.values()):
             raise UsageError(str(next(iter(dense.values())).reason))
         yield from map(self._dense_point, dense.values())
-        order = {variant: number for number, variant in enumerate(self.spec.variants)}
+        order = {variant: number for number, variant in enumerate(self.grid.variants)}
         for cell in sorted(self.grid.cells, key=lambda cell: (order[cell.variant], -cell.density)):
             for found, run, activity in self._cell(cell):
                 beside = dense[found.setting].price
@@ -124,6 +124,9 @@ class Points:
         trace = synthetic_trace(with_capacities(programs.compiled(run.pipeline), dict(run.capacities)), self.seed)
         return PricedActivity(trace, str(trace.meta["source"]), self.seed)
 
+    def _cost(self, pipeline: str, price: Price, dense_speed: float) -> TokenCost:
+        return cost_of(price, self.grid.programs.lowered(pipeline).traffic.mlp_bytes, dense_speed)
+
     def _dense_point(self, found: Priced) -> Point:
         measured, setting = self.measured.get(DENSE_RUN), found.setting
         return Point(
@@ -138,7 +141,7 @@ class Points:
             perplexity=None if measured is None else measured.perplexity,
             kl=None if measured is None else 0.0,
             density_measured=1.0,
-            cost=None if found.price is None else cost_of(found.price, found.price.throughput),
+            cost=None if found.price is None else self._cost("", found.price, found.price.throughput),
             source="" if found.price is None else NO_TRACE,
             reason=found.reason,
         )
@@ -161,7 +164,7 @@ class Points:
             perplexity=None if measured is None else measured.perplexity,
             kl=None if measured is None else measured.kl,
             density_measured=expected if measured is None else measured.density,
-            cost=None if found.price is None else cost_of(found.price, dense_speed),
+            cost=None if found.price is None else self._cost(made.pipeline, found.price, dense_speed),
             source="" if activity is None else activity.source,
             seed=None if activity is None else activity.seed,
             reason=found.reason,

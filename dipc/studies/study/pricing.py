@@ -75,14 +75,16 @@ def capacities(lowered: Lowered, dram_bytes: int, context: int) -> tuple[tuple[s
     return tuple(sorted((site, units) for site, units in room.capacities.items() if site in lowered.cache_aware))
 
 
-def cost_of(price: Price, dense_speed: float) -> TokenCost:
-    """The price as a study tells it."""
+def cost_of(price: Price, mlp_bytes: float, dense_speed: float) -> TokenCost:
+    """The price as a study tells it; `mlp_bytes` are all bytes of the MLPs."""
+    missed = sum(float(site.needed_bytes_T.mean()) for site in price.sites.values())
     return TokenCost(
         tokens_per_second=price.throughput,
         ms_per_token=1000 / price.throughput,
         flash_bytes_per_token=price.flash_bytes_per_token,
         dram_bytes_per_token=price.dram_bytes_per_token,
         hit_rate=price.hit_rate,
+        missed_share=missed / mlp_bytes if mlp_bytes else 0.0,
         bound=price.bound,
         energy_j_per_token=price.energy_j_per_token,
         speedup=price.throughput / dense_speed,

@@ -24,6 +24,7 @@ class TokenCost:
     """The cost of a token on the device, on average over the counted tokens. Simulated.
 
     Attributes:
+        missed_share: bytes of the units that are not in the cache, of all bytes of the MLPs.
         speedup: throughput over the dense model's on the same device.
         bound: what takes longer, reading flash or reading DRAM.
         energy_j_per_token: None where the device's file says nothing of energy.
@@ -34,6 +35,7 @@ class TokenCost:
     flash_bytes_per_token: float
     dram_bytes_per_token: float
     hit_rate: float
+    missed_share: float
     bound: Literal["flash", "dram"]
     energy_j_per_token: float | None
     speedup: float

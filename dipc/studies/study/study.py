@@ -45,7 +45,7 @@ from dipc.text import as_text, sample_text
 
 def run_study(
     model: Program | str | Path | torch.nn.Module,
-    methods: str | Sequence[str] = "dense,dip,dip-ca",
+    methods: str | Sequence[str] = "dense,dip,dip-ca,dip-ca+shared",
     densities: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
     *,
     devices: DeviceGrid = DeviceGrid(),
@@ -126,9 +126,13 @@ def _points(
         return points
     store = StudyStore(folder, program, setup.text, setup.windows)
     scheduler = RunScheduler(store, lambda: _workers(setup, grid.programs, runs), progress)
+
+    def priced() -> Points:
+        return dataclasses.replace(points, store=store, measured=scheduler.found, failures=scheduler.failures)
+
     with closing(scheduler):
-        make_runs(grid, spec, scheduler)
-    return dataclasses.replace(points, store=store, measured=scheduler.found, failures=scheduler.failures)
+        make_runs(grid, spec, scheduler, lambda: tuple(priced().all()))
+    return priced()
 
 
 def _check_runs(model: object, runs: StudyRuns) -> None:

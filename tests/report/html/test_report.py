@@ -85,8 +85,8 @@ def test_a_page_loads_nothing() -> None:
 def test_every_drawing_and_table_is_named() -> None:
     page = Page(study_page(study()))
     drawings = [a for tag, a in page.attributes if tag == "svg" and a.get("role") == "img"]
-    # Eighteen charts, of which three are drawn once for all screens, and the timeline.
-    assert len(drawings) == 2 * 15 + 3 + 2 and all(a["aria-label"] for a in drawings)
+    # Nineteen charts, of which three are drawn once for all screens, and the timeline.
+    assert len(drawings) == 2 * 16 + 3 + 2 and all(a["aria-label"] for a in drawings)
     assert page.counts["caption"] == page.counts["table"] == 5
     assert all(a.get("scope") in ("col", "row") for tag, a in page.attributes if tag == "th")
 
@@ -160,7 +160,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_the_charts_of_each_axis() -> None:
     charts = study_charts(study())
     panels = {chart.name: chart for chart in charts.panels}
-    assert list(panels) == ["dram-0.5", "dram-2", "flash-0.5", "flash-2", "gamma-dip-ca", "policy"]
+    assert list(panels) == ["frontier", "dram-0.5", "dram-2", "flash-0.5", "flash-2", "gamma-dip-ca", "policy"]
     assert [line.label for line in panels["gamma-dip-ca"].lines] == [
         *("gamma 0.1", "gamma 0.2", "gamma 0.5"),
         "dip, not cache-aware",

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 def point(density: float, perplexity: float, speed: float, **options: Any) -> Point:
     """A point of `dip` on a device where dense makes 1 token/s."""
-    cost = TokenCost(speed, 1000 / speed, 1e6, 1e6, 0.5, "flash", None, speed, ())
+    cost = TokenCost(speed, 1000 / speed, 1e6, 1e6, 0.5, 0.25, "flash", None, speed, ())
     own = {"method": "dip", "gamma": None, "policy": "lfu", "dram_bytes": 4, "flash_bytes_per_s": None, **options}
     name = f"{own['method']}-{density}-{own['gamma']}-{own['policy']}-{own['dram_bytes']}-{own['flash_bytes_per_s']}"
     return Point(id=name, pipeline="p", density=density, perplexity=perplexity, cost=cost, **own)
@@ -247,7 +247,7 @@ def test_only_what_decides_while_a_text_runs_steers_masks() -> None:
         ("dip-ca", 0.1, "lru"),
         ("dip-ca", 0.2, "lru"),
     ]
-    assert found[3].pipeline(0.5) == "dip-ca{gamma=0.1 policy=lru}"
+    assert found[3].pipeline(0.5) == "dip-ca{density=0.5 gamma=0.1 policy=lru}"
 
 
 def test_a_pipeline_keeps_the_gamma_and_the_policy_that_it_names() -> None:
