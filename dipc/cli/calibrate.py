@@ -19,6 +19,9 @@ from dipc.tuning.options import PredictorOptions
 if TYPE_CHECKING:
     from dipc.calibration.file import Calibration
 
+SPEED_OVER_S = 600.0
+"""The time that is left is told by the speed over so many seconds: a step may take half a minute."""
+
 
 @dataclass(frozen=True)
 class MeasureFlags(Options):
@@ -30,6 +33,7 @@ class MeasureFlags(Options):
     ] = None
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Of all that is drawn.")] = 0
     device: Device = "auto"
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where a calibration was ended.")] = False
 
 
 @grouped
@@ -50,7 +54,8 @@ def command(
     """Measure a model on text for the methods that need it.
 
     Writes one file with thresholds, sensitivities, predictors and density allocation. It is for that model and all
-    that is compiled of it: `compile --calibration FILE`.
+    that is compiled of it: `compile --calibration FILE`. One that was ended goes on when it is asked for again:
+    FILE.unfinished keeps its finished steps until then.
     """
     from dipc.calibration.file import PARTS
     from dipc.files import check_output_file
@@ -64,11 +69,15 @@ def command(
     given = None if text is None else read_text(text)
     from dipc import api
     from dipc.ir.placement import choose_device, place
+    from dipc.tuning.unfinished import folder_beside, remove_steps
 
     where = choose_device(measured.device)
     program = place(open_target(model, **common.capture).program, where)
+    unfinished = folder_beside(out)
+    if measured.restart:
+        remove_steps(unfinished)
     start, stage = time.perf_counter(), "activations"
-    with counting(lambda: stage) as bar:
+    with counting(lambda: stage, over_s=SPEED_OVER_S) as bar:
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal stage
@@ -82,9 +91,11 @@ def command(
             windows=windows,
             predictors=predictors,
             seed=measured.seed,
+            unfinished=unfinished,
             progress=progress,
         )
     made.save(out)
+    remove_steps(unfinished)
     return _print(out, made, time.perf_counter() - start, common.json)
 
 

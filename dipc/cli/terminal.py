@@ -121,14 +121,19 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def counting(what: str | Callable[[], str]) -> Iterator[Progress]:
-    """A progress bar on stderr, on a terminal; what it gives takes the number done and the number of all."""
+def counting(what: str | Callable[[], str], *, over_s: float = 30.0) -> Iterator[Progress]:
+    """A progress bar on stderr, on a terminal; what it gives takes the number done and the number of all.
+
+    Args:
+        what: is going on.
+        over_s: seconds over which the speed is taken that tells the time that is left.
+    """
     if settings.quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.progress import Progress as Bar
 
     say = what if callable(what) else lambda: what
-    with Bar(console=console(stderr=True), transient=True, refresh_per_second=4) as bar:
+    with Bar(console=console(stderr=True), transient=True, refresh_per_second=4, speed_estimate_period=over_s) as bar:
         task = bar.add_task(say(), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=say())

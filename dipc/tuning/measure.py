@@ -9,12 +9,14 @@ Shape legend: N windows of T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dipc.calibration.file import PARTS, Calibration
 from dipc.errors import UnknownName, UsageError
+from dipc.files import code_digest
 from dipc.ir.identity import Identity
 from dipc.ir.program import Program
 from dipc.options import TextSpec
@@ -28,6 +30,8 @@ from dipc.tuning.magnitudes import MagnitudeStudy
 from dipc.tuning.options import PredictorOptions
 from dipc.tuning.predictors import train_predictors
 from dipc.tuning.search import search
+from dipc.tuning.sweep import Sweep
+from dipc.tuning.unfinished import FinishedSteps
 from dipc.version import __version__
 
 MAX_TOKENS = 131_072
@@ -46,6 +50,7 @@ def calibrate(
     windows: TextSpec = TextSpec(max_tokens=MAX_TOKENS),
     predictors: PredictorOptions = PredictorOptions(),
     seed: int = 0,
+    unfinished: Path | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Measure a model on text.
@@ -57,10 +62,13 @@ def calibrate(
         windows: how much of the text, in which windows; a last window that is not full is left out.
         predictors: how the predictors are trained.
         seed: of the probes, the predictors and the sample of windows.
+        unfinished: a folder for finished steps (`dipc.tuning.unfinished`), from which a calibration that was ended goes
+            on. Who keeps the result removes it.
         progress: called with what is going on, how much of it is done and how much there is.
 
     Raises:
-        UsageError: no weights, no tokenizer, an unknown part, or a text shorter than a window.
+        UsageError: no weights, no tokenizer, an unknown part, a text shorter than a window, or an unfinished
+            calibration of something else.
         UnsupportedModel: the model has no gated MLP.
     """
     for part in parts:
@@ -74,13 +82,6 @@ def calibrate(
     seq_len = model.usual_context if windows.seq_len is None else windows.seq_len
     rows = full_windows(model, text, seq_len, windows.max_tokens)
     sample = _sample(rows, seed)
-    tensors = {"windows": sample, **_study(dense, rows, parts, seed, progress)}
-    if "predictors" in parts:
-        tensors |= train_predictors(
-            dense, rows, hidden=predictors.hidden, epochs=predictors.epochs, seed=seed, progress=progress
-        )
-    if "allocation" in parts:
-        tensors |= _allocation(dense, sample, progress)
     meta: dict[str, str | int | float] = {
         "model": model.name,
         "digest": model.digest,
@@ -91,7 +92,31 @@ def calibrate(
         "seed": seed,
         "dipc": __version__,
     }
+    steps = FinishedSteps(unfinished, {**meta, **_depends_on(dense)})
+    tensors = {"windows": sample, **_study(dense, rows, parts, seed, progress, steps)}
+    if "predictors" in parts:
+        made = {"hidden": predictors.hidden, "epochs": predictors.epochs}
+        own = FinishedSteps(unfinished, {**steps.about, **made})
+        tensors |= _step(own, "predictors", lambda: train_predictors(dense, rows, **made, seed=seed, progress=progress))
+    if "allocation" in parts:
+        tensors |= _allocation(dense, sample, progress, steps)
     return Calibration(meta, tensors)
+
+
+def _depends_on(dense: Program) -> dict[str, str]:
+    """Return what finished steps depend on besides the text: the code, and what computes."""
+    weight = next(iter(dense.weights.values()))
+    code = [code_digest(kind) for kind in (search, Sweep, Watcher, MagnitudeStudy, SensitivityStudy, train_predictors)]
+    return {"code": "-".join(code), "dtype": str(weight.dtype), "torch": torch.__version__}
+
+
+def _step(steps: FinishedSteps, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a step, made now if it was not finished."""
+    held = steps.read(name)
+    if not held:
+        held = make()
+        steps.keep(name, held)
+    return held
 
 
 def dense_form(program: Program) -> Program:
@@ -123,32 +148,42 @@ def _sample(rows: Sequence[Tensor], seed: int) -> Tensor:
 
 
 def _study(
-    dense: Program, rows: Sequence[Tensor], parts: Sequence[str], seed: int, progress: Progress | None
+    dense: Program,
+    rows: Sequence[Tensor],
+    parts: Sequence[str],
+    seed: int,
+    progress: Progress | None,
+    steps: FinishedSteps,
 ) -> dict[str, Tensor]:
     """The parts that one pass over the text gives."""
-    studies: list[MagnitudeStudy | SensitivityStudy] = []
+    studies: dict[str, MagnitudeStudy | SensitivityStudy] = {}
     if "thresholds" in parts:
-        studies.append(MagnitudeStudy())
+        studies["thresholds"] = MagnitudeStudy()
     if "sensitivity" in parts:
-        studies.append(SensitivityStudy(seed))
-    if not studies:
-        return {}
+        studies["sensitivity"] = SensitivityStudy(seed)
+    held = {part: steps.read(part) for part in studies}
+    missing = [studies[part] for part in studies if not held[part]]
 
     def see(activity: Activity) -> None:
-        for study in studies:
+        for study in missing:
             study.see(activity)
 
-    watcher = Watcher(dense, see)
-    for done, ids in enumerate(rows, 1):
-        watcher.read(ids)
-        if progress is not None:
-            progress("activations", done, len(rows))
-    return {name: tensor for study in studies for name, tensor in study.tensors().items()}
+    if missing:
+        watcher = Watcher(dense, see)
+        for done, ids in enumerate(rows, 1):
+            watcher.read(ids)
+            if progress is not None:
+                progress("activations", done, len(rows))
+    for part, study in studies.items():
+        if not held[part]:
+            held[part] = study.tensors()
+            steps.keep(part, held[part])
+    return {name: tensor for found in held.values() for name, tensor in found.items()}
 
 
-def _allocation(dense: Program, sample: Tensor, progress: Progress | None) -> dict[str, Tensor]:
+def _allocation(dense: Program, sample: Tensor, progress: Progress | None, steps: FinishedSteps) -> dict[str, Tensor]:
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress("density allocation", done, total)
 
-    return search(dense, sample, progress=report).to_tensors()
+    return search(dense, sample, progress=report, steps=steps).to_tensors()

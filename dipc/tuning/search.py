@@ -8,25 +8,18 @@ Shape legend: N windows, T tokens of a window, V vocabulary, G densities of the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor, fx
-from torch.nn.functional import log_softmax
+from torch import Tensor
 
 from dipc.calibration.density_allocation import SITES, DensityAllocation, DensityPoint, fit
 from dipc.errors import UsageError
-from dipc.ir import operators
-from dipc.ir.finite import not_finite
-from dipc.ir.operator import argument
 from dipc.ir.program import Program
-from dipc.ir.selections import kept_units
-from dipc.ir.verify import empty_port
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import make_pass
-from dipc.tuning.divergence import kl_divergence
+from dipc.tuning.sweep import Sweep, work
+from dipc.tuning.unfinished import NOTHING_KEPT, FinishedSteps
 
 GRID = (0.05, 0.15, 0.3, 0.5, 0.7, 0.9)
 """Densities at which single sites are measured; it reaches low, as some sites can do with almost nothing."""
@@ -39,12 +32,19 @@ PAIRS = tuple(
 )
 """(rho_in, rho_glu) at which the whole model is measured: those of a density between 0.3 and 0.8."""
 
+TOGETHER = 6
+"""Runs that go side by side."""
+
 TOKENS = 2048
 """At most so many tokens are looked at. They are enough, as only differences on the same tokens count."""
 
 
 def search(
-    program: Program, windows: Tensor, *, progress: Callable[[int, int], None] | None = None
+    program: Program,
+    windows: Tensor,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    steps: FinishedSteps = NOTHING_KEPT,
 ) -> DensityAllocation:
     """Measure a dense model on windows of text: the first two of the three steps of Appendix B.1, and site by site.
 
@@ -56,7 +56,8 @@ def search(
     Args:
         program: with weights, and no method applied.
         windows: tokens i64 [N, T] of a calibration text; some 2,048 of them are used, spread evenly over the rows.
-        progress: called with runs of the model done and runs in all.
+        progress: called with the work that is done and that there is: equal parts of it take about as long.
+        steps: keeps what was measured, and has what was measured before.
 
     Raises:
         UsageError: the program has no weights.
@@ -66,101 +67,61 @@ def search(
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to run with")
     sparse = run_pipeline(program, [make_pass("dip", {"density": 1.0})]).program
     chosen = sample(windows)
-    tokens = chosen.shape[0] * chosen.shape[1]
-    runs = len(chosen) * (len(PAIRS) + len(GRID) * len(SITES) * len(sparse.mlps))
-    total: dict[Key, float] = {}
-    done = 0
-    for ids_T in chosen:
-        for key, divergence in Sweep(sparse, ids_T).divergences():
-            total[key] = total.get(key, 0.0) + divergence / tokens
-            done += 1
+    weighed = _work(sparse)
+    done, total = 0, len(chosen) * sum(weighed.values())
+    found = []
+    for number, ids_T in enumerate(chosen):
+        step = f"allocation {number}"
+        kept = steps.read(step)
+        found.append(kept)
+        done += sum(weighed[key] for key in kept)
+        for key, figures in _measured(sparse, ids_T, kept):
+            kept[key] = torch.tensor(figures, dtype=torch.float64)
+            steps.keep(step, kept)
+            done += weighed[key]
             if progress is not None:
-                progress(done, runs)
-    line = fit(DensityPoint(*pair, total[pair]) for pair in PAIRS)
+                progress(done, total)
+    tokens = chosen.shape[0] * chosen.shape[1]
+    return _allocation({key: torch.stack([kept[key] for kept in found]).sum(0) / tokens for key in weighed}, sparse)
+
+
+def _allocation(mean: Mapping[str, Tensor], sparse: Program) -> DensityAllocation:
+    """The line and the curves of divergences in nats per token, float64 [G] by key."""
+    divergences = torch.cat([mean[key] for key in _groups()]).tolist()
+    line = fit(DensityPoint(*pair, divergence) for pair, divergence in zip(PAIRS, divergences, strict=True))
     curves = {
-        m.site_prefix: torch.tensor([[total[f"{m.site_prefix}.{site}", rho] for rho in GRID] for site in SITES])
-        for m in sparse.mlps
+        m.site_prefix: torch.stack([mean[f"{m.site_prefix}.{site}"] for site in SITES]).float() for m in sparse.mlps
     }
     return DensityAllocation(*line, GRID, curves)
 
 
-Key = tuple[str | float, float]
-"""What was measured: (rho_in, rho_glu) of the whole model, or (site, density) of one site."""
+def _measured(sparse: Program, ids_T: Tensor, kept: Mapping[str, Tensor]) -> Iterator[tuple[str, list[float]]]:
+    """Every figure of a window that is not kept yet: of so many pairs at once, and of the grid of each site."""
+    wanted = [key for key in _work(sparse) if key not in kept]
+    if not wanted:
+        return
+    sweep = Sweep(sparse, ids_T)
+    for key, pairs in _groups().items():
+        if key in wanted:
+            yield key, sweep.whole([_alike(sparse, pair) for pair in pairs])
+    yield from sweep.sites(GRID, wanted)
 
 
-class Sweep(fx.Interpreter):
-    """Runs one window through a model at many densities; of runs that begin alike the beginning is run once.
+def _alike(sparse: Program, pair: tuple[float, float]) -> dict[str, float]:
+    """The densities of a run whose MLPs all have the same pair."""
+    return {f"{m.site_prefix}.{site}": rho for m in sparse.mlps for site, rho in zip(SITES, pair, strict=True)}
 
-    Args:
-        sparse: a program that DIP has rewritten, at any density.
-        ids_T: the window.
-    """
 
-    def __init__(self, sparse: Program, ids_T: Tensor) -> None:
-        graph = sparse.edit()
-        output = graph.output_node()
-        output.args = (output.args[0][0],)  # type: ignore[index]
-        super().__init__(fx.GraphModule(dict(sparse.weights), graph, class_name="Program"))
-        self._densities: Mapping[str, float] = {}
-        self._program, self._ids_T = sparse, ids_T
-        self._select = operators.target("select_topk")
-        self._nodes = [n for n in graph.nodes if n.op != "placeholder"]
-        self._prefixes = [m.site_prefix for m in sparse.mlps]
+def _groups() -> dict[str, tuple[tuple[float, float], ...]]:
+    """The pairs that are run side by side, by the name of what is measured of them."""
+    return {f"pairs.{i}": PAIRS[i : i + TOGETHER] for i in range(0, len(PAIRS), TOGETHER)}
 
-    @torch.no_grad()
-    def divergences(self) -> Iterator[tuple[Key, float]]:
-        """Every measurement with its divergence from dense, in nats summed over the window's tokens.
 
-        Raises:
-            NotFinite: the model computes NaN or infinity.
-        """
-        start = self._start()
-        log_p_TV = self._finish(start, 0, {})
-        weight_TV = log_p_TV.exp()
-
-        def divergence(log_q_TV: Tensor) -> float:
-            found = kl_divergence(log_p_TV, log_q_TV, weight_TV)
-            if not math.isfinite(found):
-                raise not_finite(self._program, self._ids_T)
-            return max(0.0, found)
-
-        for pair in PAIRS:
-            densities = {f"{p}.{site}": rho for p in self._prefixes for site, rho in zip(SITES, pair, strict=True)}
-            yield pair, divergence(self._finish(start, 0, densities))
-        done = 0
-        for position in [i for i, n in enumerate(self._nodes) if n.target is self._select]:
-            self._advance(start, self._nodes[done:position], {})
-            done, site = position, argument(self._nodes[position], "site")
-            for rho in GRID:
-                yield (site, rho), divergence(self._finish(start, position, {site: rho}))
-
-    def _start(self) -> dict[fx.Node, Any]:
-        device = next(iter(self._program.weights.values())).device
-        ids_T = self._ids_T.to(device)
-        given = {"tokens": ids_T[None], "positions": torch.arange(len(ids_T), device=device)[None]}
-        values = [given.get(p.kind, empty_port(p, len(ids_T), 0, str(device))) for p in self._program.inputs]
-        return dict(zip([n for n in self.graph.nodes if n.op == "placeholder"], values, strict=True))
-
-    def _finish(self, values: Mapping[fx.Node, Any], position: int, densities: Mapping[str, float]) -> Tensor:
-        """Log-probabilities [T, V] from the nodes at `position` on; `values` stay as they are."""
-        after = dict(values)
-        self._advance(after, self._nodes[position:], densities)
-        return log_softmax(after[self._nodes[-1]][0].float(), -1)
-
-    def _advance(self, values: dict[fx.Node, Any], nodes: Sequence[fx.Node], densities: Mapping[str, float]) -> None:
-        """Compute nodes into `values`, and drop what no later node reads."""
-        self.env, self._densities = values, densities
-        for node in nodes:
-            values[node] = self.run_node(node)
-            for dead in self.user_to_last_uses.get(node, ()):
-                del values[dead]
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Select as many units as the site's density says; a site that has none keeps everything."""
-        if target is self._select:
-            score, _, site = args
-            args = (score, kept_units(self._densities.get(site, 1.0), score.shape[-1]), site)
-        return super().call_function(target, args, kwargs)
+def _work(sparse: Program) -> dict[str, int]:
+    """The steps of a window in their order, groups of pairs and then sites: multiplications of each for a token."""
+    of_run, groups = work(sparse), _groups()
+    sites = (f"{m.site_prefix}.{site}" for m in sparse.mlps for site in SITES)
+    return {key: len(pairs) * of_run[""] for key, pairs in groups.items()} | {s: len(GRID) * of_run[s] for s in sites}
 
 
 def sample(windows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dipc.text import Text
 from dipc.tuning.lora.finetune import finetune
 from dipc.tuning.measure import calibrate
 from dipc.tuning.options import TrainingOptions
+from dipc.tuning.unfinished import folder_beside, remove_steps
 
 CALIBRATION = "calibration.safetensors"
 
@@ -61,9 +62,11 @@ def calibration(
     if not path.exists():
 
         def say(what: str, done: int, total: int) -> None:
-            progress(f"calibrating, {what} {done}/{total}")
+            progress(f"calibrating, {what} {done / max(1, total):.0%}")
 
-        calibrate(program, text, windows=extent, seed=seed, progress=say).save(path)
+        unfinished = folder_beside(path)
+        calibrate(program, text, windows=extent, seed=seed, unfinished=unfinished, progress=say).save(path)
+        remove_steps(unfinished)
     return path
 
 
