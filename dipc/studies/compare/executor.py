@@ -32,7 +32,7 @@ class RowExecutor(RunExecutor[RowRun, RowResult]):
         self.store: RowStore = store
         self.program = program
         with get_backend("eager", "run").open(program) as session:
-            self.dense = CachedDenseSession(session)
+            self.dense = CachedDenseSession(session, folder=store.folder.path)
 
     def make(self, run: RowRun, watch: Watch) -> None:
         """Make the parts of a run that are missing, each kept when it is finished."""

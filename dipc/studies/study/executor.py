@@ -86,7 +86,7 @@ class StudyExecutor(RunExecutor[StudyRun, Measured]):
         self.store: StudyStore = setup.store(program)
         self._compile = compile or (lambda text: run_pipeline(program, parse_pipeline(text)).program)
         with get_backend("eager", "run").open(program) as session:
-            self._dense = CachedDenseSession(session, setup.cached_bytes)
+            self._dense = CachedDenseSession(session, setup.cached_bytes, setup.folder)
 
     def make(self, run: StudyRun, watch: Watch) -> None:
         """Make a run and keep it."""

@@ -224,6 +224,15 @@ def test_dense_logits_are_computed_once() -> None:
     assert calls == [8, 5]
 
 
-def test_what_does_not_fit_is_computed_again() -> None:
-    session = CachedDenseSession(EagerSession(outlined()), most_bytes=0)
+@pytest.mark.parametrize("options", [{"most_bytes": 0}, {"folder": Path("no/such/folder")}])
+def test_what_does_not_fit_is_computed_again(options: dict[str, Any]) -> None:
+    session = CachedDenseSession(EagerSession(outlined()), **options)
     assert torch.equal(session.step(random_ids(8)).logits, session.step(random_ids(8)).logits)
+
+
+def test_dense_logits_are_kept_in_a_file_without_a_name(tmp_path: Path) -> None:
+    session = CachedDenseSession(EagerSession(outlined()), folder=tmp_path)
+    logits = [session.step(random_ids(8, seed=seed)).logits for seed in range(3)]
+    assert list(tmp_path.iterdir()) == []
+    for seed in (2, 0, 1):
+        assert torch.equal(session.step(random_ids(8, seed=seed)).logits, logits[seed])
