@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -87,6 +88,7 @@ class _LogitsFile:
         with contextlib.suppress(OSError):  # a disk that is full costs time, not the result
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
             place = self._file.seek(0, 2)
             logits_TV.cpu().numpy().tofile(self._file)
             self._room -= logits_TV.nbytes
