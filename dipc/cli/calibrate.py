@@ -14,7 +14,7 @@ from dipc.cli.target import open_target
 from dipc.cli.terminal import counting, show, show_json
 from dipc.errors import UnknownName
 from dipc.options import MOST_SEED, Options, TextSpec
-from dipc.tuning.options import PredictorOptions
+from dipc.tuning.options import PartOptions
 
 if TYPE_CHECKING:
     from dipc.calibration.file import Calibration
@@ -47,7 +47,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write (safetensors).")],
     text: TextFile = None,
     windows: TextSpec = TextSpec(max_tokens=131_072),
-    predictors: PredictorOptions = PredictorOptions(),
+    options: PartOptions = PartOptions(),
     measured: MeasureFlags = MeasureFlags(),
     common: ModelOptions = ModelOptions(),
 ) -> None:
@@ -89,7 +89,7 @@ def command(
             given,
             parts=chosen,
             windows=windows,
-            predictors=predictors,
+            options=options,
             seed=measured.seed,
             unfinished=unfinished,
             progress=progress,

@@ -27,7 +27,7 @@ from dipc.text import windows as windows_of
 from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.jacobian import SensitivityStudy
 from dipc.tuning.magnitudes import MagnitudeStudy
-from dipc.tuning.options import PredictorOptions
+from dipc.tuning.options import PartOptions
 from dipc.tuning.predictors import train_predictors
 from dipc.tuning.search import search
 from dipc.tuning.sweep import Sweep
@@ -48,7 +48,7 @@ def calibrate(
     *,
     parts: Sequence[str] = PARTS,
     windows: TextSpec = TextSpec(max_tokens=MAX_TOKENS),
-    predictors: PredictorOptions = PredictorOptions(),
+    options: PartOptions = PartOptions(),
     seed: int = 0,
     unfinished: Path | None = None,
     progress: Progress | None = None,
@@ -60,7 +60,7 @@ def calibrate(
         text: what to measure on; by default the sample that comes with dipc, which is small.
         parts: what to measure, of `dipc.calibration.file.PARTS`.
         windows: how much of the text, in which windows; a last window that is not full is left out.
-        predictors: how the predictors are trained.
+        options: of predictors and density allocation.
         seed: of the probes, the predictors and the sample of windows.
         unfinished: a folder for finished steps (`dipc.tuning.unfinished`), from which a calibration that was ended goes
             on. Who keeps the result removes it.
@@ -95,11 +95,11 @@ def calibrate(
     steps = FinishedSteps(unfinished, {**meta, **_depends_on(dense)})
     tensors = {"windows": sample, **_study(dense, rows, parts, seed, progress, steps)}
     if "predictors" in parts:
-        made = {"hidden": predictors.hidden, "epochs": predictors.epochs}
+        made = {"hidden": options.hidden, "epochs": options.epochs}
         own = FinishedSteps(unfinished, {**steps.about, **made})
         tensors |= _step(own, "predictors", lambda: train_predictors(dense, rows, **made, seed=seed, progress=progress))
     if "allocation" in parts:
-        tensors |= _allocation(dense, sample, progress, steps)
+        tensors |= _allocation(dense, sample, options.allocation_tokens, progress, steps)
     return Calibration(meta, tensors)
 
 
@@ -181,9 +181,11 @@ def _study(
     return {name: tensor for found in held.values() for name, tensor in found.items()}
 
 
-def _allocation(dense: Program, sample: Tensor, progress: Progress | None, steps: FinishedSteps) -> dict[str, Tensor]:
+def _allocation(
+    dense: Program, sample: Tensor, tokens: int, progress: Progress | None, steps: FinishedSteps
+) -> dict[str, Tensor]:
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress("density allocation", done, total)
 
-    return search(dense, sample, progress=report, steps=steps).to_tensors()
+    return search(dense, sample, tokens=tokens, progress=report, steps=steps).to_tensors()

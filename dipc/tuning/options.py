@@ -12,13 +12,17 @@ SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
-class PredictorOptions(Options):
-    """How the predictors of Eq. 6 are trained."""
+class PartOptions(Options):
+    """How the parts of a calibration are measured that take longest: predictors (Eq. 6) and density allocation."""
 
     hidden: Annotated[int, Flag("Hidden width of the predictors.", metavar="N", min=1)] = 1000
     """As in the paper."""
     epochs: Annotated[int, Flag("Passes that they take over the text at most.", metavar="N", min=1)] = 20
     """Passes over the text at most; training stops where the loss on held-out windows does."""
+    allocation_tokens: Annotated[
+        int, Flag("Tokens that the density allocation is measured on; its time grows with them.", metavar="N", min=1)
+    ] = 1024
+    """Tokens that the density allocation is measured on, spread over the text; its time grows with them."""
 
 
 @dataclass(frozen=True)

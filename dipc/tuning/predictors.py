@@ -20,7 +20,7 @@ from dipc.errors import UsageError
 from dipc.ir.program import Program
 from dipc.ir.selections import kept_units
 from dipc.tuning.activity import Activity, Watcher
-from dipc.tuning.options import PredictorOptions
+from dipc.tuning.options import PartOptions
 
 LARGE = 0.1
 """The share of a token's units that is to be guessed (section 6.1)."""
@@ -35,8 +35,8 @@ def train_predictors(
     program: Program,
     windows: Sequence[Tensor],
     *,
-    hidden: int = PredictorOptions.hidden,
-    epochs: int = PredictorOptions.epochs,
+    hidden: int = PartOptions.hidden,
+    epochs: int = PartOptions.epochs,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Tensor]:

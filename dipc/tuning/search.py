@@ -18,6 +18,7 @@ from dipc.errors import UsageError
 from dipc.ir.program import Program
 from dipc.pipeline.runner import run_pipeline
 from dipc.pipeline.text import make_pass
+from dipc.tuning.options import PartOptions
 from dipc.tuning.sweep import Sweep, work
 from dipc.tuning.unfinished import NOTHING_KEPT, FinishedSteps
 
@@ -35,14 +36,12 @@ PAIRS = tuple(
 TOGETHER = 6
 """Runs that go side by side."""
 
-TOKENS = 2048
-"""At most so many tokens are looked at. They are enough, as only differences on the same tokens count."""
-
 
 def search(
     program: Program,
     windows: Tensor,
     *,
+    tokens: int = PartOptions.allocation_tokens,
     progress: Callable[[int, int], None] | None = None,
     steps: FinishedSteps = NOTHING_KEPT,
 ) -> DensityAllocation:
@@ -55,7 +54,8 @@ def search(
 
     Args:
         program: with weights, and no method applied.
-        windows: tokens i64 [N, T] of a calibration text; some 2,048 of them are used, spread evenly over the rows.
+        windows: tokens i64 [N, T] of a calibration text; whole rows are used, spread evenly.
+        tokens: at most so many are used, but at least one row, cut. Only differences on the same tokens count.
         progress: called with the work that is done and that there is: equal parts of it take about as long.
         steps: keeps what was measured, and has what was measured before.
 
@@ -66,12 +66,12 @@ def search(
     if not program.info.has_weights:
         raise UsageError(f"{program.info.name} was captured from a config alone: it has no weights to run with")
     sparse = run_pipeline(program, [make_pass("dip", {"density": 1.0})]).program
-    chosen = sample(windows)
+    chosen = sample(windows, tokens)
     weighed = _work(sparse)
     done, total = 0, len(chosen) * sum(weighed.values())
     found = []
     for number, ids_T in enumerate(chosen):
-        step = f"allocation {number}"
+        step = f"allocation {number + 1} of {len(chosen)} of {len(ids_T)}"
         kept = steps.read(step)
         found.append(kept)
         done += sum(weighed[key] for key in kept)
@@ -81,8 +81,8 @@ def search(
             done += weighed[key]
             if progress is not None:
                 progress(done, total)
-    tokens = chosen.shape[0] * chosen.shape[1]
-    return _allocation({key: torch.stack([kept[key] for kept in found]).sum(0) / tokens for key in weighed}, sparse)
+    mean = {key: torch.stack([kept[key] for kept in found]).sum(0) / chosen.numel() for key in weighed}
+    return _allocation(mean, sparse)
 
 
 def _allocation(mean: Mapping[str, Tensor], sparse: Program) -> DensityAllocation:
@@ -124,8 +124,8 @@ def _work(sparse: Program) -> dict[str, int]:
     return {key: len(pairs) * of_run[""] for key, pairs in groups.items()} | {s: len(GRID) * of_run[s] for s in sites}
 
 
-def sample(windows: Tensor) -> Tensor:
-    """Some rows [N, T] of the windows that together have at most TOKENS tokens, evenly spread; at least one, cut."""
+def sample(windows: Tensor, tokens: int) -> Tensor:
+    """Some rows [N, T] of the windows that together have at most so many tokens, evenly spread; at least one, cut."""
     rows, length = windows.shape[:2]
-    count = max(1, min(rows, TOKENS // length))
-    return windows[torch.arange(count) * rows // count, :TOKENS]
+    count = max(1, min(rows, tokens // length))
+    return windows[torch.arange(count) * rows // count, :tokens]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from dipc.api import calibrate
-from dipc.calibration.file import Calibration
-from dipc.errors import NotFinite, UnsupportedModel, UsageError
+from dipc.calibration.file import PARTS, Calibration
+from dipc.errors import BadFile, NotFinite, UnsupportedModel, UsageError
 from dipc.ir.program import Program
 from dipc.ops.glu import reference
 from dipc.passes.dip import Dip
@@ -27,6 +27,7 @@ from dipc.tuning.activity import Activity, Watcher
 from dipc.tuning.jacobian import SensitivityStudy
 from dipc.tuning.magnitudes import Histogram
 from dipc.tuning.predictors import train_predictors
+from dipc.tuning.unfinished import folder_beside, remove_steps
 from kit.byte_text import WORDS, byte_tokenizer
 from kit.tiny_models import one_glu, outlined, random_ids, tiny_llama, tiny_model
 
@@ -342,3 +343,56 @@ def test_a_model_that_computes_nan_is_named() -> None:
     }
     with pytest.raises(NotFinite, match=r"model\.layers\.0\.mlp\.up_proj\.weight holds NaN"):
         calibrated(tiny().replace(weights=broken))
+
+
+class Ended(Exception):
+    """A process that was ended, as far as a test can end one."""
+
+
+@pytest.mark.parametrize("stage", ["activations", "predictors", "density allocation"])
+def test_a_calibration_that_was_ended_goes_on(tmp_path: Path, stage: str) -> None:
+    """What was finished is not measured again, and the result is what it would have been."""
+    options: dict[str, Any] = {"parts": PARTS, "max_tokens": 256, "hidden": 4, "epochs": 1, "allocation_tokens": 64}
+    folder = tmp_path / "out.unfinished"
+
+    def end(what: str, done: int, total: int) -> None:
+        if what.startswith(stage) and done == total:
+            raise Ended
+
+    with pytest.raises(Ended):
+        calibrated(tiny(), **options, unfinished=folder, progress=end)
+    seen: list[str] = []
+    resumed = calibrated(
+        tiny(), **options, unfinished=folder, progress=lambda what, *_: seen.append(what.split(",")[0])
+    )
+    assert (
+        set(seen)
+        == {
+            "activations": {"activations", "predictors", "density allocation"},
+            "predictors": {"predictors", "density allocation"},
+            "density allocation": set(),
+        }[stage]
+    )
+    whole = calibrated(tiny(), **options)
+    assert resumed.meta == whole.meta and resumed.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(tensor, whole.tensors[name]) for name, tensor in resumed.tensors.items())
+
+
+def test_steps_of_another_calibration_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "out.unfinished"
+    calibrated(tiny(), parts=("thresholds",), unfinished=folder)
+    with pytest.raises(UsageError, match=r"out\.unfinished: a calibration with seq_len 64 and not 32 is unfinished; "):
+        calibrated(tiny(), parts=("thresholds",), seq_len=32, unfinished=folder)
+    (step,) = folder.iterdir()
+    step.write_bytes(step.read_bytes()[:100])
+    with pytest.raises(BadFile, match=r"thresholds\.safetensors: damaged.*remove it, and the step is made again"):
+        calibrated(tiny(), parts=("thresholds",), unfinished=folder)
+    remove_steps(folder)
+    remove_steps(folder)
+    assert not folder.exists() and not remove_steps(None)
+    calibrated(tiny(), parts=("thresholds",), unfinished=folder)
+
+
+def test_steps_are_kept_beside_files_only(tmp_path: Path) -> None:
+    assert folder_beside(tmp_path / "a.st") == tmp_path / "a.st.unfinished"
+    assert folder_beside(Path("/dev/null")) is None

@@ -167,9 +167,9 @@ def test_what_was_found_is_better_than_the_equal_split() -> None:
 
 def test_few_tokens_are_taken_from_all_over_the_text() -> None:
     rows = torch.arange(100)[:, None].expand(100, 512)
-    assert sample(rows)[:, 0].tolist() == [0, 25, 50, 75]
-    assert sample(rows[:3]).shape == (3, 512)
-    assert sample(torch.zeros(5, 4096)).shape == (1, 2048)
+    assert sample(rows, 2048)[:, 0].tolist() == [0, 25, 50, 75]
+    assert sample(rows[:3], 2048).shape == (3, 512)
+    assert sample(torch.zeros(5, 4096), 2048).shape == (1, 2048)
 
 
 def test_search_needs_weights() -> None:
