@@ -23,6 +23,7 @@ from dipc.backends import RunOptions, get_backend
 from dipc.backends._session import Session
 from dipc.errors import UsageError
 from dipc.evaluation.finite import check_logits
+from dipc.evaluation.heap import give_back
 from dipc.evaluation.recorder import MaskRecorder
 from dipc.evaluation.scoring import ScoringOptions
 from dipc.evaluation.windows import Piece, WindowPlan, plan_windows
@@ -171,6 +172,7 @@ def _feed(
                 other = dense if beside is None else beside
                 if other is not None and expected_PV is not None:
                     check_logits(other, piece.until, expected_PV)
+        give_back()
 
 
 def perplexity(
