@@ -33,7 +33,7 @@ from dipc.ir.selections import cache_aware
 from dipc.memory.trace import Trace
 from dipc.options import TextSpec
 from dipc.quantities import perplexity_of
-from dipc.text import Text
+from dipc.text import Text, Window
 from dipc.tuning.divergence import kl_divergence
 
 _CHUNK_LOGITS = 2**20
@@ -153,26 +153,39 @@ def _feed(
 ) -> None:
     """Run every window; `dense` is fed whole windows, `beside` the same pieces as the sparse program."""
     for window in plan.each(progress):
-        sparse.new_sequence()
-        if dense is not None:
-            dense.new_sequence()
-        if beside is not None:
-            beside.new_sequence()
-        whole_TV = None if dense is None else dense.step(window.ids).logits
-        for piece in plan.pieces(window):
-            step = sparse.step(piece.ids, dense=piece.dense)
-            if not piece.dense:
-                recorder.add(step.masks)
-            expected_PV = None if whole_TV is None else whole_TV[piece.start : piece.start + len(piece.ids)]
-            if beside is not None:
-                expected_PV = beside.step(piece.ids).logits
-            sums.add(piece, step.logits, expected_PV)
-            if not sums.finite:
-                check_logits(sparse, piece.until, step.logits)
-                other = dense if beside is None else beside
-                if other is not None and expected_PV is not None:
-                    check_logits(other, piece.until, expected_PV)
+        _feed_window(window, plan, sparse, dense, beside, sums, recorder)
         give_back()
+
+
+def _feed_window(
+    window: Window,
+    plan: WindowPlan,
+    sparse: Session,
+    dense: Session | None,
+    beside: Session | None,
+    sums: _Sums,
+    recorder: MaskRecorder,
+) -> None:
+    """Run one window; nothing of it stays in memory."""
+    for session in (sparse, dense, beside):
+        if session is not None:
+            session.new_sequence()
+    whole_TV = None
+    for piece in plan.pieces(window):
+        step = sparse.step(piece.ids, dense=piece.dense)
+        if not piece.dense:
+            recorder.add(step.masks)
+        if dense is not None and whole_TV is None:
+            whole_TV = dense.step(window.ids).logits
+        expected_PV = None if whole_TV is None else whole_TV[piece.start : piece.start + len(piece.ids)]
+        if beside is not None:
+            expected_PV = beside.step(piece.ids).logits
+        sums.add(piece, step.logits, expected_PV)
+        if not sums.finite:
+            check_logits(sparse, piece.until, step.logits)
+            other = dense if beside is None else beside
+            if other is not None and expected_PV is not None:
+                check_logits(other, piece.until, expected_PV)
 
 
 def perplexity(

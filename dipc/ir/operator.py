@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -115,18 +116,22 @@ def operator_of(node_target: object) -> Operator | None:
 
 def argument(node: fx.Node, name: str) -> Any:
     """An argument of a node by its name in the schema, whether given by position, by keyword or left at its default."""
-    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if parameter.name == name:
-            if position < len(node.args):
-                return node.args[position]
-            return node.kwargs.get(name, parameter.default_value)
-    raise KeyError(f"{node.target} has no argument {name!r}")
+    place = _places(node.target).get(name)
+    if place is None:
+        raise KeyError(f"{node.target} has no argument {name!r}")
+    position, default = place
+    return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
+
+
+@cache
+def _places(target: Any) -> dict[str, tuple[int, Any]]:
+    """Name -> position and default of an operator's arguments; torch makes them anew whenever it is asked."""
+    return {a.name: (i, a.default_value) for i, a in enumerate(target._schema.arguments)}
 
 
 def has_argument(node: fx.Node, name: str) -> bool:
     """Return whether the operator that a node calls has an argument of that name."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(a.name == name for a in schema.arguments)
+    return hasattr(node.target, "_schema") and name in _places(node.target)
 
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
