@@ -103,7 +103,7 @@ def _loaded(
     return model
 
 
-def _read_generation_config(model: nn.Module, where: Path | str) -> None:
+def _read_generation_config(model: Any, where: Path | str) -> None:
     """Give a model what its checkpoint says of generating, as transformers does where it loads by itself."""
     from transformers import GenerationConfig
 

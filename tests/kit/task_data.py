@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedModel
 
 from dipc.api import Program, capture, compile
-from dipc.frontend.hugging_face import DEMO
+from dipc.frontend.named_models import named_model
 from kit.tiny_models import tiny_model
 
 CONTEXT = 96
@@ -30,7 +30,7 @@ HELLASWAG = [
 
 def tokenizer(*, starts: bool = False) -> Any:
     """The demo's; `starts`: as those that begin every text with a token of their own."""
-    found = AutoTokenizer.from_pretrained(DEMO)
+    found = AutoTokenizer.from_pretrained(named_model("demo"))
     if starts:
         first = found.bos_token
         found.backend_tokenizer.post_processor = TemplateProcessing(
