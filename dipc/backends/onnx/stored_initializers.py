@@ -6,6 +6,7 @@ when it opens the file, and computes what it would have computed from a file twi
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import onnx_ir as ir
@@ -14,6 +15,8 @@ import torch
 from dipc.ir.program import ModelInfo
 from dipc.ir.stored_dtype import stored_dtype
 
+FORMATS = "dipc.formats"
+"""Of the metadata: the dtypes that weights are stored in."""
 _NARROW = {torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
 
 
@@ -23,7 +26,8 @@ def narrow_initializers(model: ir.Model, info: ModelInfo) -> None:
     A vector keeps its dtype: it takes next to nothing.
     """
     graph = model.graph
-    casts = []
+    casts: list[ir.Node] = []
+    narrowed: list[ir.Value] = []
     for name, value in list(graph.initializers.items()):
         wide = value.const_value
         if wide is None or len(wide.shape) < 2 or wide.dtype != ir.DataType.FLOAT:
@@ -41,8 +45,14 @@ def narrow_initializers(model: ir.Model, info: ModelInfo) -> None:
         value.const_value = _narrowed(wide, _NARROW[dtype])
         value.dtype = _NARROW[dtype]
         casts.append(cast)
+        narrowed.append(value)
     if casts:
         graph.insert_before(graph[0], casts)
+        formats = {
+            *json.loads(model.metadata_props.get(FORMATS, "[]")),
+            *(v.dtype.name.lower() for v in narrowed if v.dtype),
+        }
+        model.metadata_props[FORMATS] = json.dumps(sorted(formats))
 
 
 def _narrowed(wide: ir.TensorProtocol, dtype: ir.DataType) -> ir.LazyTensor:

@@ -113,7 +113,8 @@ def _zeros(parts: Parts, shape: torch.Size, bits: int) -> Tensor:
         return unpacked(words.T, bits, rows).T.int()
     if stored.is_floating_point() or stored.numel() not in (1, shape.numel()):
         raise ValueError(f"weight_zero_point is {list(stored.shape)} and should be {list(shape)}")
-    return (stored.int() + middle).reshape(-1, 1 if stored.numel() == 1 else shape[1]).expand(shape)
+    zeros: Tensor = (stored.int() + middle).reshape(-1, 1 if stored.numel() == 1 else shape[1])
+    return zeros.expand(tuple(shape))
 
 
 def _floats(weight: Tensor, parts: Parts, about: JsonLike) -> Tensor:
@@ -121,14 +122,14 @@ def _floats(weight: Tensor, parts: Parts, about: JsonLike) -> Tensor:
     scales = parts.get("weight_scale")
     if scales is None:
         raise ValueError("has no weight_scale")
-    wide, scales = weight.float(), scales.float()
+    wide: Tensor = weight.float()
+    scales = scales.float()
     if scales.numel() == 1 or tuple(scales.shape) == (weight.shape[0], 1):
         return wide * scales.reshape(-1, 1)
     for block in (weights.get("block_structure") for _, weights in _groups(about)):
         if block and all(-(-n // b) == s for n, b, s in zip(weight.shape, block, scales.shape, strict=True)):
             spread = scales.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-            wide *= spread[: weight.shape[0], : weight.shape[1]]
-            return wide
+            return wide.mul_(spread[: weight.shape[0], : weight.shape[1]])
     raise ValueError(f"weight_scale is {list(scales.shape)}, which is neither of outputs nor of blocks")
 
 

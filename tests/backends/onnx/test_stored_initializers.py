@@ -63,7 +63,9 @@ def outputs(path: Path, more: bool, optimised: Path | None = None) -> np.ndarray
 @pytest.mark.parametrize("external", [2**30, 1])
 def test_a_file_of_16_bits_computes_what_the_wide_one_does(tmp_path: Path, external: int) -> None:
     wide, narrow = model(), model()
+    narrow.metadata_props["dipc.formats"] = '["float32"]'
     narrow_initializers(narrow, INFO)
+    assert narrow.metadata_props["dipc.formats"] == '["float16", "float32"]'
     write(wide, tmp_path / "wide.onnx", 2**30)
     write(narrow, tmp_path / "narrow.onnx", external)
     loaded = onnx.load(str(tmp_path / "narrow.onnx"))
