@@ -40,6 +40,7 @@ def empty_port(port: Port, seq: int, past: int, device: str = "cpu", past_window
 def _probe(program: Program, sizes: dict[str, int]) -> list[Any]:
     """The value of every node on the meta device, in program order."""
     ports = iter([empty_port(p, **sizes, device="meta") for p in program.inputs])
+    known: dict[Any, Any] = {}
     env: dict[fx.Node, Any] = {}
     values: list[Any] = []
     for node in program.graph.nodes:
@@ -54,13 +55,32 @@ def _probe(program: Program, sizes: dict[str, int]) -> list[Any]:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: env[n])
             args, kwargs = _on_meta(args), _on_meta(kwargs)
             try:
-                value = node.target(*args, **kwargs)
+                value = _called(node.target, args, kwargs, known)
             except Exception as error:
                 where = node.meta.get("module") or "the graph"
                 raise VerificationFailed(f"{node.name} in {where}: {node.target}: {error}") from error
         env[node] = value
         values.append(value)
     return values
+
+
+def _called(target: Any, args: Any, kwargs: Any, known: dict[Any, Any]) -> Any:
+    """The result of a call on the meta device, from `known` where the same was asked before: layers are alike."""
+    asked = (target, _signature(args), _signature(kwargs))
+    if asked not in known:
+        known[asked] = target(*args, **kwargs)
+    return known[asked]
+
+
+def _signature(tree: Any) -> Any:
+    """All of an argument that a shape can depend on, hashable; equal numbers of different types are kept apart."""
+    if isinstance(tree, torch.Tensor):
+        return torch.Tensor, tree.shape, tree.stride(), tree.dtype
+    if isinstance(tree, (list, tuple)):
+        return type(tree), *map(_signature, tree)
+    if isinstance(tree, dict):
+        return dict, *((name, _signature(value)) for name, value in tree.items())
+    return type(tree), tree
 
 
 def _on_meta(tree: Any) -> Any:
