@@ -213,10 +213,20 @@ def _outline(
     name = f"{name}#{alike}" if alike else name
     node.meta = {"module": name}
     match.root.replace_all_uses_with(node)
-    graph.eliminate_dead_code()
+    _erase_unread(graph, match.root)
     d_ff, d_model = _shape(b["up"], weights)
     gate, up, down = (weight_of(weight_name(b[k])) for k in ("gate", "up", "down"))
     return Mlp(name, int(layer[0]) if layer else len(before), gate, up, down, d_model, d_ff, activation)
+
+
+def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a node that nobody reads, and of what it read what nobody else reads."""
+    if node.users or node.op == "placeholder":
+        return
+    read = node.all_input_nodes
+    graph.erase_node(node)
+    for other in read:
+        _erase_unread(graph, other)
 
 
 def mlp_path(module: str) -> str:
