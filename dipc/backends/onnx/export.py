@@ -6,29 +6,35 @@ a stock runtime runs it; where dipc's library is registered, its kernels run ins
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dipc.backends import Export
+from dipc.backends.onnx.chain import NotRepeated
 from dipc.backends.onnx.file import EXTERNAL_DATA_BYTES, finish, write
+from dipc.backends.onnx.folding import fold_small_weights
 from dipc.backends.onnx.fusions import fuse
 from dipc.backends.onnx.graph import expand_glus, in_float32, lowered
 from dipc.backends.onnx.matmul_nbits import lookups_as_bytes, use_matmul_nbits, widen_codes
 from dipc.backends.onnx.names import input_names, metadata, output_names
+from dipc.backends.onnx.repeated_model import repeat_layers
 from dipc.backends.onnx.runtime import MODEL
+from dipc.backends.onnx.short_program import shorten
 from dipc.backends.onnx.stored_initializers import narrow_initializers
 from dipc.errors import UnsupportedModel, UsageError
 from dipc.files import check_output, whole_folder
 from dipc.frontend.tracer import first_line, quiet
-from dipc.ir.onnx_form import OPSET
+from dipc.ir.onnx_form import OPSET, OnnxForm
 from dipc.ir.program import Program
 from dipc.ir.verify import empty_port
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+log = logging.getLogger("dipc.backends.onnx")
 # Sizes to trace with: any but 0 and 1, which torch.export takes for constants.
 _SEQ, _PAST, _PAST_WINDOW = 4, 5, 3
 
@@ -71,20 +77,42 @@ def export(
     )
 
 
-def to_ir(program: Program, *, pipeline: str = "", fusions: bool = True) -> tuple[ir.Model, dict[str, int]]:
+def to_ir(
+    program: Program, *, pipeline: str = "", fusions: bool = True, repeat: bool = True
+) -> tuple[ir.Model, dict[str, int]]:
     """The model in memory, its weights shared with the program's, and how often each operator of `ai.dipc` is called.
 
     Raises UnsupportedModel as `export` does.
     """
-    ready = lookups_as_bytes(use_matmul_nbits(widen_codes(in_float32(expand_glus(program)))))
-    module, forms = lowered(ready)
-    names = input_names(program)
-    model = _translate(ready, module, [names[p.name] for p in ready.inputs], output_names(program))
-    if fusions:
-        fuse(model)
+    computed = widen_codes(in_float32(expand_glus(program)))
+    ready = fold_small_weights(lookups_as_bytes(use_matmul_nbits(computed)))
+    model, forms = (repeat and _repeated(ready, fusions)) or _whole(ready, fusions)
     calls = finish(model, ready, forms, metadata(ready, pipeline))
     narrow_initializers(model, program.info)
     return model, calls
+
+
+def _repeated(program: Program, fusions: bool) -> tuple[ir.Model, list[OnnxForm]] | None:
+    """The model from one of fewer layers; None where the layers are not seen to be copies of each other."""
+    try:
+        short = shorten(program)
+        model, forms = _whole(short.program, fusions)
+        repeat_layers(model, short)
+    except NotRepeated as reason:
+        log.debug("%s is lowered to ONNX whole: %s", program.info.name, reason)
+        return None
+    log.debug("%s: %d of %d layers stood for all", program.info.name, len(short.layers), program.info.layers)
+    return model, forms
+
+
+def _whole(program: Program, fusions: bool) -> tuple[ir.Model, list[OnnxForm]]:
+    """The model of a program as the exporter makes it, with the forms of the operators that it calls."""
+    module, forms = lowered(program)
+    names = input_names(program)
+    model = _translate(program, module, [names[p.name] for p in program.inputs], output_names(program))
+    if fusions:
+        fuse(model)
+    return model, forms
 
 
 def _translate(program: Program, module: torch.nn.Module, inputs: list[str], outputs: list[str]) -> ir.Model:

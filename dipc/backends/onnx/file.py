@@ -17,8 +17,8 @@ from dipc.ir.program import Program
 from dipc.ir.weight_parts import values_per_entry
 from dipc.version import __version__
 
-EXTERNAL_DATA_BYTES = 2**30
-"""From so many bytes on, weights have a file of their own; protobuf's limit is twice that."""
+EXTERNAL_DATA_BYTES = 2**27
+"""From so many bytes on, weights have a file of their own: one message is in memory twice when it is written."""
 WIDENED_BYTES = 2**26
 """So they have from so many bytes in 16-bit floats on: ONNX Runtime widens these as it opens a model, and would hold
 embedded ones in memory as well, where it maps a file of weights."""
