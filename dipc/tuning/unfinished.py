@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -52,13 +53,16 @@ class FinishedSteps:
     def keep(self, step: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep what a step gave so far. UsageError where nothing can be written."""
         file = self._file(step)
-        if file is not None:
-            with writing(file.parent):
-                file.parent.mkdir(exist_ok=True)
-            _FORMAT.write(file, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, self._header())
-
-    def _header(self) -> dict[str, dict[str, str | int | float]]:
-        return {"about": dict(self.about)}
+        if file is None:
+            return
+        with writing(file.parent):
+            file.parent.mkdir(exist_ok=True)
+        try:
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            _FORMAT.write(file, whole, {"about": dict(self.about)})
+        finally:
+            with contextlib.suppress(OSError):
+                file.parent.rmdir()  # only an empty one can be removed, which is of no use
 
     def _file(self, step: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{re.sub(r'[^a-z0-9.]+', '-', step)}.safetensors"

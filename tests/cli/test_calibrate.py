@@ -119,3 +119,25 @@ def test_interrupted_it_leaves_nothing(
             done = cli("calibrate", folder, "--text", words, "-o", tmp_path / "new", "--parts", "thresholds")
         done.fails(130, "interrupted")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_was_finished_is_kept_until_all_is(
+    cli: Cli, folder: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    asked = ("calibrate", folder, "--text", words, "-o", tmp_path / "new", "--parts", "thresholds,allocation")
+    few = ("--max-tokens", 256, "--allocation-tokens", 64)
+    with monkeypatch.context() as patched:
+        patched.setattr("dipc.tuning.measure.search", interrupted)
+        cli(*asked, *few).fails(130, "interrupted")
+    kept = tmp_path / "new.unfinished"
+    assert [file.name for file in kept.iterdir()] == ["thresholds.safetensors"]
+    cli(*asked, "--max-tokens", 128).fails(2, "new.unfinished: a calibration with tokens 256 and not 128 is unfinished")
+    with monkeypatch.context() as patched:
+        patched.setattr("dipc.tuning.magnitudes.MagnitudeStudy.see", interrupted)
+        cli(*asked, *few, "--restart").fails(130, "interrupted")
+        assert not kept.exists()
+    assert cli(*asked, *few).code == 0
+    assert not kept.exists() and Calibration.load(tmp_path / "new").parts == ("thresholds", "allocation")
