@@ -82,7 +82,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of that model compiled with `dip-ca`."""
     folder = tmp_path_factory.mktemp("compiled") / "out"
-    assert main(["compile", str(model), "--passes", "dip-ca{gamma=0.2}", "-o", str(folder), "--json"]) == 0
+    assert main(["compile", str(model), "--passes", "dip-ca{density=0.5 gamma=0.2}", "-o", str(folder), "--json"]) == 0
     return folder
 
 

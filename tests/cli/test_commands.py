@@ -181,7 +181,7 @@ def test_passes(cli: Cli) -> None:
     assert listed["dip"]["requires"] == ["outline-glu"]
     check_table(cli("passes", "show", "dip-ca"), "all | decode", "gamma", "The paper uses 0.2")
     options = {o["name"]: o for o in cli("passes", "show", "dip-ca", "--json").json()["options"]}
-    assert options["density"]["default"] == 0.5
+    assert options["density"]["default"] == 0.7
     assert all(o["meaning"] for o in options.values())
 
 

@@ -14,7 +14,7 @@ from dipc.studies.study.measure import StudyRun
 from kit.command_line import Cli
 from kit.paths import CONFIGS
 
-SMALL = ("--methods", "dip,dip-ca", "--density", "0.9,0.5", "--step", "0.2", "--context", "0", "-q")
+SMALL = ("--methods", "dip,dip-ca", "--density", "0.9,0.5", "--gamma", "0.2", "--step", "0.2", "--context", "0", "-q")
 
 
 def test_the_tables_fit(cli: Cli, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
