@@ -2,8 +2,8 @@
 
 It takes a weight [N, K] whose groups run along the inputs: codes [N, K / group, bytes of a group], the very bytes of
 ours; scales [N, K / group]; zero points packed as the codes are. A linear of another form keeps its `Dequantize`. It
-has no minima: what they and the middle code come to, one number per group, is multiplied by the sums of the groups'
-inputs beside it. A table whose rows are looked up by the same codes is looked up in this form.
+has no minima: what they and the middle code come to, one float32 number per group, is multiplied by the sums of the
+groups' inputs beside it. A table whose rows are looked up by the same codes is looked up in this form.
 Source: ONNX Runtime's ContribOperators.md, com.microsoft.MatMulNBits.
 """
 
@@ -20,7 +20,7 @@ from torch.onnx import ops as onnx_ops
 from dipc.ir.operator import argument, set_argument
 from dipc.ir.program import Program
 from dipc.ir.stored_weight import codes_of
-from dipc.ir.weight_parts import copy_of
+from dipc.ir.weight_parts import copy_of, part_of, weight_of
 from dipc.ops import dequantize, dequantize_rows
 
 LINEAR = torch.ops.aten.linear.default
@@ -118,7 +118,7 @@ class _Rewriting:
         codes, scales = str(found.codes.target), str(found.scales.target)
         rows, groups = self.weights[scales].shape
         self.weights[codes] = self.weights[codes].reshape(rows, groups, -1)
-        zeros = self._zeros(found, bool(lookups))
+        zeros, offsets = self._zeros(found, bool(lookups)), self._offsets(found)
         for user in lookups:
             with self.graph.inserting_before(user):
                 new = self.graph.call_function(dequantize_rows.to_onnx, user.args, dict(user.kwargs))
@@ -132,9 +132,9 @@ class _Rewriting:
                 new = self.graph.call_function(
                     matmul_nbits, (x, found.codes, wide, zeros, bias, found.bits, found.group)
                 )
-                if found.minima is not None:
-                    given = (new, self._sums_of(x, found.group), wide, found.minima, found.bits)
-                    new = self.graph.call_function(add_minima, given)
+                if offsets:
+                    table = self.graph.get_attr(offsets)
+                    new = self.graph.call_function(add_product, (new, self._sums_of(x, found.group), table))
             user.replace_all_uses_with(new)
             self.graph.erase_node(user)
         self.graph.erase_node(node)
@@ -152,6 +152,15 @@ class _Rewriting:
         with self.graph.inserting_after(found.zeros):
             return self.graph.get_attr(copy_of(name))
 
+    def _offsets(self, found: _Codes) -> str:
+        """The name of what groups are off by where codes count from the middle one, [G, N]; "" without minima."""
+        if found.minima is None:
+            return ""
+        scales, minima = (self.weights[str(table.target)].float() for table in (found.scales, found.minima))
+        name = part_of(weight_of(str(found.codes.target)), "offsets")
+        self.weights[name] = (minima + scales * 2 ** (found.bits - 1)).T.contiguous()
+        return name
+
     def _sums_of(self, x: fx.Node, group: int) -> fx.Node:
         if (x, group) not in self.sums:
             self.sums[x, group] = self.graph.call_function(group_sums, (x, group))
@@ -164,11 +173,9 @@ def group_sums(x: Tensor, group: int) -> Tensor:
     return sums
 
 
-def add_minima(y: Tensor, sums: Tensor, scales: Tensor, minima: Tensor, bits: int) -> Tensor:
-    """Add to y [..., N], of codes that count from the middle one, what they are off by; scales and minima [N, G]."""
-    offsets = minima.to(torch.float32) + scales * 2 ** (bits - 1)
-    found: Tensor = y + sums @ offsets.T
-    return found
+def add_product(y: Tensor, sums: Tensor, offsets: Tensor) -> Tensor:
+    """[..., N] + [..., G] [G, N] -> [..., N]."""
+    return y + sums @ offsets
 
 
 def packed_zeros(zeros: Tensor, bits: int) -> Tensor:
