@@ -138,7 +138,7 @@ def _exported() -> list[str]:
 
 OPERATOR = Operator(
     "select_cache_aware",
-    schema_of(reference),
+    schema_of(reference, last=("claim",)),
     reference,
     fake,
     traffic,

@@ -174,8 +174,8 @@ class MlpRewriter:
         if popularity is not None:
             state["freq"] = self._constant(f"popularity.{where}", popularity)
         k, room = kept_units(density, units), min(units, math.floor(capacity * units))
-        given = (score, *(state[n] for n in STATE), k, room, gamma, policy, site, claim)
-        chosen = self.call(operators.target("select_cache_aware"), *given, **self._dense())
+        given = (score, *(state[n] for n in STATE), k, room, gamma, policy, site)
+        chosen = self.call(operators.target("select_cache_aware"), *given, claim=claim, **self._dense())
         mask = self.call(getitem, chosen, 0)
         self.carried += [self.call(getitem, chosen, 1 + STATE.index(n)) for n in kinds]
         return mask
