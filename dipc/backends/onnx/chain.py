@@ -47,6 +47,9 @@ class GraphView(Protocol):
     def words(self, node: Any, layer: int | None) -> Hashable:
         """Describe what a node computes of what it reads; a layer's own number is left out."""
 
+    def commutes(self, node: Any) -> bool:
+        """Return whether a node adds or multiplies whole numbers, in whatever order they stand."""
+
 
 @dataclass
 class Segment:
@@ -181,8 +184,9 @@ class Chain:
             else:
                 _, position, number = self.place[value]
                 node = self.before[position]
-                read = tuple(self._computed(v) for v in self.view.reads(node))
-                self._known[value] = hash((self.view.words(node, None), read, number))
+                read = [self._computed(v) for v in self.view.reads(node)]
+                read = sorted(read, key=hash) if self.view.commutes(node) else read
+                self._known[value] = hash((self.view.words(node, None), tuple(read), number))
         return self._known[value]
 
     def check(self, found: Repetition) -> None:

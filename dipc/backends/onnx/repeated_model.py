@@ -97,6 +97,10 @@ class ModelView:
         made = tuple((str(v.dtype), _shape(v), self._result(v)) for v in node.outputs)
         return node.domain, node.op_type, node.overload, attributes, made
 
+    def commutes(self, node: ir.Node) -> bool:
+        """Return whether a node adds or multiplies whole numbers."""
+        return node.op_type in ("Add", "Mul") and node.outputs[0].dtype == ir.DataType.INT64
+
     def _result(self, value: ir.Value) -> str | None:
         if not value.is_graph_output():
             return None

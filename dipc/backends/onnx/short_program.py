@@ -7,6 +7,7 @@ out, because of what a weight is: what the ONNX of such a layer is, it is for ev
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,10 @@ class ProgramView:
         said = re.sub(rf"'layers\.{layer}\.", "'layers.", repr(plain)) if node.target is not _SIZE else ""
         result = self._results.get(node)
         return str(node.target), said, result and self._told(result, self.names.port(result))
+
+    def commutes(self, node: fx.Node) -> bool:
+        """Return whether a call adds or multiplies sizes: torch gives them in one order or the other."""
+        return node.target in (operator.add, operator.mul)
 
     def _told(self, name: str, layer: int | None) -> str:
         return name if layer is None else self.names.moved(name, 0)

@@ -34,7 +34,6 @@ LONG: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "fused gate and up": ("phi3", DIP_CA, {"num_hidden_layers": 6}, 4),
     "biases": ("qwen2", "dip{density=0.5}", {"num_hidden_layers": 6}, 4),
     "windows": ("gemma2", DIP_CA, {"num_hidden_layers": 10, **WINDOW}, 6),
-    "experts": ("mixtral", "dense", {"num_hidden_layers": 5, "num_local_experts": 4}, 4),
 }
 
 
@@ -75,7 +74,7 @@ def check_same(program: Program, layers: str, tmp_path: Path, caplog: pytest.Log
 
 def compiled(family: str, pipeline: str, **options: Any) -> Program:
     program = capture(tiny_model(family, **{"intermediate_size": 64, **options}), name=family)
-    return program if pipeline == "dense" else Pack().run(compile(program, pipeline).program).program
+    return Pack().run(compile(program, pipeline).program).program
 
 
 def test_the_model_is_that_of_a_full_lowering(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,6 +132,11 @@ def test_a_layer_that_differs_is_kept(what: str) -> None:
         node.args = (node.args[0], node.args[1] - 1, *node.args[2:])
     short = shorten(program.replace(graph=graph, weights=weights))
     assert short.repetition == Repetition(6, 1, 5) and short.layers == (*range(8), 11)
+
+
+def test_layers_with_windows_come_again_in_twos() -> None:
+    program = capture(tiny_model("gemma2", num_hidden_layers=10, **WINDOW), name="gemma")
+    assert shorten(fold_small_weights(program)).repetition == Repetition(1, 2, 4)
 
 
 def test_few_layers_and_layers_that_all_differ_are_refused() -> None:
