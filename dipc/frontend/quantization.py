@@ -66,7 +66,7 @@ def check_computable(name: str, quantization: JsonLike, tensors: Mapping[str, St
 
 
 def instead() -> str:
-    """What to do about a quantised checkpoint that is not read."""
+    """Advice on a quantised checkpoint that is not read."""
     return (
         "give the checkpoint in bfloat16 or float16 and quantise it with the passes int4, int8 or gptq, or price its "
         "config.json alone"

@@ -161,7 +161,7 @@ def test_a_program_under_every_protocol() -> None:
 def test_logits_of_a_large_vocabulary_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     from dipc.evaluation import windows as reading
 
-    whole = evaluate(lettered("dip-ca"), TEXT, seq_len=60)
+    whole = evaluate(lettered("dip-ca{density=0.5 gamma=0.2}"), TEXT, seq_len=60)
     monkeypatch.setattr(reading, "MOST_LOGITS", 7 * 96)
     session = Counter()
     sizes: list[int] = []
@@ -174,7 +174,7 @@ def test_logits_of_a_large_vocabulary_come_in_pieces(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(session, "step", counted)
     perplexity(session, letters(30), protocol="last-fraction", fraction=0.5)
     assert sizes == [7, 7, 1, 7, 7, 1]
-    pieces = evaluate(lettered("dip-ca"), TEXT, seq_len=60)
+    pieces = evaluate(lettered("dip-ca{density=0.5 gamma=0.2}"), TEXT, seq_len=60)
     assert pieces.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
     assert pieces.kl_to_dense == pytest.approx(whole.kl_to_dense, rel=1e-3)
 

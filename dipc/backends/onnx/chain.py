@@ -132,7 +132,7 @@ class Chain:
         return -1 if layer is None else self._index[layer]
 
     def exits(self, index: int) -> list[tuple[int, int]]:
-        """What the next segment alone reads of a segment: its nodes' and values' indices, in the order of reading."""
+        """Return what the next segment alone reads of one: nodes' and values' indices, in the order of reading."""
         following = self.segments[index + 1].entries if index + 1 < len(self.segments) else []
         return [self.place[value][1:] for value in following]
 

@@ -68,7 +68,7 @@ class PackedWeights:
                     self._by_column[self._key(matrix)] = (name, flip, matrix)
 
     def find(self, array: NDArray[Any]) -> PackedWeight | None:
-        """What an array is made of; None where it is something else."""
+        """Take apart an array; None where it is something else."""
         parts: list[tuple[str, bool]] = []
         rest = array if array.ndim == 2 else array[:0]
         while rest.ndim == 2 and rest.shape[1]:

@@ -1,4 +1,4 @@
-"""What the layouts share: the parts of a layer, and words of 32 bits that hold codes.
+"""Shared by the layouts: the parts of a layer, and words of 32 bits that hold codes.
 
 Shape legend: R outputs, C inputs, G groups along the inputs.
 """
