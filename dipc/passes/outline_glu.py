@@ -221,12 +221,14 @@ def _outline(
 
 def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
     """Erase a node that nobody reads, and of what it read what nobody else reads."""
-    if node.users or node.op == "placeholder":
-        return
-    read = node.all_input_nodes
-    graph.erase_node(node)
-    for other in read:
-        _erase_unread(graph, other)
+    waiting, erased = [node], set[fx.Node]()
+    while waiting:
+        last = waiting.pop()
+        if last in erased or last.users or last.op == "placeholder":
+            continue
+        waiting += last.all_input_nodes
+        graph.erase_node(last)
+        erased.add(last)
 
 
 def mlp_path(module: str) -> str:

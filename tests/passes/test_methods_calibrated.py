@@ -163,7 +163,7 @@ def test_equal_densities_need_no_calibration() -> None:
 def test_an_allocation_and_a_share_are_one_too_many() -> None:
     with pytest.raises(UsageError, match="dip: allocation=split decides rho_in; leave it out"):
         Dip(allocation="split", rho_in=0.5)
-    with pytest.raises(UsageError, match="dip: allocation=best: choose equal or split or layers"):
+    with pytest.raises(UsageError, match="dip: allocation=best: choose equal or square or split or layers"):
         Dip(allocation="best")  # type: ignore[arg-type]
 
 

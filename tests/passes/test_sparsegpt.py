@@ -67,7 +67,7 @@ def test_all_linear_layers_and_a_tied_table(calibration: str) -> None:
         assert any(n.startswith("model.embed_tokens.weight_copy.") for n in program.weights)
 
 
-@pytest.mark.parametrize(("density", "after"), [(0.5, "dip"), (0.75, "dip{density=0.5}"), (0.5, "dip-ca")])
+@pytest.mark.parametrize(("density", "after"), [(0.5, "dip"), (0.75, "dip{density=0.5}"), (0.5, "dip-ca{density=0.5}")])
 def test_bytes_of_kept_values_by_hand(density: float, after: str, calibration: str) -> None:
     """A column of gate and up has 48 bits and, on average, that share of 48 values of 4 bytes; twice."""
     program = once(f"sparsegpt{{density={density}}},{after}", calibration).program
