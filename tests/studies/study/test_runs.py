@@ -28,6 +28,7 @@ from kit.byte_text import WORDS
 
 TEXT = Text("words", WORDS * 4)
 OPTIONS: dict[str, Any] = {
+    "gammas": (0.2,),
     "densities": (0.8, 0.5),
     "dram": ("80%", "90%"),
     "flash": ("1 GB/s", "2 GB/s"),
@@ -74,7 +75,7 @@ def test_a_run_serves_every_price_of_it(program: Program, tmp_path: Path, made: 
     made.clear()
     again = dipc.run_study(program, "dip,dip-ca", policies=("lfu", "lru", "belady"), out=tmp_path / "out", **OPTIONS)
     assert made == [] and again == first
-    dipc.run_study(program, "dip", gammas=(0.5,), out=tmp_path / "out", **{**OPTIONS, "dram": ("85%",)})
+    dipc.run_study(program, "dip", out=tmp_path / "out", **{**OPTIONS, "gammas": (0.5,), "dram": ("85%",)})
     assert made == []
     assert json.loads((tmp_path / "out" / "study.json").read_text())["kind"] == "study"
 
