@@ -33,7 +33,6 @@ LONG: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "int4": ("llama", f"{INT4},dip{{density=0.5}}", {"num_hidden_layers": 6}, 4),
     "fused gate and up": ("phi3", DIP_CA, {"num_hidden_layers": 6}, 4),
     "biases": ("qwen2", "dip{density=0.5}", {"num_hidden_layers": 6}, 4),
-    "windows": ("gemma2", DIP_CA, {"num_hidden_layers": 10, **WINDOW}, 6),
 }
 
 
