@@ -28,7 +28,7 @@ from kit.tiny_models import outlined, random_ids, tiny_llama
 
 STORIES = SHARED / "models" / "tinystories656K"
 STORY_TEXT = SHARED / "data" / "tinystories" / "stories.txt"
-METHODS = ["dip", "dip-ca", "dip-ca{policy=lru gamma=0.5 density=0.3}"]
+METHODS = ["dip", "dip-ca{density=0.5}", "dip-ca{policy=lru gamma=0.5 density=0.3}"]
 
 # One pass over T tokens and T passes over one round products differently; relative to the largest logit. Measured here:
 # every mask bit the same, and at most 8e-7.
@@ -160,7 +160,7 @@ def nll_of(program: Program, rows: list[Tensor], first: int) -> tuple[float, int
     return total, count
 
 
-@pytest.mark.parametrize("passes", ["outline-glu", "dip", "dip-ca"])
+@pytest.mark.parametrize("passes", ["outline-glu", "dip", "dip-ca{density=0.5}"])
 @pytest.mark.parametrize("bos", [None, 1])
 def test_perplexity_is_what_the_logits_say(passes: str, bos: int | None) -> None:
     program = lettered(passes, bos)
